@@ -1,0 +1,161 @@
+"""A chat: several rooms over one connection, one of them private, and announcements over HTTP.
+
+`python -m example_app` runs it, and so does `uvicorn example_app.app:app`. Open the page in two windows.
+"""
+
+import os
+import secrets
+from collections import deque
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, field
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from starlette_channels import Channels, ConnectError, Handshake, JoinError, Socket, channel
+
+PASSPHRASE = os.environ.get("CHAT_PASSPHRASE", "open sesame")
+HISTORY = 50  # messages that a newcomer to a room gets to see
+
+Name = Annotated[str, Meta(min_length=1, max_length=24, pattern=r"^\S(.*\S)?\Z")]
+Body = Annotated[str, Meta(min_length=1, max_length=2000, pattern=r"\S")]
+Id = Annotated[str, Meta(min_length=8, max_length=36)]
+
+
+def new_id() -> str:
+    """Return an id that no other message has, not even one from before a restart."""
+    return secrets.token_hex(8)
+
+
+class User(Struct, frozen=True):
+    """Who sits at the other end of a connection."""
+
+    name: Name
+
+
+class Room(Struct, frozen=True):
+    """A room as the page lists it."""
+
+    id: str
+    title: str
+    about: str
+    private: bool = False
+
+
+class JoinRoom(Struct):
+    """What a client sends to enter a room; only the private one looks at it."""
+
+    passphrase: str = ""
+
+
+class NewMessage(Struct):
+    """A message on its way in. Its author chooses the id, so that sending it again does not say it twice."""
+
+    body: Body
+    id: Id = field(default_factory=new_id)
+
+
+class Announcement(Struct):
+    """The JSON that `POST /announce` takes."""
+
+    room: str
+    body: Body
+
+
+class Message(Struct, frozen=True):
+    """A message as everybody sees it; an announcement has no author."""
+
+    author: str | None
+    body: str
+    id: str = field(default_factory=new_id)
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class History(Struct):
+    """The answer to a join: the latest messages of the room, oldest first."""
+
+    messages: list[Message]
+
+
+ROOMS = [
+    Room("lobby", "Lobby", "Where everybody comes in"),
+    Room("garden", "Garden", "Small talk and fresh air"),
+    Room("workshop", "Workshop", "Show what you are making"),
+    Room("attic", "Attic", "By invitation only", private=True),
+]
+history = {room.id: deque[Message](maxlen=HISTORY) for room in ROOMS}
+private = {room.id for room in ROOMS if room.private}
+
+
+async def connect(conn: Handshake) -> User:
+    """Let a client in under the name it gives; it becomes `socket.assigns` of every channel."""
+    try:
+        return msgspec.convert(conn.params, User)
+    except msgspec.ValidationError as error:
+        raise ConnectError(str(error)) from error
+
+
+@channel("room:*")
+async def room(socket: Socket[User], join: JoinRoom) -> History:
+    """Join a room: its latest messages are the answer."""
+    if socket.subtopic not in history:
+        raise JoinError("there is no such room")
+    if socket.subtopic in private and not secrets.compare_digest(join.passphrase.encode(), PASSPHRASE.encode()):
+        raise JoinError("that is not the passphrase")
+    return History(list(history[socket.subtopic]))
+
+
+@room.on("new_msg")
+async def new_msg(socket: Socket[User], new: NewMessage) -> Message:
+    """Say something: the others get it as an event, its author as the reply."""
+    said = history[socket.subtopic]
+    for earlier in said:
+        if earlier.id == new.id:
+            return earlier  # the first reply was lost, and this is the retry
+    message = Message(socket.assigns.name, new.body, new.id)
+    said.append(message)
+    socket.broadcast_from("new_msg", message)
+    return message
+
+
+@room.on("typing")
+async def typing(socket: Socket[User], _: dict[str, Any]) -> None:
+    """Tell the others who is typing; nobody waits for an answer, so there is none."""
+    socket.broadcast_from("typing", socket.assigns)
+
+
+async def rooms(_: Request) -> JSONResponse:
+    """List the rooms for the page."""
+    return JSONResponse(msgspec.to_builtins(ROOMS))
+
+
+async def announce(request: Request) -> JSONResponse:
+    """Say something to a room from outside of it. Ask for your own authorization before you copy this."""
+    try:
+        new = msgspec.json.decode(await request.body(), type=Announcement)
+    except (ValueError, RecursionError) as error:
+        return JSONResponse({"error": str(error)}, status_code=422)
+    if new.room not in history:
+        return JSONResponse({"error": "there is no such room"}, status_code=404)
+    message = Message(None, new.body)
+    history[new.room].append(message)
+    channels.broadcast(f"room:{new.room}", "new_msg", message)
+    return JSONResponse(msgspec.to_builtins(message), status_code=201)
+
+
+channels = Channels([room], connect=connect)
+
+app = Starlette(
+    routes=[
+        Route("/rooms", rooms),
+        Route("/announce", announce, methods=["POST"]),
+        Mount("/socket", app=channels),
+        Mount("/", app=StaticFiles(directory=Path(__file__).parent / "static", html=True)),
+    ]
+)

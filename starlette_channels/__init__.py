@@ -1,0 +1,46 @@
+"""Phoenix Channels for Starlette and FastAPI: topics, replies and broadcasts over one WebSocket."""
+
+from starlette_channels.broker import Broker
+from starlette_channels.channels import Channel, EndReason, channel
+from starlette_channels.endpoint import Channels
+from starlette_channels.exceptions import (
+    ChannelsError,
+    ConnectError,
+    InvalidPayload,
+    JoinError,
+    ProtocolError,
+    SerializerError,
+)
+from starlette_channels.handshake import Handshake
+from starlette_channels.limits import Limits
+from starlette_channels.messages import Broadcast, Payload, Reply
+from starlette_channels.metrics import Statistics
+from starlette_channels.serializers import V1, V2, Serializer
+from starlette_channels.sockets import LaterReply, Socket
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "V1",
+    "V2",
+    "Broadcast",
+    "Broker",
+    "Channel",
+    "Channels",
+    "ChannelsError",
+    "ConnectError",
+    "EndReason",
+    "Handshake",
+    "InvalidPayload",
+    "JoinError",
+    "LaterReply",
+    "Limits",
+    "Payload",
+    "ProtocolError",
+    "Reply",
+    "Serializer",
+    "SerializerError",
+    "Socket",
+    "Statistics",
+    "channel",
+]

@@ -1,0 +1,205 @@
+"""Actors: letters handled one at a time, by a worker that exists only while there are any.
+
+Phoenix gives every joined channel a process. An actor keeps what that promises (order inside a channel, channels
+independent of each other, a crash that stays inside) without its price: an idle actor owns no task, no queue and no
+timer.
+"""
+
+import inspect
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable
+from enum import Enum, auto
+from typing import Any, Literal, Protocol, TypeAlias
+
+import anyio
+
+from starlette_channels.channels import EndReason
+from starlette_channels.limits import Limits
+from starlette_channels.sockets import Cleanup
+
+logger = logging.getLogger("starlette_channels.channel")
+
+Cancel: TypeAlias = Callable[[], None]
+Fate: TypeAlias = EndReason | Literal["refused"]
+Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
+
+
+class Spawner(Protocol):
+    """What runs an actor's work."""
+
+    @property
+    def limits(self) -> Limits:
+        """What bounds the mailbox and the time to end."""
+        ...
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Where mishaps are counted."""
+        ...
+
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
+        """Run an async function beside the others; return what cancels it."""
+        ...
+
+
+class Stage(Enum):
+    """Where an actor is in its life."""
+
+    LIVING = auto()
+    ENDING = auto()
+    ENDED = auto()
+
+
+class Actor(ABC):
+    """Handles letters in order until it has a fate; then it ends, exactly once, and gives back what is left."""
+
+    __slots__ = ("_busy", "_cancel", "_children", "_cleanups", "_mail", "_over", "_spawner", "_stage", "fate")
+
+    def __init__(self, spawner: Spawner) -> None:
+        self.fate: Fate | None = None
+        self._spawner = spawner
+        self._stage = Stage.LIVING
+        self._busy = False
+        self._cancel: Cancel | None = None
+        self._mail: deque[tuple[Step, Any]] | None = None
+        self._children: dict[object, Cancel | None] | None = None
+        self._cleanups: list[Cleanup] | None = None
+        self._over: anyio.Event | None = None
+
+    @abstractmethod
+    def _finishes_first(self) -> bool:
+        """Whether what is going on must be finished even though the fate is sealed."""
+
+    @abstractmethod
+    def _dealt_with(self, letter: object) -> None:
+        """Take note of a letter that has been handled, or never will be."""
+
+    @abstractmethod
+    async def _end(self, leftovers: Iterable[Any]) -> None:
+        """Do what the end takes; cancelling does not reach it. The leftovers are letters that came too late."""
+
+    async def ended(self) -> None:
+        """Wait until it has ended."""
+        if self._stage is not Stage.ENDED:
+            self._over = self._over or anyio.Event()
+            await self._over.wait()
+
+    def _post(self, step: Step, letter: object) -> None:
+        """Put a letter behind those that wait."""
+        if self._stage is not Stage.LIVING:
+            self._dealt_with(letter)
+            return
+        if self._mail is None:
+            self._mail = deque()
+        if len(self._mail) >= self._spawner.limits.mailbox:
+            self._spawner.counts["mailbox_overflow"] += 1
+            logger.error("%r ended: %d letters wait", self, len(self._mail))
+            self._dealt_with(letter)
+            self._seal("error")
+            return
+        self._mail.append((step, letter))
+        self._wake()
+
+    def _seal(self, fate: Fate, *, interrupt: bool = True) -> None:
+        """End: at once if `interrupt`, else after the running handler. A stop can be overtaken, other fates stay."""
+        if self._stage is not Stage.LIVING or self.fate not in (None, "stopped"):
+            return
+        self.fate = fate
+        self._wake()
+        if interrupt and not self._finishes_first():
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._busy and self._stage is Stage.LIVING and self._cancel is not None:
+            self._cancel()
+
+    def _wake(self) -> None:
+        if not self._busy:
+            self._busy = True
+            self._cancel = self._spawner.spawn(self._work)
+
+    async def _work(self) -> None:
+        try:
+            while self._mail and (self.fate is None or self._finishes_first()):
+                step, letter = self._mail.popleft()
+                try:
+                    await step(letter)
+                except Exception:  # noqa: BLE001 - whatever a handler raises ends its channel and nothing else
+                    self._failed(step, interrupt=False)
+                finally:
+                    self._dealt_with(letter)
+        except BaseException:
+            # Either everything here is being cancelled, or a handler let through a cancellation that was not meant
+            # for it.
+            cancelled = anyio.current_effective_deadline() == -math.inf
+            self.fate = self.fate or ("shutdown" if cancelled else "error")
+            raise
+        finally:
+            if self.fate is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._finish()
+            self._busy = False
+            self._cancel = self._mail = None
+
+    def _failed(self, what: Callable[..., Any], *, interrupt: bool) -> None:
+        self._spawner.counts["channel_crashed"] += 1
+        logger.exception("%r ended: %s raised", self, getattr(what, "__name__", what))
+        self._seal("error", interrupt=interrupt)
+
+    async def _finish(self) -> None:
+        if self._stage is not Stage.LIVING:
+            return
+        self._stage = Stage.ENDING
+        leftovers = [letter for _, letter in self._mail or ()]
+        self._mail = None
+        for cancel in tuple((self._children or {}).values()):
+            if cancel is not None:
+                cancel()
+        await self._end(leftovers)
+        for letter in leftovers:
+            self._dealt_with(letter)
+        for cleanup in reversed(self._cleanups or ()):
+            await self._within_time("on_close", _call(cleanup))
+        self._stage = Stage.ENDED
+        if self._over is not None:
+            self._over.set()
+
+    async def _within_time(self, what: str, coroutine: Coroutine[Any, Any, None]) -> None:
+        try:
+            with anyio.fail_after(self._spawner.limits.shutdown_seconds):
+                await coroutine
+        except Exception:
+            self._spawner.counts["end_failed"] += 1
+            logger.exception("%r: %s failed", self, what)
+
+    def _start_child(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
+        """Run a function beside the letters until it returns or the actor ends; if it raises, the actor ends."""
+        if self._stage is not Stage.LIVING:
+            return
+        self._children = self._children or {}
+        key = object()
+        self._children[key] = None
+        cancel = self._spawner.spawn(self._run_child, key, function, args)
+        if key in self._children:
+            self._children[key] = cancel
+
+    async def _run_child(
+        self, key: object, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]
+    ) -> None:
+        try:
+            await function(*args)
+        except Exception:  # noqa: BLE001 - as with handlers
+            self._failed(function, interrupt=True)
+        finally:
+            assert self._children is not None
+            del self._children[key]
+            self._children = self._children or None
+
+
+async def _call(cleanup: Cleanup) -> None:
+    result = cleanup()
+    if inspect.isawaitable(result):
+        await result

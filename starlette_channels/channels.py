@@ -1,0 +1,210 @@
+"""A channel: the handlers of the topics that fit its patterns."""
+
+import inspect
+import typing
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, Generic, Literal, Protocol, TypeAlias, TypeVar
+
+from msgspec import Struct
+
+from starlette_channels.messages import Answer
+from starlette_channels.payloads import Decode, payload_decoder
+from starlette_channels.sockets import Socket
+from starlette_channels.topics import Pattern
+
+A = TypeVar("A")
+P = TypeVar("P")
+R = TypeVar("R", bound=Answer)
+T = TypeVar("T")
+
+EndReason: TypeAlias = Literal["left", "stopped", "error", "duplicate_join", "closed", "shutdown"]
+"""Why a channel ended: the client left, `socket.stop()`, a handler raised, the client joined the topic anew, the
+connection is gone, or the channel had no time left when the server stopped.
+"""
+
+JoinHandler: TypeAlias = Callable[Concatenate[Socket[A], P, ...], Coroutine[Any, Any, Answer]]
+EventHandler: TypeAlias = Callable[[Socket[A], P], Coroutine[Any, Any, R]]
+
+
+class Handler(Struct, frozen=True):
+    """A handler and the decoder of its payload."""
+
+    call: Callable[..., Coroutine[Any, Any, Any]]
+    decode: Decode
+
+
+class _Register(Protocol[A]):
+    def __call__(self, handler: EventHandler[A, P, R], /) -> EventHandler[A, P, R]: ...
+
+
+class _RegisterSilent(Protocol[A]):
+    def __call__(self, handler: EventHandler[A, P, None], /) -> EventHandler[A, P, None]: ...
+
+
+class _RegisterChannel(Protocol):
+    def __call__(self, join: JoinHandler[A, P], /) -> "Channel[A]": ...
+
+
+def _hints(function: Callable[..., Any], label: str) -> dict[str, Any]:
+    """Return the annotations of a handler; names that are local to the function where it is defined are found as
+    well.
+    """
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    try:
+        return typing.get_type_hints(function, localns=dict(frame.f_locals) if frame else None, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"{label}: {error} (in an annotation; import it outside `if TYPE_CHECKING`)") from None
+
+
+def _parameters(
+    function: Any, label: str, takes: tuple[str, ...], extra: tuple[str, ...] = ()
+) -> list[inspect.Parameter]:
+    """Return the parameters after the socket of a handler that fits, or say what it should look like."""
+    name = getattr(function, "__name__", repr(function))
+    wanted = f"{label}: {name} must be `async def` and take ({', '.join((*takes, *extra))})"
+    if not inspect.iscoroutinefunction(function):
+        raise TypeError(wanted)
+    parameters = list(inspect.signature(function).parameters.values())
+    try:
+        inspect.signature(function).bind(*takes, **dict.fromkeys(extra))
+    except TypeError as error:
+        raise TypeError(f"{wanted}: {error}") from None
+    return parameters[1:]
+
+
+def _handler(function: Any, label: str, takes: tuple[str, ...], extra: tuple[str, ...] = ()) -> Handler:
+    """Check a handler and build the decoder for its last positional parameter."""
+    payload = _parameters(function, label, takes, extra)[len(takes) - 2]
+    annotation = _hints(function, label).get(payload.name, inspect.Parameter.empty)
+    try:
+        return Handler(function, payload_decoder(annotation))
+    except TypeError as error:
+        raise TypeError(f"{label}: msgspec cannot decode the payload as {annotation}: {error}") from None
+
+
+class Channel(Generic[A]):
+    """The handlers of the topics that fit its patterns; `channel()` makes one.
+
+    It is a value: list it in `Channels([...])`, mount it twice, test it alone.
+    """
+
+    def __init__(self, join: JoinHandler[A, Any], *patterns: str) -> None:
+        if not patterns:
+            raise TypeError('channel(): name the topics, as in @channel("room:*")')
+        self.patterns = tuple(Pattern(text) for text in patterns)
+        self.name: str = getattr(join, "__name__", "channel")
+        self.join = _handler(join, self._label("channel", *patterns), ("socket", "payload"), self._segments())
+        self.events: dict[str, Handler] = {}
+        self.any_event: Handler | None = None
+        self.intercepts: dict[str, Handler] = {}
+        self.infos: dict[type, Callable[[Socket[A], Any], Coroutine[Any, Any, None]]] = {}
+        self.terminator: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]] | None = None
+
+    def on(self, event: str) -> _Register[A]:
+        """Handle an event of the client: `async def new_msg(socket, payload)`.
+
+        The payload is decoded to its annotation; what does not fit is answered `invalid payload` and never reaches
+        the handler. A returned payload is the reply `ok`, a `Reply` any other, `None` none. A handler that raises
+        ends the channel with `phx_error`; the connection and its other channels go on.
+        """
+        label = self._label("on", event)
+
+        def register(handler: EventHandler[A, P, R], /) -> EventHandler[A, P, R]:
+            self._put(self.events, event, _handler(handler, label, ("socket", "payload")), label)
+            return handler
+
+        return register
+
+    def on_any(
+        self, handler: Callable[[Socket[A], str, P], Coroutine[Any, Any, R]], /
+    ) -> Callable[[Socket[A], str, P], Coroutine[Any, Any, R]]:
+        """Handle every event that has no handler of its own: `async def anything(socket, event, payload)`.
+
+        An event that is not a string, which no client of ours sends, comes as its JSON text. Without such a handler,
+        unknown events are answered `unmatched event`.
+        """
+        label = self._label("on_any")
+        if self.any_event is not None:
+            raise ValueError(f"{label}: there is one already")
+        self.any_event = _handler(handler, label, ("socket", "event", "payload"))
+        return handler
+
+    def intercept(self, event: str) -> _RegisterSilent[A]:
+        """Handle a broadcast of this topic on its way to this client: `async def seen(socket, payload)`.
+
+        Nothing reaches the client but what the handler pushes. It costs one decoding and one encoding for each client.
+        """
+        label = self._label("intercept", event)
+
+        def register(handler: EventHandler[A, P, None], /) -> EventHandler[A, P, None]:
+            self._put(self.intercepts, event, _handler(handler, label, ("socket", "payload")), label)
+            return handler
+
+        return register
+
+    def info(self, kind: type[T]) -> Callable[[EventHandler[A, T, None]], EventHandler[A, T, None]]:
+        """Handle the messages of a class (and its subclasses) that `socket.send_info` sent, or `Broadcast`s of other
+        topics.
+        """
+        label = self._label("info", kind.__name__)
+
+        def register(handler: EventHandler[A, T, None], /) -> EventHandler[A, T, None]:
+            _parameters(handler, label, ("socket", "message"))
+            self._put(self.infos, kind, handler, label)
+            return handler
+
+        return register
+
+    def terminate(
+        self, handler: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]], /
+    ) -> Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]]:
+        """Handle the end of a joined channel: `async def left(socket, reason)`, exactly once, whatever the reason.
+
+        What it pushes follows `phx_close`; after a lost connection and after a second join it goes nowhere.
+        """
+        label = self._label("terminate")
+        if self.terminator is not None:
+            raise ValueError(f"{label}: there is one already")
+        _parameters(handler, label, ("socket", "reason"))
+        self.terminator = handler
+        return handler
+
+    def info_handler(self, message: object) -> Callable[[Socket[A], Any], Coroutine[Any, Any, None]] | None:
+        """Return the handler for a message, that of its own class before those of its bases."""
+        return next((self.infos[kind] for kind in type(message).__mro__ if kind in self.infos), None)
+
+    def _segments(self) -> tuple[str, ...]:
+        names = self.patterns[0].names
+        if any(set(pattern.names) != set(names) for pattern in self.patterns):
+            raise ValueError(
+                f"{self._label('channel', *(p.text for p in self.patterns))}: all patterns need the same segments"
+            )
+        return names
+
+    def _label(self, decorator: str, *names: str) -> str:
+        owner = "" if decorator == "channel" else f"{self.name}."
+        return f"{owner}{decorator}({', '.join(map(repr, names))})"
+
+    def _put(self, table: dict[Any, Any], key: object, handler: object, label: str) -> None:
+        if key in table:
+            raise ValueError(f"{label}: there is a handler for it already")
+        table[key] = handler
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.name}: {', '.join(pattern.text for pattern in self.patterns)}>"
+
+
+def channel(*patterns: str) -> _RegisterChannel:
+    """Make a channel of a join handler: `@channel("room:*") async def room(socket, payload)`.
+
+    The handler decides who may join: `raise JoinError(...)` refuses, a returned payload is the join reply. Patterns
+    are exact topics, `prefix*`, and named segments, which the handler takes by name: `@channel("room:{room_id}")`,
+    `room(socket, payload, room_id)`.
+    """
+
+    def register(join: JoinHandler[A, P], /) -> Channel[A]:
+        return Channel(join, *patterns)
+
+    return register

@@ -1,0 +1,245 @@
+"""One client: its wire, what its messages mean, and the members that stand for its topics.
+
+Bytes come in through `receive`, frames go out through a transport. Nothing here waits but the end.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+import anyio
+
+from starlette_channels.actors import Cancel
+from starlette_channels.broker import Broker, Hub, Publication
+from starlette_channels.channels import Channel
+from starlette_channels.exceptions import ProtocolError
+from starlette_channels.limits import Limits
+from starlette_channels.members import Member
+from starlette_channels.messages import EMPTY, Frame, Message, encode_payload, frame_size
+from starlette_channels.protocol import Answer, ClientProtocol, Join, Leave, Push, Stale
+from starlette_channels.serializers import Serializer
+from starlette_channels.topics import Match
+
+logger = logging.getLogger("starlette_channels.connection")
+
+
+class Transport(Protocol):
+    """How a connection reaches its client; no method waits."""
+
+    def write(self, frame: Frame) -> None:
+        """Queue a frame; frames leave in order. After `close` it does nothing."""
+        ...
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Send what is queued, then close. The first call decides."""
+        ...
+
+    def pause(self) -> None:
+        """Read nothing more until `resume`."""
+        ...
+
+    def resume(self) -> None:
+        """Read again."""
+        ...
+
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
+        """Run an async function beside the others of this client; return what cancels it."""
+        ...
+
+
+class Service:
+    """What the connections of one `Channels` share."""
+
+    def __init__(self, channels: Sequence[Channel[Any]], broker: Broker, limits: Limits) -> None:
+        self.routes = [(pattern, channel) for channel in channels for pattern in channel.patterns]
+        self.broker = broker
+        self.limits = limits
+        self.counts: Counter[str] = Counter()
+        self.connections: set[Connection] = set()
+
+    def match(self, topic: str) -> tuple[Channel[Any], Match] | None:
+        """Return the first channel whose pattern fits a topic."""
+        for pattern, channel in self.routes:
+            match = pattern.match(topic)
+            if match is not None:
+                return channel, match
+        return None
+
+
+class Connection:
+    """One client. Its transport hands it what arrives and tells it when there is nothing more to come."""
+
+    __slots__ = (
+        "_backlog",
+        "_paused",
+        "_protocol",
+        "_service",
+        "_socket_id",
+        "_transport",
+        "app",
+        "assigns",
+        "hub",
+        "lost",
+        "serializer",
+    )
+
+    def __init__(
+        self,
+        service: Service,
+        transport: Transport,
+        serializer: Serializer,
+        assigns: object,
+        socket_id: str | None = None,
+        app: object = None,
+    ) -> None:
+        self.app = app
+        self.assigns = assigns
+        self.hub: Hub = service.broker.hub()
+        self.lost = False
+        self.serializer = serializer
+        self._service = service
+        self._transport = transport
+        self._socket_id = socket_id
+        self._backlog = 0
+        self._paused = False
+        self._protocol: ClientProtocol[Member, tuple[Channel[Any], Match]] = ClientProtocol(
+            service.match, service.limits.channels
+        )
+        service.connections.add(self)
+        if socket_id is not None:
+            self.hub.subscribe(socket_id, self)
+
+    # What the transport calls.
+
+    def receive(self, frame: Frame) -> None:
+        """Take a message of the client; it never raises and never waits."""
+        if frame_size(frame) > self.limits.message_bytes:
+            self._fail(1009, "message_too_big", f"a message of over {self.limits.message_bytes} bytes")
+            return
+        try:
+            message = self.serializer.decode(frame)
+        except ProtocolError as error:
+            self._fail(1011, "malformed_message", str(error))
+            return
+        except Exception:
+            logger.exception("The serializer of version %s failed", self.serializer.version)
+            self._fail(1011, "malformed_message", "the serializer failed")
+            return
+        self._handle(message)
+
+    async def ended(self) -> None:
+        """Let the members end, now that the client is gone.
+
+        Handlers have `shutdown_seconds` to finish, and then as long again for `terminate`.
+        """
+        self.lost = True
+        if self._socket_id is not None:
+            self.hub.unsubscribe(self._socket_id, self)
+        members = tuple(self._protocol.members.values())
+        for member in members:
+            member.close()
+        with anyio.move_on_after(self.limits.shutdown_seconds):
+            for member in members:
+                await member.ended()
+        for member in members:
+            member.abort()
+        for member in members:
+            await member.ended()
+        self._service.connections.discard(self)
+
+    # What members call.
+
+    @property
+    def broker(self) -> Broker:
+        """Where broadcasts go."""
+        return self._service.broker
+
+    @property
+    def limits(self) -> Limits:
+        """What this client may use."""
+        return self._service.limits
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Where mishaps are counted."""
+        return self._service.counts
+
+    @property
+    def channels(self) -> int:
+        """How many topics the client has joined or is joining."""
+        return len(self._protocol.members)
+
+    def write(self, frame: Frame) -> None:
+        """Queue a frame for the client."""
+        self._transport.write(frame)
+
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
+        """Run an async function beside the others; return what cancels it."""
+        return self._transport.spawn(function, *args)
+
+    def answer(self, message: Message, answer: Answer) -> None:
+        """Answer a message in the name of the connection."""
+        if answer.code:
+            self.counts[answer.code] += 1
+            logger.warning("%s: event %r on topic %r", answer.reason, message.event, message.topic)
+        body = encode_payload({"reason": answer.reason}) if answer.reason else EMPTY
+        self.write(self.serializer.reply(answer.join_ref, message.ref, message.topic, answer.status, body))
+
+    def free(self, topic: str, member: object) -> None:
+        """Note that a topic is free again, unless another member has taken it."""
+        self._protocol.free(topic, member)
+
+    def relieve(self) -> None:
+        """Note that one message of the client has been dealt with."""
+        self._backlog -= 1
+        if self._paused and self._backlog <= self.limits.backlog // 2:
+            self._paused = False
+            self._transport.resume()
+
+    # What the broker and the endpoint call.
+
+    def deliver(self, publication: Publication) -> None:
+        """Take a broadcast on the socket id: "disconnect" closes the connection, others mean nothing."""
+        if publication.event == "disconnect":
+            self._transport.close(1001, "disconnected")
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection; its members end as they do when the client goes."""
+        self._transport.close(code, reason)
+
+    def _handle(self, message: Message) -> None:
+        decision = self._protocol.receive(message)
+        match decision:
+            case Push():
+                self._burden()
+                decision.member.receive(message)
+            case Answer():
+                self.answer(message, decision)
+            case Join():
+                self._burden()
+                self._join(decision)
+            case Leave():
+                self._burden()
+                decision.member.leave(message)
+            case Stale():
+                self.counts["stale_message"] += 1
+
+    def _join(self, join: Join[Member, tuple[Channel[Any], Match]]) -> None:
+        channel, match = join.route
+        if join.replaces is not None:
+            join.replaces.replace()
+        member = Member(self, channel, join.message, match, join.replaces)
+        self._protocol.take(member.topic, member)
+        member.start(join.message)
+
+    def _burden(self) -> None:
+        self._backlog += 1
+        if not self._paused and self._backlog >= self.limits.backlog:
+            self._paused = True
+            self._transport.pause()
+
+    def _fail(self, code: int, counter: str, why: str) -> None:
+        self.counts[counter] += 1
+        logger.warning("Connection closed with %d: %s", code, why)
+        self._transport.close(code, counter)

@@ -1,0 +1,246 @@
+"""`Channels`: the ASGI app that is mounted."""
+
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeAlias, TypeVar, overload
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import compile_path
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from starlette_channels.broker import Broker
+from starlette_channels.channels import Channel
+from starlette_channels.connection import Connection, Service, Transport
+from starlette_channels.exceptions import ConnectError
+from starlette_channels.handshake import Handshake, Refused, choose_subprotocol, refuse_websocket
+from starlette_channels.limits import Limits
+from starlette_channels.messages import Payload
+from starlette_channels.metrics import Statistics
+from starlette_channels.serializers import DEFAULT_VERSION, V1, V2, Serializer, negotiate
+from starlette_channels.transports.websocket import serve_websocket, warn_about_server
+
+logger = logging.getLogger("starlette_channels.connection")
+
+A = TypeVar("A")
+Connect: TypeAlias = Callable[[Handshake], Coroutine[Any, Any, A]]
+
+CLIENT_FILES = ("channels.js", "channels.d.ts")
+
+
+class Channels(Generic[A]):
+    """The channels of an application: an ASGI app, to be mounted as `Mount("/socket", app=channels)`.
+
+    It serves the WebSocket at `<mount>/websocket` and the client at `<mount>/channels.js`. `connect` is called once
+    for each connection and returns what handlers see as `socket.assigns`; without it that is an empty dict.
+    `socket_id` names a connection for `disconnect`. `path` may have variables (`"/ws/{region}"`), which are params as
+    the mount's are. Of `subprotocols` the first that the client offers is chosen; a client that offers only others is
+    refused.
+    """
+
+    @overload
+    def __init__(
+        self: "Channels[dict[str, Any]]",
+        channels: Sequence[Channel[dict[str, Any]]],
+        *,
+        socket_id: Callable[[dict[str, Any]], str | None] | None = None,
+        broker: str | Broker = "memory://",
+        serializers: Sequence[Serializer] = (),
+        path: str = "/websocket",
+        subprotocols: Sequence[str] | None = None,
+        limits: Limits | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        channels: Sequence[Channel[A]],
+        *,
+        connect: Connect[A],
+        socket_id: Callable[[A], str | None] | None = None,
+        broker: str | Broker = "memory://",
+        serializers: Sequence[Serializer] = (),
+        path: str = "/websocket",
+        subprotocols: Sequence[str] | None = None,
+        limits: Limits | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        channels: Sequence[Channel[Any]],
+        *,
+        connect: Connect[Any] | None = None,
+        socket_id: Callable[[Any], str | None] | None = None,
+        broker: str | Broker = "memory://",
+        serializers: Sequence[Serializer] = (),
+        path: str = "/websocket",
+        subprotocols: Sequence[str] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        if connect is not None and not inspect.iscoroutinefunction(connect):
+            raise TypeError("Channels(connect=...): it must be `async def` and take one argument, the handshake")
+        if not path.startswith("/"):
+            raise ValueError(f"Channels(path={path!r}): it must begin with a slash")
+        self._service = Service(channels, broker if isinstance(broker, Broker) else Broker(broker), limits or Limits())
+        self._connect: Connect[Any] = connect or _connect_anybody
+        self._socket_id = socket_id
+        self._serializers = tuple(serializers) or (V2(), V1())
+        self._path, _, self._path_convertors = compile_path(path)
+        self._subprotocols = subprotocols
+        self._static = StaticFiles(directory=Path(__file__).parent / "static")
+        self._closing = False
+        warn_about_server()
+
+    # What applications call.
+
+    def broadcast(self, topic: str, event: str, payload: Payload) -> None:
+        """Send an event to everyone on a topic, from anywhere: a route, a task, another thread.
+
+        It returns at once, and a topic without subscribers is no error. Raises `TypeError` if the payload cannot be
+        encoded.
+        """
+        self._service.broker.broadcast(topic, event, payload)
+
+    def disconnect(self, socket_id: str) -> None:
+        """Close all connections whose `socket_id` this is, with 1001; their channels end, clients reconnect."""
+        self.broadcast(socket_id, "disconnect", {})
+
+    def statistics(self) -> Statistics:
+        """Return what there is and what has gone wrong; it costs a few microseconds and a loop over the connections."""
+        connections = tuple(self._service.connections)
+        return Statistics(
+            connections=len(connections),
+            channels=sum(connection.channels for connection in connections),
+            topics=self._service.broker.topics,
+            counts=dict(self._service.counts + self._service.broker.counts),
+        )
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncGenerator[None]:
+        """Close what is open when the application ends: `Starlette(lifespan=channels.lifespan)`.
+
+        Connections are closed with 1012, handlers and `terminate` have their time. uvicorn closes connections by
+        itself, other servers do not.
+        """
+        self._closing = False
+        try:
+            yield
+        finally:
+            await self._close_all()
+
+    async def _close_all(self) -> None:
+        self._closing = True
+        for connection in tuple(self._service.connections):
+            connection.hub.run(connection.close, 1012, "restart")
+        with anyio.move_on_after(3 * self._service.limits.shutdown_seconds, shield=True):
+            while self._service.connections:
+                await anyio.sleep(0.01)
+
+    # ASGI.
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a WebSocket, the client's files, or the lifespan when this is the whole application."""
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        elif scope["type"] == "http":
+            response = await self._http(scope)
+            await response(scope, receive, send)
+        else:
+            await self._lifespan(receive, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # websocket.connect
+        try:
+            handshake, serializer, subprotocol = self._negotiate(scope)
+            assigns = await self._connect(handshake)
+            socket_id = self._identify(assigns)
+        except ConnectError as error:
+            await self._refuse(scope, send, Refused(error.status, error.reason), error.reason)
+        except Refused as refusal:
+            await self._refuse(scope, send, refusal)
+        except Exception:
+            self._service.counts["connect_crashed"] += 1
+            logger.exception("connect raised")
+            await refuse_websocket(scope, send, Refused(500), "Internal Server Error")
+        else:
+            await send({"type": "websocket.accept", "subprotocol": subprotocol})
+            logger.info("Connected, protocol version %s", serializer.version)
+
+            def connected(transport: Transport) -> Connection:
+                return Connection(self._service, transport, serializer, assigns, socket_id, scope.get("app"))
+
+            await serve_websocket(receive, send, connected, self._service.limits, self._service.counts)
+
+    def _negotiate(self, scope: Scope) -> tuple[Handshake, Serializer, str | None]:
+        """Check all that can be checked before `connect` is asked, in Phoenix's order."""
+        path_params = self._match(scope)
+        if path_params is None:
+            raise Refused(404, "no such path")
+        if self._closing:
+            raise Refused(503, "shutting down")
+        handshake = Handshake(scope, {**scope.get("path_params", {}), **path_params})
+        try:
+            params = handshake.params
+        except ValueError as error:
+            raise Refused(400, f"malformed query string: {error}") from None
+        subprotocol = choose_subprotocol(self._subprotocols, handshake.offered_subprotocols)
+        serializer = negotiate(params.get("vsn", DEFAULT_VERSION), self._serializers)
+        if serializer is None:
+            raise Refused(403, f"no serializer for version {params['vsn']!r}")
+        return handshake, serializer, subprotocol
+
+    def _identify(self, assigns: Any) -> str | None:
+        socket_id: Any = None if self._socket_id is None else self._socket_id(assigns)
+        if socket_id is None or isinstance(socket_id, str):
+            return socket_id
+        raise Refused(403, f"socket_id returned {type(socket_id).__name__}: it must be a string or None")
+
+    async def _refuse(self, scope: Scope, send: Send, refusal: Refused, body: str = "") -> None:
+        self._service.counts["connect_refused"] += 1
+        logger.warning("Connection refused with %d: %s", refusal.status, refusal.reason or "no reason given")
+        await refuse_websocket(scope, send, refusal, body)
+
+    def _match(self, scope: Scope) -> dict[str, Any] | None:
+        """Return the variables of the path below the mount, or `None` if it is not the WebSocket's."""
+        match = self._path.match(_path_below_mount(scope))
+        if match is None:
+            return None
+        return {name: self._path_convertors[name].convert(value) for name, value in match.groupdict().items()}
+
+    async def _http(self, scope: Scope) -> Response:
+        path = _path_below_mount(scope)
+        if path.removeprefix("/") in CLIENT_FILES and scope["method"] in ("GET", "HEAD"):
+            response = await self._static.get_response(path.removeprefix("/"), scope)
+            # Pages of other origins may import the client, and get a new one when the server is upgraded.
+            response.headers.update({"access-control-allow-origin": "*", "cache-control": "no-cache"})
+            return response
+        if self._match(scope) is None:
+            return PlainTextResponse("Not Found", 404)
+        if scope["method"] != "GET":
+            return PlainTextResponse("Method Not Allowed", 405, {"allow": "GET"})
+        upgrading = "upgrade" in Headers(scope=scope)
+        reason = "No WebSocket library: install uvicorn[standard]" if upgrading else "Upgrade Required"
+        return PlainTextResponse(reason, 426, {"upgrade": "websocket", "connection": "upgrade"})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()  # lifespan.startup
+        async with self.lifespan():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()  # lifespan.shutdown
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _path_below_mount(scope: Scope) -> str:
+    """Return the path without the mount's part of it, which Starlette's `Mount` keeps in `root_path`."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(root + "/") else path
+
+
+async def _connect_anybody(_: Handshake) -> dict[str, Any]:
+    return {}

@@ -1,0 +1,65 @@
+"""Errors.
+
+ChannelsError
+├── ConnectError      raise it in `connect` to refuse a client
+├── JoinError         raise it in a join handler to refuse a topic; its payload reaches the client
+├── ProtocolError     the client sent a frame that the protocol does not allow (its fault)
+├── InvalidPayload    the client sent a payload that does not fit the handler's annotation (its fault)
+└── SerializerError   this payload cannot be expressed on that wire (ours)
+
+Mistakes in definitions are plain `TypeError` and `ValueError`, raised at import with the fix in the text.
+"""
+
+from typing import Any, Final
+
+_UNSET: Final[Any] = object()
+
+
+class ChannelsError(Exception):
+    """The base of what this package raises at run time."""
+
+
+class ConnectError(ChannelsError):
+    """Raise it in `connect` to refuse a client before the WebSocket opens.
+
+    `status` is the HTTP status of the refusal (400 to 599); `reason` is its body, as plain text, and goes to the log.
+    Servers without the ASGI extension `websocket.http.response` answer 403 whatever the status.
+    """
+
+    def __init__(self, reason: str = "", status: int = 403) -> None:
+        if not 400 <= status <= 599:
+            raise ValueError(f"ConnectError: {status} is no status of a refusal: use 400 to 599")
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+
+
+class JoinError(ChannelsError):
+    """Raise it in a join handler to refuse the topic to this client.
+
+    A string becomes `{"reason": string}`, anything else is the payload as it stands; `JoinError(payload="text")`
+    sends a bare string. The client gets it with the status `error`; phoenix.js tries again later, as it does after
+    every refusal.
+    """
+
+    def __init__(self, reason: Any = "refused", *, payload: Any = _UNSET) -> None:
+        super().__init__(reason if payload is _UNSET else payload)
+        self.payload: Any
+        if payload is not _UNSET:
+            self.payload = payload
+        else:
+            self.payload = {"reason": reason} if isinstance(reason, str) else reason
+
+
+class ProtocolError(ChannelsError):
+    """A client sent a frame that cannot be decoded: its connection is closed with 1011, as Phoenix does."""
+
+
+class InvalidPayload(ChannelsError):
+    """A payload does not fit the annotation of its handler; `str()` of it says where and why."""
+
+
+class SerializerError(ChannelsError):
+    """A message cannot be expressed on a wire: bytes in version 1, a list as a pushed payload, a name of over 255
+    bytes.
+    """

@@ -1,0 +1,72 @@
+"""From an HTTP request to an accepted WebSocket: what `connect` sees, and how a client is refused."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope, Send
+
+from starlette_channels.params import Params, decode_query
+
+logger = logging.getLogger("starlette_channels.connection")
+
+
+class Handshake(HTTPConnection):
+    """The request that opens a connection, as `connect` sees it, with whatever middleware has put into it.
+
+    Beside Starlette's attributes (`headers`, `cookies`, `session`, `user`, `state`, `app`, ...) it has `params`.
+    """
+
+    def __init__(self, scope: Scope, path_params: Mapping[str, Any]) -> None:
+        super().__init__(scope)
+        self._path_params = path_params
+        self._params: Params | None = None
+
+    @property
+    def params(self) -> Params:
+        """The query string with its brackets decoded, as phoenix.js writes it, and the path variables, which win.
+
+        Raises `ValueError` if the query string is malformed; the endpoint has answered 400 before `connect` runs.
+        """
+        if self._params is None:
+            query: bytes = self.scope.get("query_string", b"")
+            self._params = {**decode_query(query.decode("latin-1")), **self._path_params}
+        return self._params
+
+    @property
+    def offered_subprotocols(self) -> list[str]:
+        """The subprotocols that the client offers."""
+        return list(self.scope.get("subprotocols", ()))
+
+
+class Refused(Exception):
+    """The handshake ends with this HTTP status."""
+
+    def __init__(self, status: int, reason: str = "") -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+
+
+def choose_subprotocol(ours: Sequence[str] | None, offered: Sequence[str]) -> str | None:
+    """Return the first of our subprotocols that the client offers, or `None` if there are none or it offers none.
+
+    Raises `Refused` if it offers only others.
+    """
+    if ours is None or not offered:
+        return None
+    chosen = next((one for one in ours if one in offered), None)
+    if chosen is None:
+        raise Refused(403, "no common subprotocol")
+    return chosen
+
+
+async def refuse_websocket(scope: Scope, send: Send, refusal: Refused, body: str = "") -> None:
+    """Answer a WebSocket handshake with an HTTP status; servers without the extension for it answer 403."""
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
+    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body.encode()})

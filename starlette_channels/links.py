@@ -1,0 +1,80 @@
+"""What a member needs of its connection, and the answer that it can leave there for later."""
+
+import sys
+from typing import Any, Protocol
+
+from starlette_channels.actors import Spawner
+from starlette_channels.broker import Broker, Hub
+from starlette_channels.messages import Frame, Message, Payload, Ref, Reply, as_reply, encode_payload
+from starlette_channels.protocol import Answer
+from starlette_channels.serializers import Serializer
+from starlette_channels.sockets import LaterReply
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+
+class Link(Spawner, Protocol):
+    """What a member needs of its connection."""
+
+    @property
+    def app(self) -> Any:
+        """The application around the `Channels`, or `None`."""
+        ...
+
+    @property
+    def assigns(self) -> Any:
+        """What `connect` returned."""
+        ...
+
+    @property
+    def broker(self) -> Broker:
+        """Where broadcasts go."""
+        ...
+
+    @property
+    def hub(self) -> Hub:
+        """The subscriptions of this event loop."""
+        ...
+
+    @property
+    def serializer(self) -> Serializer:
+        """The client's wire."""
+        ...
+
+    def write(self, frame: Frame) -> None:
+        """Queue a frame for the client."""
+        ...
+
+    def answer(self, message: Message, answer: Answer) -> None:
+        """Answer a message in the name of the connection."""
+        ...
+
+    def free(self, topic: str, member: object) -> None:
+        """Note that a topic is free again, unless another member has taken it."""
+        ...
+
+    def relieve(self) -> None:
+        """Note that one message of the client has been dealt with."""
+        ...
+
+
+class PromisedReply(LaterReply):
+    """The answer to one message, to be given whenever it is there; see `Socket.reply_later`."""
+
+    __slots__ = ("_join_ref", "_link", "_ref", "_topic")
+
+    def __init__(self, link: Link, join_ref: Ref, message: Message) -> None:
+        self._link = link
+        self._join_ref = join_ref
+        self._ref = message.ref
+        self._topic = message.topic
+
+    @override
+    def __call__(self, answer: Payload | Reply | None = None) -> None:
+        reply = as_reply(answer)
+        body = encode_payload(reply.payload)
+        frame = self._link.serializer.reply(self._join_ref, self._ref, self._topic, reply.status, body)
+        self._link.hub.run(self._link.write, frame)

@@ -1,0 +1,116 @@
+"""The words that all layers share: message, reply, broadcast, and what payloads are."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+
+import msgspec
+from msgspec import Raw, Struct
+
+Frame: TypeAlias = str | bytes
+"""One WebSocket message: `str` goes as a text frame, `bytes` as a binary frame."""
+
+Ref: TypeAlias = Any
+"""A ref is whatever JSON value the client chose; it is only compared and handed back."""
+
+Body: TypeAlias = Raw | bytes
+"""A payload on its way: JSON that nobody has decoded yet (`Raw`), or the bytes of a binary frame."""
+
+
+class DataclassInstance(Protocol):
+    """An instance of any dataclass: it is encoded as an object."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class AttrsInstance(Protocol):
+    """An instance of any attrs class: it is encoded as an object."""
+
+    __attrs_attrs__: ClassVar[Any]
+
+
+Payload: TypeAlias = Mapping[str, Any] | Struct | DataclassInstance | AttrsInstance | Raw | bytes
+"""What can be pushed and broadcast: anything that is encoded as a JSON object, raw JSON, or bytes for a binary frame.
+"""
+
+
+class Message(Struct, array_like=True, frozen=True, gc=False):
+    """What a client sent, its payload undecoded. The order of the fields is that of a version 2 frame."""
+
+    join_ref: Ref
+    ref: Ref
+    topic: Any
+    event: Any
+    if TYPE_CHECKING:
+        payload: Body
+    else:
+        payload: Raw  # a JSON decoder of this struct keeps the payload raw; binary frames put their bytes here
+
+
+class Reply(Struct, frozen=True):
+    """An answer with an explicit status: `Reply("error", {"reason": "full"})`.
+
+    Clients know "ok" and "error"; any other status works as well. `payload` may be any JSON value, or bytes.
+    """
+
+    status: str
+    payload: Any = {}
+
+
+Answer: TypeAlias = Payload | Reply | None
+"""What a handler may return: a payload is the status `ok`, `None` means no reply."""
+
+
+class Broadcast(Struct, frozen=True):
+    """A broadcast on a topic that this channel subscribed to: `@room.info(Broadcast)` receives it, payload decoded."""
+
+    topic: str
+    event: str
+    payload: Any
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_payload(payload: object) -> Body:
+    """Return a payload as it travels: JSON encoded once, bytes as they are.
+
+    Raises `TypeError` for what msgspec cannot encode.
+    """
+    if isinstance(payload, Raw | bytes):
+        return payload
+    if isinstance(payload, bytearray):
+        return bytes(payload)
+    return Raw(_encode(payload))
+
+
+EMPTY: Body = Raw(b"{}")
+
+
+def same_ref(one: Ref, other: Ref) -> bool:
+    """Whether two refs are the same JSON value, type included: `1` is neither `"1"` nor `1.0` nor `true`."""
+    if type(one) is not type(other):
+        return False
+    if one is None or isinstance(one, str):
+        return one == other
+    return msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
+
+
+def as_reply(answer: object) -> Reply:
+    """Return what a handler returned as a reply; raises `TypeError` for what is neither payload, `Reply` nor `None`."""
+    if isinstance(answer, Reply):
+        return answer
+    if answer is None:
+        return Reply("ok")
+    if isinstance(answer, Mapping | Struct | Raw | bytes) or hasattr(answer, "__dataclass_fields__"):
+        return Reply("ok", answer)  # pyright: ignore[reportUnknownArgumentType]
+    if hasattr(answer, "__attrs_attrs__"):
+        return Reply("ok", answer)
+    raise TypeError(
+        f"a handler returned {type(answer).__name__}: return a dict, a Struct, a dataclass, bytes or None,"
+        ' or Reply("ok", ...) for any other JSON value'
+    )
+
+
+def frame_size(frame: Frame) -> int:
+    """Return the bytes that a frame's payload takes on the wire."""
+    return len(frame) if isinstance(frame, bytes) or frame.isascii() else len(frame.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,66 @@
+"""Connection parameters: the query string with brackets, as phoenix.js writes it and Plug reads it."""
+
+import re
+from typing import Any, TypeAlias
+from urllib.parse import unquote_to_bytes
+
+Params: TypeAlias = dict[str, Any]
+"""Strings, and objects and lists of them."""
+
+MAX_PAIRS = 1_000
+MAX_DEPTH = 32
+_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def _unquote(text: str) -> str:
+    if _BAD_ESCAPE.search(text):
+        raise ValueError("a malformed percent escape")
+    return unquote_to_bytes(text.replace("+", " ")).decode()
+
+
+def _path(key: str) -> list[str]:
+    """Split `a[b][]` into `a`, `b` and the empty string; a key whose brackets do not add up is a plain name."""
+    name, bracket, rest = key.partition("[")
+    if not name or not bracket:
+        return [key]
+    rest = bracket + rest
+    steps = _BRACKETS.findall(rest)
+    return [name, *steps] if "".join(f"[{step}]" for step in steps) == rest else [key]
+
+
+def _put(node: Params, path: list[str], value: str) -> None:
+    """Put a value where its path says; a later one wins over an earlier one of another shape."""
+    here: Any = node
+    for step, after in zip(path, [*path[1:], None], strict=True):
+        fresh: Any = value if after is None else [] if after == "" else {}
+        if isinstance(here, list):  # only `[]` leads into a list, and each adds an item
+            here.append(fresh)  # pyright: ignore[reportUnknownMemberType]
+            here = fresh
+        elif after is None:
+            here[step] = value
+        else:
+            if not isinstance(here.get(step), type(fresh)):
+                here[step] = fresh
+            here = here[step]
+
+
+def decode_query(query: str) -> Params:
+    """Decode a query string into nested parameters.
+
+    `a[b]=1` is `{"a": {"b": "1"}}`, `a[]=x&a[]=y` is `{"a": ["x", "y"]}`, `a[0]=x` is `{"a": {"0": "x"}}` (which is
+    how phoenix.js sends a list), the last of equal keys wins, a key without `=` is empty, empty pairs are skipped.
+    Raises `ValueError` for malformed escapes, for what is not UTF-8, for more than 1,000 pairs and for more than 32
+    levels.
+    """
+    params: Params = {}
+    pairs = [pair for pair in query.split("&") if pair]
+    if len(pairs) > MAX_PAIRS:
+        raise ValueError("too many parameters")
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        path = _path(_unquote(key))
+        if len(path) > MAX_DEPTH:
+            raise ValueError("parameters nested too deeply")
+        _put(params, path, _unquote(value))
+    return params

@@ -1,0 +1,179 @@
+"""The wire formats: Phoenix's version 1 (objects) and version 2 (arrays and binary frames), and the contract for
+others.
+
+Source: Phoenix's `socket/serializers/v1_json_serializer.ex` and `v2_json_serializer.ex`; bytes as in its binary
+protocol.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Raw, Struct
+
+from starlette_channels.exceptions import ProtocolError, SerializerError
+from starlette_channels.messages import Body, Frame, Message, Ref
+
+DEFAULT_VERSION = "1.0.0"
+_SEMANTIC = re.compile(r"(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
+
+_PUSH, _REPLY, _BROADCAST = b"\x00", b"\x01", b"\x02"
+_encode = msgspec.json.Encoder().encode
+
+
+class Serializer(Protocol):
+    """How messages become frames. One instance serves all connections of its version, so it keeps no state.
+
+    What cannot be expressed raises `SerializerError`; a frame that cannot be decoded raises `ProtocolError`.
+    """
+
+    @property
+    def version(self) -> str:
+        """The `major.minor` of the `vsn` parameter that selects this serializer, any patch level: "2.0"."""
+        ...
+
+    def decode(self, frame: Frame) -> Message:
+        """Decode what a client sent, leaving the payload undecoded."""
+        ...
+
+    def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> Frame:
+        """Encode a message to one client; `ref` is null except in `phx_close` and `phx_error`."""
+        ...
+
+    def reply(self, join_ref: Ref, ref: Ref, topic: Any, status: str, body: Body) -> Frame:
+        """Encode an answer; `join_ref`, `ref` and `topic` go back as the client sent them, whatever their type."""
+        ...
+
+    def broadcast(self, topic: str, event: str, body: Body) -> Frame:
+        """Encode a message to all subscribers of a topic; called once per broadcast and serializer."""
+        ...
+
+
+def negotiate(vsn: object, serializers: Iterable[Serializer]) -> Serializer | None:
+    """Return the first serializer for a `vsn` parameter, or `None` if it is no version or none serves it.
+
+    As Elixir's `~> 2.0.0`: any patch level of the same minor version, but no pre-release of the first one.
+    """
+    parts = _SEMANTIC.fullmatch(vsn) if isinstance(vsn, str) else None
+    if parts is None or (parts[3] == "0" and parts[4]):
+        return None
+    return next((one for one in serializers if one.version == f"{parts[1]}.{parts[2]}"), None)
+
+
+class _Object(Struct, gc=False):
+    topic: Any
+    event: Any
+    payload: Raw
+    ref: Ref
+    join_ref: Ref = None
+
+
+class V1:
+    """Version 1.0: JSON objects, no binary payloads, payloads of any JSON type."""
+
+    version = "1.0"
+    _decode = msgspec.json.Decoder(_Object).decode
+
+    def decode(self, frame: Frame) -> Message:
+        """Decode an object with `topic`, `event`, `payload` and `ref`, in a frame of either kind."""
+        try:
+            one = self._decode(frame if isinstance(frame, str) else frame.decode())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ProtocolError(f"no version 1 message: {error}") from None
+        return Message(one.join_ref, one.ref, one.topic, one.event, one.payload)
+
+    def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> str:
+        """Encode a push; version 1 has no place for the `join_ref`."""
+        return self._object(topic, event, ref, self._json(body))
+
+    def reply(self, join_ref: Ref, ref: Ref, topic: Any, status: str, body: Body) -> str:
+        """Encode a reply; version 1 has no place for the `join_ref`."""
+        return self._object(topic, "phx_reply", ref, {"status": status, "response": self._json(body)})
+
+    def broadcast(self, topic: str, event: str, body: Body) -> str:
+        """Encode a broadcast."""
+        return self._object(topic, event, None, self._json(body))
+
+    def _json(self, body: Body) -> Raw:
+        if not isinstance(body, Raw):
+            raise SerializerError("version 1 of the protocol has no binary payloads")
+        return body
+
+    def _object(self, topic: Any, event: str, ref: Ref, payload: object) -> str:
+        return _encode({"topic": topic, "event": event, "payload": payload, "ref": ref}).decode()
+
+
+class V2:
+    """Version 2.0: JSON arrays, and binary frames for payloads of bytes."""
+
+    version = "2.0"
+    _decode = msgspec.json.Decoder(Message).decode
+
+    def decode(self, frame: Frame) -> Message:
+        """Decode an array of at least five elements, or the header and bytes of a binary frame."""
+        if isinstance(frame, bytes):
+            return self._decode_binary(frame)
+        try:
+            return self._decode(frame)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ProtocolError(f"no version 2 message: {error}") from None
+
+    def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> Frame:
+        """Encode a push; JSON payloads must be objects."""
+        if not isinstance(body, Raw):
+            return self._binary(_PUSH, (_text(join_ref), topic, event), body)
+        return _encode((join_ref, ref, topic, event, _object(body))).decode()
+
+    def reply(self, join_ref: Ref, ref: Ref, topic: Any, status: str, body: Body) -> Frame:
+        """Encode a reply; its payload may be any JSON value."""
+        if not isinstance(body, Raw):
+            return self._binary(_REPLY, (_text(join_ref), _text(ref), _text(topic), status), body)
+        return _encode((join_ref, ref, topic, "phx_reply", {"status": status, "response": body})).decode()
+
+    def broadcast(self, topic: str, event: str, body: Body) -> Frame:
+        """Encode a broadcast; JSON payloads must be objects."""
+        if not isinstance(body, Raw):
+            return self._binary(_BROADCAST, (topic, event), body)
+        return _encode((None, None, topic, event, _object(body))).decode()
+
+    def _decode_binary(self, frame: bytes) -> Message:
+        if len(frame) < 5 or frame[0] != 0:
+            raise ProtocolError("no binary push: its kind is not 0, or it is shorter than its header")
+        fields: list[str] = []
+        start = 5
+        for size in frame[1:5]:
+            field = frame[start : start + size]
+            start += size
+            try:
+                fields.append(field.decode())
+            except UnicodeDecodeError:
+                raise ProtocolError("a name in a binary push is not UTF-8") from None
+        if start > len(frame):
+            raise ProtocolError("a binary push is shorter than its header says")
+        join_ref, ref, topic, event = fields
+        return Message(join_ref, ref, topic, event, frame[start:])
+
+    def _binary(self, kind: bytes, fields: tuple[str, ...], data: bytes) -> bytes:
+        names = [field.encode() for field in fields]
+        if any(len(name) > 255 for name in names):
+            raise SerializerError("a name of more than 255 bytes does not fit a binary frame")
+        return b"".join((kind, bytes(map(len, names)), *names, data))
+
+
+def _object(body: Raw) -> Raw:
+    if bytes(memoryview(body)[:64]).lstrip()[:1] != b"{":
+        raise SerializerError("the payload of a push or broadcast must be an object (or bytes)")
+    return body
+
+
+def _text(ref: Ref) -> str:
+    """Write a ref or topic as the text of a binary header: null is empty, numbers are spelt out."""
+    if isinstance(ref, str):
+        return ref
+    if ref is None:
+        return ""
+    if isinstance(ref, int | float):
+        return json.dumps(ref)
+    raise SerializerError("a list or an object as a ref does not fit a binary frame")

@@ -1,0 +1,122 @@
+"""What a handler sees of its client on its topic."""
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias
+
+from starlette_channels.messages import Payload, Reply
+
+if sys.version_info >= (3, 13):
+    from typing import TypeVar, TypeVarTuple
+else:
+    from typing_extensions import TypeVar, TypeVarTuple
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+A = TypeVar("A", default=dict[str, Any])
+Ts = TypeVarTuple("Ts")
+
+Cleanup: TypeAlias = Callable[[], Awaitable[None] | None]
+
+
+class LaterReply(Protocol):
+    """Answers one message, when the answer is there."""
+
+    def __call__(self, answer: Payload | Reply | None = None) -> None:
+        """Send the answer; a payload is the status `ok`, `None` is `ok` without anything.
+
+        It may be called from any thread, and after the channel has ended; once the connection is gone it does
+        nothing. Raises `SerializerError` if the client's wire cannot express the payload.
+        """
+        ...
+
+
+class Socket(ABC, Generic[A]):
+    """One client on one topic: what a handler reads, and what it can do.
+
+    No method waits: what is sent is queued in order, and `push` after `broadcast` arrives after it. All methods may
+    be called from any thread. Once the channel has ended they do nothing, except `broadcast`.
+    """
+
+    __slots__ = ()
+
+    topic: str
+    """The topic that the client joined, in full."""
+
+    subtopic: str
+    """What follows the fixed part of the pattern: "lobby" for `room:lobby` under `room:*`."""
+
+    topic_params: Mapping[str, str]
+    """The named segments of the topic: `{"room_id": "7"}` for `room:7` under `room:{room_id}`."""
+
+    assigns: A
+    """What `connect` returned: a shallow copy for each join, so channels do not see each other's changes."""
+
+    @property
+    @abstractmethod
+    def app(self) -> "Starlette":
+        """The application that the `Channels` are mounted in: `socket.app.state.db`."""
+
+    @abstractmethod
+    def push(self, event: str, payload: Payload) -> None:
+        """Send an event to this client only.
+
+        In a join handler it is held until the ok reply has gone, and dropped if the join is refused. Raises
+        `TypeError` or `SerializerError` if the payload cannot be sent.
+        """
+
+    @abstractmethod
+    def broadcast(self, event: str, payload: Payload) -> None:
+        """Send an event to everyone on this topic, this client included.
+
+        The payload is encoded once, whatever the number of clients. Channels that intercept the event get it through
+        their handler instead. In a join handler it does not reach the joining client, which is not subscribed yet.
+        """
+
+    @abstractmethod
+    def broadcast_from(self, event: str, payload: Payload) -> None:
+        """Send an event to everyone on this topic but this channel; the user's other connections do get it."""
+
+    @abstractmethod
+    def reply_later(self) -> LaterReply:
+        """Promise an answer to the message that is being handled, and return what gives it; the handler then returns
+        `None`.
+
+        Raises `RuntimeError` outside an event handler, and for a message without ref, which cannot be answered later.
+        """
+
+    @abstractmethod
+    def send_info(self, message: object) -> None:
+        """Put a message of your own behind what waits for this channel; `@channel.info(type)` handles it."""
+
+    @abstractmethod
+    def start_soon(self, function: Callable[[*Ts], Coroutine[Any, Any, Any]], *args: *Ts) -> None:
+        """Run an async function beside the handlers, until it returns or the channel ends.
+
+        If it raises, the channel ends as if a handler had raised.
+        """
+
+    @abstractmethod
+    def subscribe(self, topic: str) -> None:
+        """Let `@channel.info(Broadcast)` have the broadcasts of another topic too. Two subscriptions deliver twice."""
+
+    @abstractmethod
+    def unsubscribe(self, topic: str) -> None:
+        """End all subscriptions to a topic that `subscribe` made."""
+
+    @abstractmethod
+    def on_close(self, function: Cleanup) -> None:
+        """Call a function, plain or async, when the channel has ended, after `terminate`; the last one given comes
+        first.
+
+        It is called for a refused join as well.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End this channel in good order, after the running handler: the client gets `phx_close` and stays away."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.topic!r}>"

@@ -1,0 +1,63 @@
+"""Topic patterns: `"exact"`, `"prefix*"` and `"room:{room_id}"`."""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+NO_PARAMS: Mapping[str, str] = MappingProxyType({})
+_SEGMENT = re.compile(r"\{([^{}]*)\}")
+
+
+class Match(NamedTuple):
+    """How a topic fits a pattern."""
+
+    subtopic: str
+    """What follows the fixed beginning of the pattern: "lobby" for `room:lobby` under `room:*`, "" for an exact
+    topic.
+    """
+
+    params: Mapping[str, str]
+    """The named segments."""
+
+
+class Pattern:
+    """A topic pattern: fixed text, `{name}` for one segment (anything but a colon), and at the end `*` for any rest.
+
+    As in Phoenix, `room:*` matches `room:` but not `room`, and `foo*` needs no colon. Raises `ValueError` for what is
+    no pattern.
+    """
+
+    __slots__ = ("_regex", "_wild", "names", "prefix", "text")
+
+    def __init__(self, text: str) -> None:
+        head = text.removesuffix("*")
+        if not text or "*" in head:
+            raise ValueError(f"topic pattern {text!r}: a `*` is allowed only at the end, as in 'room:*'")
+        names = _SEGMENT.findall(head)
+        if any(not name.isidentifier() for name in names) or re.search(r"[{}]", _SEGMENT.sub("", head)):
+            raise ValueError(f"topic pattern {text!r}: write a segment as {{name}}, with a name that Python allows")
+        if len(set(names)) != len(names):
+            raise ValueError(f"topic pattern {text!r}: two segments have the same name")
+        self.text = text
+        self.names: tuple[str, ...] = tuple(names)
+        self.prefix = head.split("{", 1)[0]
+        self._wild = head != text
+        self._regex = self._compile(head) if names else None
+
+    def _compile(self, head: str) -> re.Pattern[str]:
+        pieces = _SEGMENT.split(head)  # text, name, text, name, ..., text
+        parts = [re.escape(piece) if i % 2 == 0 else f"(?P<{piece}>[^:]+)" for i, piece in enumerate(pieces)]
+        return re.compile("".join(parts) + (".*" if self._wild else ""), re.DOTALL)
+
+    def match(self, topic: str) -> Match | None:
+        """Return how the topic fits, or `None`."""
+        if self._regex is not None:
+            found = self._regex.fullmatch(topic)
+            return found and Match(topic[len(self.prefix) :], found.groupdict())
+        if self._wild:
+            return Match(topic[len(self.prefix) :], NO_PARAMS) if topic.startswith(self.prefix) else None
+        return Match("", NO_PARAMS) if topic == self.text else None
+
+    def __repr__(self) -> str:
+        return f"Pattern({self.text!r})"

@@ -1,0 +1,1 @@
+"""Transports: how a connection reaches its client."""

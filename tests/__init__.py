@@ -1,0 +1,1 @@
+"""The tests of starlette_channels; `scripts/test` runs them."""

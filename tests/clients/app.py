@@ -1,0 +1,104 @@
+"""The small app that real JavaScript clients talk to: `uvicorn tests.clients.app:app`."""
+
+from typing import Any
+
+from msgspec import Struct
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from starlette_channels import Channels, ConnectError, Handshake, JoinError, Reply, Socket, channel
+
+
+class User(Struct):
+    name: str
+    tags: Any = None
+
+
+class Said(Struct):
+    body: str
+
+
+class Joined(Struct):
+    """The joining client's own wish to be announced, once it is in."""
+
+
+async def connect(conn: Handshake) -> User:
+    name = conn.params.get("user")
+    if not name:
+        raise ConnectError("no user given")
+    return User(name, conn.params.get("tags"))
+
+
+@channel("room:*")
+async def room(socket: Socket[User], payload: dict[str, Any]) -> dict[str, Any]:
+    if socket.subtopic == "private" and payload.get("password") != "sesame":
+        raise JoinError("unauthorized")
+    socket.send_info(Joined())
+    return {"you": socket.assigns.name, "topic": socket.topic, "tags": socket.assigns.tags}
+
+
+@room.info(Joined)
+async def joined(socket: Socket[User], message: Joined) -> None:
+    socket.push("welcome", {"to": socket.assigns.name})
+    socket.broadcast_from("joined", {"user": socket.assigns.name})
+
+
+@room.terminate
+async def left(socket: Socket[User], reason: str) -> None:
+    socket.broadcast("left", {"user": socket.assigns.name, "reason": reason})
+
+
+@room.on("say")
+async def say(socket: Socket[User], said: Said) -> Said:
+    socket.broadcast("said", {"user": socket.assigns.name, "body": said.body})
+    return said
+
+
+@room.on("whisper")
+async def whisper(socket: Socket[User], said: Said) -> None:
+    socket.broadcast_from("said", {"user": socket.assigns.name, "body": said.body})
+
+
+@room.on("echo")
+async def echo(socket: Socket[User], payload: Any) -> Reply:
+    return Reply("ok", payload)
+
+
+@room.on("refuse")
+async def refuse(socket: Socket[User], payload: Any) -> Reply:
+    return Reply("error", {"reason": "not today"})
+
+
+@room.on("ignore")
+async def ignore(socket: Socket[User], payload: Any) -> None:
+    """No reply: the client's push times out."""
+
+
+@room.on("bytes")
+async def reverse(socket: Socket[User], payload: bytes) -> bytes:
+    socket.broadcast_from("bytes", payload)
+    socket.push("pushed", payload[:2])
+    return payload[::-1]
+
+
+@room.on("crash")
+async def crash(socket: Socket[User], payload: Any) -> None:
+    raise RuntimeError("asked for by a test")
+
+
+@room.on("stop")
+async def stop(socket: Socket[User], payload: Any) -> None:
+    socket.stop()
+
+
+@room.on("kick")
+async def kick(socket: Socket[User], payload: dict[str, str]) -> None:
+    channels.disconnect(f"user:{payload['user']}")
+
+
+def socket_id(user: User) -> str:
+    return f"user:{user.name}"
+
+
+channels = Channels([room], connect=connect, socket_id=socket_id)
+app = Starlette(routes=[Mount("/socket", app=channels)])

@@ -1,0 +1,217 @@
+/** One function a scenario, for any module with the names of phoenix.js: `client(user)` makes a connected Socket. */
+
+import assert from "node:assert/strict";
+import { Mailbox, ask, bytes, errors, events, joins, numbers, outcome, soon } from "./harness.mjs";
+
+export async function join({ client }) {
+  const channel = client("ann", { tags: ["a", "b"], more: { deep: "é" } }).channel("room:lobby", {});
+  const welcome = events(channel, "welcome");
+  const [status, response] = await outcome(channel.join());
+  assert.equal(status, "ok");
+  assert.deepEqual(response, { you: "ann", topic: "room:lobby", tags: { 0: "a", 1: "b" } });
+  assert.deepEqual(await welcome.next(), { to: "ann" });
+  assert.equal(channel.state, "joined");
+}
+
+export async function refusedJoin({ client }) {
+  const socket = client("ann");
+  const channel = socket.channel("room:private", { password: "guess" });
+  assert.deepEqual(await outcome(channel.join()), ["error", { reason: "unauthorized" }]);
+  channel.leave();
+  const second = socket.channel("room:private", { password: "sesame" });
+  assert.equal((await outcome(second.join()))[0], "ok");
+  const nowhere = socket.channel("nowhere:1", {});
+  assert.deepEqual(await outcome(nowhere.join()), ["error", { reason: "unmatched topic" }]);
+}
+
+export async function refusedJoinIsTriedAgain({ client }) {
+  let password = "guess";
+  const channel = client("ann").channel("room:private", () => ({ password }));
+  const answers = joins(channel);
+  assert.deepEqual(await answers.next(), ["error", { reason: "unauthorized" }]);
+  password = "sesame";
+  let answer;
+  while ((answer = await answers.next())[0] !== "ok") assert.equal(answer[0], "error");
+  assert.equal(answer[1].you, "ann");
+}
+
+export async function refusedConnection({ client }) {
+  const socket = client("");
+  const closed = new Mailbox("the end of the connection");
+  socket.onClose(closed.put);
+  await closed.next();
+  await closed.next(); // it tries again, and is refused again
+  assert.equal(socket.isConnected(), false);
+}
+
+export async function pushes({ client }) {
+  const channel = client("ann").channel("room:pushes", {});
+  assert.equal((await outcome(channel.join()))[0], "ok");
+  const everything = { text: "grüße 🙂", number: 1.5, list: [1, null, { a: [] }], yes: true };
+  assert.deepEqual(await outcome(channel.push("echo", everything)), ["ok", everything]);
+  assert.deepEqual(await outcome(channel.push("refuse", {})), ["error", { reason: "not today" }]);
+  assert.equal((await outcome(channel.push("ignore", {}, 150)))[0], "timeout");
+  assert.deepEqual(await outcome(channel.push("unknown", {})), ["error", { reason: "unmatched event" }]);
+  const [status, { reason }] = await outcome(channel.push("say", { body: 5 }));
+  assert.deepEqual([status, reason], ["error", "invalid payload"]);
+  assert.deepEqual(await outcome(channel.push("echo", { alive: true })), ["ok", { alive: true }]);
+}
+
+export async function pushesBeforeTheJoinIsDone({ client }) {
+  const channel = client("ann").channel("room:early", {});
+  const joining = outcome(channel.join());
+  const early = [1, 2, 3].map((n) => outcome(channel.push("echo", { n })));
+  assert.equal((await joining)[0], "ok");
+  assert.deepEqual(await Promise.all(early), [1, 2, 3].map((n) => ["ok", { n }]));
+}
+
+export async function broadcasts({ client }) {
+  const [ann, bob] = ["ann", "bob"].map((user) => client(user).channel("room:chat", {}));
+  const [annHears, bobHears] = [ann, bob].map((channel) => events(channel, "said"));
+  const arrivals = events(ann, "joined");
+  assert.equal((await outcome(ann.join()))[0], "ok");
+  assert.equal((await outcome(bob.join()))[0], "ok");
+  assert.deepEqual(await arrivals.next(), { user: "bob" });
+  assert.deepEqual(await outcome(ann.push("say", { body: "hello" })), ["ok", { body: "hello" }]);
+  const said = { user: "ann", body: "hello" };
+  assert.deepEqual([await annHears.next(), await bobHears.next()], [said, said]);
+  bob.push("whisper", { body: "psst" });
+  assert.deepEqual(await annHears.next(), { user: "bob", body: "psst" });
+  await outcome(bob.push("echo", {})); // whatever bob was to hear has come before this
+  assert.equal(bobHears.size, 0);
+}
+
+export async function binary({ client }) {
+  const [ann, bob] = ["ann", "bob"].map((user) => client(user).channel("room:bytes", {}));
+  const [pushed, heard] = [events(ann, "pushed"), events(bob, "bytes")];
+  assert.equal((await outcome(ann.join()))[0], "ok");
+  assert.equal((await outcome(bob.join()))[0], "ok");
+  const [status, response] = await outcome(ann.push("bytes", bytes(0, 1, 255, 128)));
+  assert.equal(status, "ok");
+  assert.deepEqual(numbers(response), [128, 255, 1, 0]);
+  assert.deepEqual(numbers(await pushed.next()), [0, 1]);
+  assert.deepEqual(numbers(await heard.next()), [0, 1, 255, 128]);
+  const [misfit, { reason }] = await outcome(ann.push("bytes", { not: "bytes" }));
+  assert.deepEqual([misfit, reason], ["error", "invalid payload"]);
+}
+
+export async function leave({ client }) {
+  const annSocket = client("ann");
+  const frames = new Mailbox("a frame");
+  const [ann, bob] = [annSocket.channel("room:leave", {}), client("bob").channel("room:leave", {})];
+  const [departures, bobHears] = [events(bob, "left"), events(bob, "said")];
+  assert.equal((await outcome(bob.join()))[0], "ok");
+  assert.equal((await outcome(ann.join()))[0], "ok");
+  assert.equal((await outcome(ann.leave()))[0], "ok");
+  assert.equal(ann.state, "closed");
+  assert.deepEqual(await departures.next(), { user: "ann", reason: "left" });
+  annSocket.onMessage((message) => (frames.put(message), message.payload));
+  bob.push("say", { body: "without ann" });
+  await bobHears.next();
+  const other = annSocket.channel("room:elsewhere", {});
+  assert.equal((await outcome(other.join()))[0], "ok");
+  const seen = [];
+  for (let topic = ""; topic !== "room:elsewhere"; ) seen.push((({ topic } = await frames.next()), topic));
+  assert.deepEqual([...new Set(seen)], ["room:elsewhere"]);
+}
+
+export async function disconnect({ client }) {
+  const socket = client("ann");
+  const [ann, bob] = [socket.channel("room:gone", {}), client("bob").channel("room:gone", {})];
+  const departures = events(bob, "left");
+  assert.equal((await outcome(bob.join()))[0], "ok");
+  assert.equal((await outcome(ann.join()))[0], "ok");
+  await soon(new Promise((resolve) => socket.disconnect(resolve)), "the end of the connection");
+  assert.deepEqual(await departures.next(), { user: "ann", reason: "closed" });
+  assert.equal(socket.isConnected(), false);
+}
+
+export async function crash({ client }) {
+  const socket = client("ann");
+  const [channel, other] = [socket.channel("room:crash", {}), socket.channel("room:calm", {})];
+  const [failures, calm] = [errors(channel), errors(other)];
+  const answers = joins(channel);
+  assert.equal((await answers.next())[0], "ok");
+  assert.equal((await outcome(other.join()))[0], "ok");
+  const first = channel.joinRef();
+  channel.push("crash", {});
+  await failures.next();
+  assert.equal((await answers.next())[0], "ok"); // it has joined again by itself
+  assert.notEqual(channel.joinRef(), first);
+  assert.deepEqual(await outcome(channel.push("echo", { again: true })), ["ok", { again: true }]);
+  assert.deepEqual(await outcome(other.push("echo", {})), ["ok", {}]);
+  assert.equal(calm.size, 0);
+}
+
+export async function stoppedByTheServer({ client }) {
+  const channel = client("ann").channel("room:stop", {});
+  const closed = new Mailbox("the end of the channel");
+  channel.onClose(closed.put);
+  assert.equal((await outcome(channel.join()))[0], "ok");
+  channel.push("stop", {});
+  await closed.next();
+  assert.equal(channel.state, "closed");
+}
+
+export async function heartbeats({ client }) {
+  const socket = client("ann", {}, { heartbeatIntervalMs: 40 });
+  const beats = new Mailbox("the answer to a heartbeat");
+  const closed = new Mailbox("the end of the connection");
+  socket.onClose(closed.put);
+  socket.onMessage(({ topic, event, payload }) => {
+    if (topic === "phoenix" && event === "phx_reply") beats.put(payload.status);
+    return payload;
+  });
+  for (let n = 0; n < 5; n++) assert.equal(await beats.next(), "ok");
+  assert.equal(closed.size, 0);
+}
+
+export async function kicked({ client }) {
+  const [annSocket, bobSocket] = [client("ann-to-kick"), client("bob")];
+  const closed = new Mailbox("the end of the connection");
+  annSocket.onClose(closed.put);
+  const [ann, bob] = [annSocket.channel("room:kick", {}), bobSocket.channel("room:kick", {})];
+  const answers = joins(ann);
+  const annHears = events(ann, "said");
+  assert.equal((await answers.next())[0], "ok");
+  assert.equal((await outcome(bob.join()))[0], "ok");
+  bob.push("kick", { user: "ann-to-kick" });
+  assert.equal((await closed.next()).code, 1001);
+  assert.equal((await answers.next())[0], "ok"); // and back again
+  bob.push("say", { body: "welcome back" });
+  assert.deepEqual(await annHears.next(), { user: "bob", body: "welcome back" });
+}
+
+async function everybodyComesBack({ client }, what) {
+  const users = ["ann", "bob", "cat", "dan", "eve"];
+  const sockets = users.map((user) => client(user));
+  const channels = sockets.flatMap((socket) => ["room:one", "room:two"].map((topic) => socket.channel(topic, {})));
+  const answers = channels.map(joins);
+  const heard = channels.map((channel) => events(channel, "said"));
+  for (const box of answers) assert.equal((await box.next())[0], "ok");
+  for (const round of [1, 2]) {
+    await ask(what);
+    for (const box of answers) assert.equal((await box.next())[0], "ok");
+    for (const [index, channel] of channels.slice(0, 2).entries()) {
+      const body = `round ${round}, room ${index}`;
+      assert.deepEqual(await outcome(channel.push("say", { body })), ["ok", { body }]);
+    }
+    for (const [index, box] of heard.entries()) {
+      assert.deepEqual(await box.next(), { user: "ann", body: `round ${round}, room ${index % 2}` });
+    }
+  }
+}
+
+export const serverKilled = (context) => everybodyComesBack(context, "kill the server and start it again");
+export const serverRestarted = (context) => everybodyComesBack(context, "stop the server and start it again");
+
+export async function pushedWhileTheServerIsAway({ client }) {
+  const channel = client("ann").channel("room:away", {});
+  const [answers, failures] = [joins(channel), errors(channel)];
+  assert.equal((await answers.next())[0], "ok");
+  await ask("kill the server");
+  await failures.next();
+  const late = outcome(channel.push("echo", { written: "offline" }));
+  await ask("start the server");
+  assert.deepEqual(await late, ["ok", { written: "offline" }]);
+}

@@ -1,0 +1,87 @@
+"""The app that the conformance scenarios are played against: `uvicorn tests.conformance.app:app`. See channels.md.
+
+Not there yet, because the library has none of it: presence (the channels Presence, Roster and Realtime), long-polling,
+the origin check of `/origin` and the auth token of `/auth`.
+"""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
+from urllib.parse import unquote
+
+import anyio
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
+
+from starlette_channels import Channel, Channels, ConnectError, Limits
+from tests.conformance.lab import lab
+from tests.conformance.room import room
+from tests.conformance.session import connector, socket_id
+
+FORBIDDEN = {"bad": ConnectError(), "limited": ConnectError(), "denied": ConnectError()}
+REFUSE = connector(FORBIDDEN)
+REFUSE_IN_DETAIL = connector({**FORBIDDEN, "limited": ConnectError("slow down", 429)})
+
+LABS = {"lab:first": "red", "lab:*": "blue", "exact": None, "prefix*": "green"}
+ROUTES: list[Channel[Any]] = [room, *(lab(pattern, color) for pattern, color in LABS.items())]
+
+MOUNTS = {
+    "/socket": Channels(ROUTES, connect=REFUSE_IN_DETAIL, socket_id=socket_id),
+    "/origin": Channels(ROUTES, connect=REFUSE, socket_id=socket_id),
+    "/short": Channels(ROUTES, connect=REFUSE, socket_id=socket_id, limits=Limits(idle_seconds=1.0)),
+    "/limits": Channels([room], connect=REFUSE, socket_id=socket_id, limits=Limits(channels=3, message_bytes=4096)),
+    "/auth": Channels(ROUTES, connect=REFUSE, socket_id=socket_id, subprotocols=["sip"]),
+    "/proto": Channels(ROUTES, connect=REFUSE, socket_id=socket_id, subprotocols=["chat", "sip"]),
+    "/t/{tenant}": Channels(ROUTES, connect=REFUSE, socket_id=socket_id, path="/ws/{region}"),
+}
+
+
+def broadcast(topic: str, event: str, payload: Any) -> None:
+    """Broadcast to the clients of all mounts; to the topic of a socket id, `disconnect` closes its connections."""
+    for channels in MOUNTS.values():
+        channels.broadcast(topic, event, payload)
+        if event == "disconnect":
+            channels.disconnect(topic)
+
+
+async def answer(request: Request) -> Response:
+    """The HTTP routes. They look at the path as it came: a segment may hold an encoded slash."""
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    segments = [unquote(part) for part in raw.partition(b"?")[0].decode("ascii").split("/") if part]
+    match request.method, segments:
+        case "GET", []:
+            pass
+        case "POST", ["disconnect", user_id]:
+            broadcast(f"users_socket:{user_id}", "disconnect", {})
+        case "POST", ["broadcast", topic, event]:
+            broadcast(topic, event, msgspec.json.decode(await request.body() or b"{}", type=dict[str, Any]))
+        case _:
+            return PlainTextResponse("not found", 404)
+    return PlainTextResponse("ok")
+
+
+async def no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    """Whatever is no mount. Starlette's own answer to a websocket would be 403."""
+    if scope["type"] == "http":
+        await (await answer(Request(scope, receive)))(scope, receive, send)
+    else:
+        await PlainTextResponse("not found", 404)(scope, receive, send)
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+    """Hold the tasks that outlive their channels."""
+    async with anyio.create_task_group() as tasks:
+        app.state.tasks = tasks
+        yield
+        tasks.cancel_scope.cancel()
+
+
+app = Starlette(routes=[Mount(path, app=channels) for path, channels in MOUNTS.items()], lifespan=lifespan)
+app.router.default = no_route
+app.router.redirect_slashes = False
+app.state.broadcast = broadcast
