@@ -23,9 +23,7 @@ from starlette_channels import Channels, ConnectError, Handshake, JoinError, Soc
 PASSPHRASE = os.environ.get("CHAT_PASSPHRASE", "open sesame")
 HISTORY = 50  # messages that a newcomer to a room gets to see
 
-Name = Annotated[str, Meta(min_length=1, max_length=24, pattern=r"^\S(.*\S)?\Z")]
 Body = Annotated[str, Meta(min_length=1, max_length=2000, pattern=r"\S")]
-Id = Annotated[str, Meta(min_length=8, max_length=36)]
 
 
 def new_id() -> str:
@@ -36,7 +34,7 @@ def new_id() -> str:
 class User(Struct, frozen=True):
     """Who sits at the other end of a connection."""
 
-    name: Name
+    name: Annotated[str, Meta(min_length=1, max_length=24, pattern=r"^\S(.*\S)?\Z")]
 
 
 class Room(Struct, frozen=True):
@@ -58,7 +56,7 @@ class NewMessage(Struct):
     """A message on its way in. Its author chooses the id, so that sending it again does not say it twice."""
 
     body: Body
-    id: Id = field(default_factory=new_id)
+    id: Annotated[str, Meta(min_length=8, max_length=36)] = field(default_factory=new_id)
 
 
 class Announcement(Struct):
@@ -75,12 +73,6 @@ class Message(Struct, frozen=True):
     body: str
     id: str = field(default_factory=new_id)
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-
-class History(Struct):
-    """The answer to a join: the latest messages of the room, oldest first."""
-
-    messages: list[Message]
 
 
 ROOMS = [
@@ -102,13 +94,13 @@ async def connect(conn: Handshake) -> User:
 
 
 @channel("room:*")
-async def room(socket: Socket[User], join: JoinRoom) -> History:
-    """Join a room: its latest messages are the answer."""
+async def room(socket: Socket[User], join: JoinRoom) -> dict[str, list[Message]]:
+    """Join a room: its latest messages, oldest first, are the answer."""
     if socket.subtopic not in history:
         raise JoinError("there is no such room")
     if socket.subtopic in private and not secrets.compare_digest(join.passphrase.encode(), PASSPHRASE.encode()):
         raise JoinError("that is not the passphrase")
-    return History(list(history[socket.subtopic]))
+    return {"messages": list(history[socket.subtopic])}
 
 
 @room.on("new_msg")

@@ -72,6 +72,7 @@ class Connection:
 
     __slots__ = (
         "_backlog",
+        "_over",
         "_paused",
         "_protocol",
         "_service",
@@ -80,7 +81,6 @@ class Connection:
         "app",
         "assigns",
         "hub",
-        "lost",
         "serializer",
     )
 
@@ -96,13 +96,13 @@ class Connection:
         self.app = app
         self.assigns = assigns
         self.hub: Hub = service.broker.hub()
-        self.lost = False
         self.serializer = serializer
         self._service = service
         self._transport = transport
         self._socket_id = socket_id
         self._backlog = 0
         self._paused = False
+        self._over: anyio.Event | None = None
         self._protocol: ClientProtocol[Member, tuple[Channel[Any], Match]] = ClientProtocol(
             service.match, service.limits.channels
         )
@@ -128,12 +128,11 @@ class Connection:
             return
         self._handle(message)
 
-    async def ended(self) -> None:
+    async def end(self) -> None:
         """Let the members end, now that the client is gone.
 
         Handlers have `shutdown_seconds` to finish, and then as long again for `terminate`.
         """
-        self.lost = True
         if self._socket_id is not None:
             self.hub.unsubscribe(self._socket_id, self)
         members = tuple(self._protocol.members.values())
@@ -147,6 +146,8 @@ class Connection:
         for member in members:
             await member.ended()
         self._service.connections.discard(self)
+        if self._over is not None:
+            self._over.set()
 
     # What members call.
 
@@ -207,6 +208,12 @@ class Connection:
     def close(self, code: int, reason: str) -> None:
         """Close the connection; its members end as they do when the client goes."""
         self._transport.close(code, reason)
+
+    async def ended(self) -> None:
+        """Wait until the client is gone and its members have ended."""
+        if self in self._service.connections:
+            self._over = self._over or anyio.Event()
+            await self._over.wait()
 
     def _handle(self, message: Message) -> None:
         decision = self._protocol.receive(message)

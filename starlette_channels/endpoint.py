@@ -135,11 +135,12 @@ class Channels(Generic[A]):
 
     async def _close_all(self) -> None:
         self._closing = True
-        for connection in tuple(self._service.connections):
+        connections = tuple(self._service.connections)
+        for connection in connections:
             connection.hub.run(connection.close, 1012, "restart")
         with anyio.move_on_after(3 * self._service.limits.shutdown_seconds, shield=True):
-            while self._service.connections:
-                await anyio.sleep(0.01)
+            for connection in connections:
+                await connection.ended()
 
     # ASGI.
 

@@ -1,8 +1,9 @@
 """Connection parameters: the query string with brackets, as phoenix.js writes it and Plug reads it."""
 
 import re
-from typing import Any, TypeAlias
-from urllib.parse import unquote_to_bytes
+from collections.abc import Mapping
+from typing import Any, TypeAlias, cast
+from urllib.parse import quote_plus, unquote_to_bytes
 
 Params: TypeAlias = dict[str, Any]
 """Strings, and objects and lists of them."""
@@ -64,3 +65,17 @@ def decode_query(query: str) -> Params:
             raise ValueError("parameters nested too deeply")
         _put(params, path, _unquote(value))
     return params
+
+
+def encode_query(params: Mapping[str, Any]) -> str:
+    """Encode nested parameters as a query string; `decode_query` reads it back. `None` is left out."""
+    return "&".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in _flatten("", params))
+
+
+def _flatten(key: str, value: object) -> list[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        inner = cast("Mapping[str, object]", value).items()
+        return [pair for name, item in inner for pair in _flatten(f"{key}[{name}]" if key else name, item)]
+    if isinstance(value, list | tuple):
+        return [pair for item in cast("list[object]", value) for pair in _flatten(f"{key}[]", item)]
+    return [] if value is None else [(key, str(value))]

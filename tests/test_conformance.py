@@ -1,7 +1,7 @@
 """The scenarios recorded from a real Phoenix, played against every kind of server that we name as supported.
 
-`tests/conformance/selection.py` says which are played where. All scenarios of a server are played at the same time, which
-takes seconds; each is a test case all the same.
+`tests/conformance/selection.py` says which are played where. All scenarios of a server are played at the same time,
+which takes seconds; each is a test case all the same.
 """
 
 import argparse
@@ -34,12 +34,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def outcomes(server: Server, request: pytest.FixtureRequest) -> dict[str, str | None]:
     """What went wrong in each scenario that this run is about: None if nothing did."""
-    cases = [
-        item.callspec.params
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-    ]
-    names = {case["name"] for case in cases if case.get("server") is server.kind}
+    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    names = {call["name"] for call in calls if call.get("server") is server.kind}
     return asyncio.run(play(server, [name for name in SCENARIOS if name in names]))
 
 

@@ -144,7 +144,6 @@ function draw() {
 }
 
 function render() {
-  const atBottom = isAtBottom();
   const unread = rooms.reduce((sum, room) => sum + room.unread, 0);
   const elsewhere = unread - current.unread;
   const inside = !current.locked || current.state === "joined";
@@ -177,19 +176,28 @@ function render() {
   $("typing-words").textContent = typing([...current.typists.keys()]);
   $("typing").toggleAttribute("data-shown", current.typists.size > 0);
   if (letIn) $("body").focus();
-  if (atBottom) toBottom();
-  showJump();
+  if (following) toBottom();
+  else followed();
 }
 
 /* ---------------------------------------------------------------- the log's scrolling */
 
 const log = $("log");
+let following = true; // is the end of the log in sight? Then it stays there, whatever comes or changes size
 const isAtBottom = () => log.scrollHeight - log.scrollTop - log.clientHeight < 60;
-const toBottom = () => (log.scrollTop = log.scrollHeight);
-const showJump = () => ($("jump").hidden = log.hidden || isAtBottom());
 
-log.addEventListener("scroll", showJump, { passive: true });
-new ResizeObserver(showJump).observe(log);
+function toBottom() {
+  log.scrollTop = log.scrollHeight;
+  followed();
+}
+
+function followed() {
+  following = isAtBottom();
+  $("jump").hidden = log.hidden || following;
+}
+
+log.addEventListener("scroll", followed, { passive: true });
+new ResizeObserver(() => following && toBottom()).observe(log);
 $("jump").addEventListener("click", () => {
   toBottom();
   focusField();

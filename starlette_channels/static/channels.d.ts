@@ -212,3 +212,5 @@ export class ChannelError<R = any> extends Error {
 
 /** Callbacks may name a narrower type, such as CloseEvent. */
 type Bivariant<Args extends unknown[]> = { callback(...args: Args): void }["callback"];
+
+export {};

@@ -206,7 +206,7 @@ async def serve_websocket(
             transport.close(1011, "transport_failed")
         finally:
             with anyio.CancelScope(shield=True):
-                await connection.ended()
+                await connection.end()
                 await transport.finished()
             tasks.cancel_scope.cancel()
 

@@ -5,7 +5,7 @@ the origin check of `/origin` and the auth token of `/auth`.
 """
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,9 +18,11 @@ from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
 from starlette_channels import Channel, Channels, ConnectError, Limits
+from starlette_channels.broker import Broker
+from starlette_channels.endpoint import Connect
 from tests.conformance.lab import lab
 from tests.conformance.room import room
-from tests.conformance.session import connector, socket_id
+from tests.conformance.session import Session, connector, socket_id
 
 FORBIDDEN = {"bad": ConnectError(), "limited": ConnectError(), "denied": ConnectError()}
 REFUSE = connector(FORBIDDEN)
@@ -29,23 +31,25 @@ REFUSE_IN_DETAIL = connector({**FORBIDDEN, "limited": ConnectError("slow down", 
 LABS = {"lab:first": "red", "lab:*": "blue", "exact": None, "prefix*": "green"}
 ROUTES: list[Channel[Any]] = [room, *(lab(pattern, color) for pattern, color in LABS.items())]
 
+BROKER = Broker()  # one for all mounts, so that what is broadcast reaches the clients of each
+
+
+def socket(
+    channels: Sequence[Channel[Session]] = ROUTES, connect: Connect[Session] = REFUSE, **options: Any
+) -> Channels[Session]:
+    """What is mounted, with the options in which one mount differs from another."""
+    return Channels(channels, connect=connect, socket_id=socket_id, broker=BROKER, **options)
+
+
 MOUNTS = {
-    "/socket": Channels(ROUTES, connect=REFUSE_IN_DETAIL, socket_id=socket_id),
-    "/origin": Channels(ROUTES, connect=REFUSE, socket_id=socket_id),
-    "/short": Channels(ROUTES, connect=REFUSE, socket_id=socket_id, limits=Limits(idle_seconds=1.0)),
-    "/limits": Channels([room], connect=REFUSE, socket_id=socket_id, limits=Limits(channels=3, message_bytes=4096)),
-    "/auth": Channels(ROUTES, connect=REFUSE, socket_id=socket_id, subprotocols=["sip"]),
-    "/proto": Channels(ROUTES, connect=REFUSE, socket_id=socket_id, subprotocols=["chat", "sip"]),
-    "/t/{tenant}": Channels(ROUTES, connect=REFUSE, socket_id=socket_id, path="/ws/{region}"),
+    "/socket": socket(connect=REFUSE_IN_DETAIL),
+    "/origin": socket(),
+    "/short": socket(limits=Limits(idle_seconds=1.0)),
+    "/limits": socket([room], limits=Limits(channels=3, message_bytes=4096)),
+    "/auth": socket(subprotocols=["sip"]),
+    "/proto": socket(subprotocols=["chat", "sip"]),
+    "/t/{tenant}": socket(path="/ws/{region}"),
 }
-
-
-def broadcast(topic: str, event: str, payload: Any) -> None:
-    """Broadcast to the clients of all mounts; to the topic of a socket id, `disconnect` closes its connections."""
-    for channels in MOUNTS.values():
-        channels.broadcast(topic, event, payload)
-        if event == "disconnect":
-            channels.disconnect(topic)
 
 
 async def answer(request: Request) -> Response:
@@ -56,9 +60,9 @@ async def answer(request: Request) -> Response:
         case "GET", []:
             pass
         case "POST", ["disconnect", user_id]:
-            broadcast(f"users_socket:{user_id}", "disconnect", {})
+            BROKER.broadcast(f"users_socket:{user_id}", "disconnect", {})
         case "POST", ["broadcast", topic, event]:
-            broadcast(topic, event, msgspec.json.decode(await request.body() or b"{}", type=dict[str, Any]))
+            BROKER.broadcast(topic, event, msgspec.json.decode(await request.body() or b"{}", type=dict[str, Any]))
         case _:
             return PlainTextResponse("not found", 404)
     return PlainTextResponse("ok")
@@ -74,8 +78,10 @@ async def no_route(scope: Scope, receive: Receive, send: Send) -> None:
 
 @contextlib.asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncGenerator[None]:
-    """Hold the tasks that outlive their channels."""
-    async with anyio.create_task_group() as tasks:
+    """Hold the tasks that outlive their channels, and close what is open at the end."""
+    async with anyio.create_task_group() as tasks, contextlib.AsyncExitStack() as stack:
+        for channels in MOUNTS.values():
+            await stack.enter_async_context(channels.lifespan(app))
         app.state.tasks = tasks
         yield
         tasks.cancel_scope.cancel()
@@ -84,4 +90,4 @@ async def lifespan(app: Starlette) -> AsyncGenerator[None]:
 app = Starlette(routes=[Mount(path, app=channels) for path, channels in MOUNTS.items()], lifespan=lifespan)
 app.router.default = no_route
 app.router.redirect_slashes = False
-app.state.broadcast = broadcast
+app.state.broadcast = BROKER.broadcast

@@ -1,0 +1,319 @@
+"""A client for tests: the real wire over real ASGI, without a server, a socket or a sleep.
+
+    async with connect(app, "/socket", user="ann") as client:
+        room = await client.join("room:lobby")
+        assert await room.push("new_msg", {"body": "hi"}) == Reply("ok")
+        assert await room.receive("new_msg") == {"body": "hi", "user": "ann"}
+        assert await room.received_nothing()
+
+It works with anyio's pytest plugin on asyncio and trio. What does not come within `timeout` seconds fails the test with
+a list of what came instead; on trio with a `MockClock(autojump_threshold=0)` no second of it is real.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+from msgspec import Struct
+from starlette.types import ASGIApp, Message, Scope
+
+from starlette_channels.messages import Frame, Raw, Reply, encode_payload
+from starlette_channels.params import encode_query
+
+_decode_array = msgspec.json.Decoder(tuple[Any, Any, Any, Any, Any]).decode
+
+
+class HandshakeRefused(Exception):
+    """The server refused the connection, with this HTTP status and body."""
+
+    def __init__(self, status: int, body: str) -> None:
+        super().__init__(f"{status} {body}".strip())
+        self.status = status
+        self.body = body
+
+
+class JoinRefused(Exception):
+    """The server refused the join, with this reply."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(f"{reply.status}: {reply.payload}")
+        self.reply = reply
+
+
+class ConnectionClosed(Exception):
+    """The server closed the connection, with this code."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code} {reason}".strip())
+        self.code = code
+        self.reason = reason
+
+
+class Received(Struct, frozen=True):
+    """A frame from the server; the payload is JSON decoded, or bytes."""
+
+    join_ref: Any
+    ref: Any
+    topic: str
+    event: str
+    payload: Any
+
+    @property
+    def reply(self) -> Reply:
+        """The payload of a `phx_reply`."""
+        return Reply(self.payload["status"], self.payload["response"])
+
+
+class Client:
+    """One connection. `connect` makes it."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.subprotocol: str | None = None
+        self._refs = count(1)
+        self._outgoing, self._incoming = anyio.create_memory_object_stream[Message](float("inf"))
+        self._unread: list[Received] = []
+        self._news: anyio.Event | None = None
+        self._accepted = False
+        self._refusal: tuple[int, bytes] | None = None
+        self._closed: tuple[int, str] | None = None
+
+    async def join(self, topic: str, payload: Any = None) -> "Joined":
+        """Join a topic; raises `JoinRefused` if the server says no."""
+        ref = self.ref()
+        self.send(ref, ref, topic, "phx_join", {} if payload is None else payload)
+        reply = await self.reply(ref)
+        if reply.status != "ok":
+            raise JoinRefused(reply)
+        return Joined(self, topic, ref, reply)
+
+    async def heartbeat(self) -> Reply:
+        """Send a heartbeat and return its answer."""
+        ref = self.ref()
+        self.send(None, ref, "phoenix", "heartbeat", {})
+        return await self.reply(ref)
+
+    def ref(self) -> str:
+        """Return a fresh ref."""
+        return str(next(self._refs))
+
+    def send(self, join_ref: Any, ref: Any, topic: Any, event: Any, payload: Any) -> None:
+        """Send a message, in a binary frame if the payload is bytes, and do not wait for anything."""
+        body = encode_payload(payload)
+        if isinstance(body, Raw):
+            self.send_frame(msgspec.json.encode((join_ref, ref, topic, event, body)).decode())
+        else:
+            names = [str(name).encode() for name in (join_ref, ref, topic, event)]
+            self.send_frame(b"".join((b"\0", bytes(map(len, names)), *names, body)))
+
+    def send_frame(self, frame: Frame) -> None:
+        """Send a frame as it stands."""
+        key = "text" if isinstance(frame, str) else "bytes"
+        self._outgoing.send_nowait({"type": "websocket.receive", key: frame})
+
+    async def reply(self, ref: Any) -> Reply:
+        """Wait for the reply to a message."""
+        received = await self.receive(lambda one: one.event == "phx_reply" and one.ref == ref, f"the reply to {ref!r}")
+        return received.reply
+
+    async def receive(self, wanted: Callable[[Received], bool] | None = None, what: str = "a frame") -> Received:
+        """Wait for the next frame that is wanted, any by default; others stay for later calls."""
+        with anyio.move_on_after(self.timeout):
+            while True:
+                for position, received in enumerate(self._unread):
+                    if wanted is None or wanted(received):
+                        return self._unread.pop(position)
+                if self._closed is not None:
+                    raise ConnectionClosed(*self._closed)
+                await self._wait()
+        raise AssertionError(f"{what} did not come within {self.timeout} s; unread: {self._unread}")
+
+    async def received_nothing(self, wanted: Callable[[Received], bool] | None = None) -> bool:
+        """Let the server do all that it can do now, and fail if a frame that is wanted has come.
+
+        Handlers that sleep or wait for something outside are not waited for.
+        """
+        await anyio.wait_all_tasks_blocked()
+        unexpected = [received for received in self._unread if wanted is None or wanted(received)]
+        assert not unexpected, f"came unexpectedly: {unexpected}"
+        return True
+
+    def disconnect(self, code: int = 1000) -> None:
+        """Be gone: the server gets a `websocket.disconnect`."""
+        self._outgoing.send_nowait({"type": "websocket.disconnect", "code": code})
+
+    async def closed(self) -> int:
+        """Wait until the server closes the connection, and return the code."""
+        with anyio.move_on_after(self.timeout):
+            while self._closed is None:
+                await self._wait()
+            return self._closed[0]
+        raise AssertionError(f"the server did not close within {self.timeout} s; unread: {self._unread}")
+
+    @asynccontextmanager
+    async def talking_to(self, app: ASGIApp, scope: Scope) -> AsyncGenerator[None]:
+        """Run an application for this connection, and disconnect at the end. `connect` builds the scope."""
+        failure: Exception | None = None
+        with self._outgoing, self._incoming:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._serve, app, scope)
+                try:
+                    await self._open()
+                    yield
+                except Exception as error:  # noqa: BLE001 - raised again outside, where the task group does not wrap it
+                    failure = error
+                self.disconnect()
+                tasks.cancel_scope.deadline = anyio.current_time() + 10 * self.timeout
+        if failure is not None:
+            raise failure
+        assert not tasks.cancel_scope.cancelled_caught, "the application did not end its side"
+
+    async def _wait(self) -> None:
+        self._news = self._news or anyio.Event()
+        await self._news.wait()
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+    async def _serve(self, app: ASGIApp, scope: Scope) -> None:
+        """Run the application for this connection; its `send` ends here."""
+        try:
+            await app(scope, self._incoming.receive, self._take)
+        finally:
+            self._closed = self._closed or (1006, "the application returned")
+            self._tell()
+
+    async def _take(self, message: Message) -> None:
+        await anyio.lowlevel.checkpoint()
+        match message["type"]:
+            case "websocket.accept":
+                self._accepted = True
+                self.subprotocol = message.get("subprotocol")
+            case "websocket.http.response.start":
+                self._refusal = (message["status"], b"")
+            case "websocket.http.response.body":
+                assert self._refusal is not None
+                self._refusal = (self._refusal[0], self._refusal[1] + message.get("body", b""))
+            case "websocket.close" if not self._accepted:
+                self._refusal = (403, b"")
+            case "websocket.close":
+                self._closed = (message.get("code", 1000), message.get("reason") or "")
+            case _:
+                text = message.get("text")
+                self._unread.append(_decode(message["bytes"] if text is None else text))
+        self._tell()
+
+    async def _open(self) -> None:
+        self._outgoing.send_nowait({"type": "websocket.connect"})
+        with anyio.fail_after(self.timeout):
+            while not self._accepted:
+                if self._closed is not None:
+                    status, body = self._refusal or (500, b"")
+                    raise HandshakeRefused(status, body.decode())
+                await self._wait()
+
+
+class Joined:
+    """A topic that a client has joined. `Client.join` makes it."""
+
+    def __init__(self, client: Client, topic: str, join_ref: str, reply: Reply) -> None:
+        self.client = client
+        self.topic = topic
+        self.join_ref = join_ref
+        self.reply = reply
+
+    async def push(self, event: str, payload: Any = None) -> Reply:
+        """Send an event and wait for its reply."""
+        return await self.client.reply(self.send(event, payload))
+
+    def send(self, event: str, payload: Any = None) -> str:
+        """Send an event, and return the ref with which `client.reply(ref)` can wait for the reply."""
+        ref = self.client.ref()
+        self.client.send(self.join_ref, ref, self.topic, event, {} if payload is None else payload)
+        return ref
+
+    async def receive(self, event: str) -> Any:
+        """Wait for the next push or broadcast of an event, and return its payload."""
+        received = await self.client.receive(lambda one: self._concerns(one, event), f"{event!r} on {self.topic!r}")
+        return received.payload
+
+    async def received_nothing(self, event: str | None = None) -> bool:
+        """Let the server do all that it can do now, and fail if the event (any by default) has come on this topic."""
+        return await self.client.received_nothing(lambda one: self._concerns(one, event))
+
+    async def leave(self) -> Reply:
+        """Leave, wait for the end of the channel, and return the reply."""
+        reply = await self.push("phx_leave")
+        await self.receive("phx_close")
+        return reply
+
+    def _concerns(self, received: Received, event: str | None) -> bool:
+        current = received.join_ref in (None, self.join_ref)
+        return received.topic == self.topic and current and event in (None, received.event)
+
+
+@asynccontextmanager
+async def connect(
+    app: ASGIApp,
+    mount: str = "",
+    *,
+    path: str = "/websocket",
+    vsn: str = "2.0.0",
+    headers: Mapping[str, str] | None = None,
+    subprotocols: Sequence[str] = (),
+    timeout: float = 5.0,  # noqa: ASYNC109 - it bounds each wait of the client, not this function
+    **params: Any,
+) -> AsyncGenerator[Client]:
+    """Connect to an application whose channels are mounted at `mount`, with query parameters, nested ones included.
+
+    `app` is the whole application, middleware and all, or a `Channels` alone. Leaving the block disconnects and waits
+    until the application has ended its side. Raises `HandshakeRefused` if the server refuses. The lifespan of the
+    application is not run.
+    """
+    query = encode_query({**params, "vsn": vsn})
+    lines = {"host": "testserver", **{name.lower(): value for name, value in (headers or {}).items()}}
+    scope: Scope = {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "scheme": "ws",
+        "path": mount + path,
+        "raw_path": (mount + path).encode(),
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines.items()],
+        "client": ("testclient", 50000),
+        "server": ("testserver", 80),
+        "subprotocols": list(subprotocols),
+        "state": {},
+        "extensions": {"websocket.http.response": {}},
+    }
+    client = Client(timeout)
+    async with client.talking_to(app, scope):
+        yield client
+
+
+def _decode(frame: Frame) -> Received:
+    if isinstance(frame, str):
+        return Received(*_decode_array(frame))
+    kind, *sizes = frame[: {0: 4, 1: 5, 2: 3}[frame[0]]]
+    names: list[str] = []
+    start = 1 + len(sizes)
+    for size in sizes:
+        names.append(frame[start : start + size].decode())
+        start += size
+    data = frame[start:]
+    match kind, names:
+        case 0, [join_ref, topic, event]:
+            return Received(join_ref or None, None, topic, event, data)
+        case 1, [join_ref, ref, topic, status]:
+            return Received(join_ref or None, ref, topic, "phx_reply", {"status": status, "response": data})
+        case _:
+            topic, event = names
+            return Received(None, None, topic, event, data)
