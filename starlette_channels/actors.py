@@ -27,6 +27,16 @@ Fate: TypeAlias = EndReason | Literal["refused"]
 Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
 
 
+def crash_types() -> tuple[type[BaseException], ...]:
+    """Return the exceptions that end a channel and nothing else: all that are errors.
+
+    A cancellation that reaches a task that nobody cancels is one of them: a handler awaited something cancelled.
+    """
+    if anyio.current_effective_deadline() == -math.inf:
+        return (Exception,)
+    return (Exception, anyio.get_cancelled_exc_class())
+
+
 class Spawner(Protocol):
     """What runs an actor's work."""
 
@@ -127,15 +137,12 @@ class Actor(ABC):
                 step, letter = self._mail.popleft()
                 try:
                     await step(letter)
-                except Exception:  # noqa: BLE001 - whatever a handler raises ends its channel and nothing else
+                except crash_types():
                     self._failed(step, interrupt=False)
                 finally:
                     self._dealt_with(letter)
         except BaseException:
-            # Either everything here is being cancelled, or a handler let through a cancellation that was not meant
-            # for it.
-            cancelled = anyio.current_effective_deadline() == -math.inf
-            self.fate = self.fate or ("shutdown" if cancelled else "error")
+            self.fate = self.fate or "shutdown"
             raise
         finally:
             if self.fate is not None:
@@ -191,7 +198,7 @@ class Actor(ABC):
     ) -> None:
         try:
             await function(*args)
-        except Exception:  # noqa: BLE001 - as with handlers
+        except crash_types():
             self._failed(function, interrupt=True)
         finally:
             assert self._children is not None

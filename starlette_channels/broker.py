@@ -52,21 +52,6 @@ class Subscriber(Protocol):
         ...
 
 
-class Subscription:
-    """One more subscription of somebody who may have others; it is left out of what its owner sends."""
-
-    __slots__ = ("_hear", "_owner")
-
-    def __init__(self, owner: object, hear: Callable[[Publication], None]) -> None:
-        self._owner = owner
-        self._hear = hear
-
-    def deliver(self, publication: Publication) -> None:
-        """Pass a broadcast on."""
-        if publication.sender is not self._owner:
-            self._hear(publication)
-
-
 class Hub:
     """The subscribers of one event loop. All methods but `run` belong to that loop's thread."""
 
@@ -143,6 +128,51 @@ class Hub:
                 return ()
             snapshot = self._snapshots[topic] = tuple(self._members[topic])
         return snapshot
+
+
+class Subscription:
+    """One more subscription of somebody who may have others; it is left out of what its owner sends."""
+
+    __slots__ = ("_hear", "_owner")
+
+    def __init__(self, owner: object, hear: Callable[[Publication], None]) -> None:
+        self._owner = owner
+        self._hear = hear
+
+    def deliver(self, publication: Publication) -> None:
+        """Pass a broadcast on."""
+        if publication.sender is not self._owner:
+            self._hear(publication)
+
+
+class Subscriptions:
+    """The further subscriptions of one owner; two to the same topic deliver twice."""
+
+    __slots__ = ("_entries", "_hear", "_hub", "_owner")
+
+    def __init__(self, hub: Hub, owner: object, hear: Callable[[Publication], None]) -> None:
+        self._hub = hub
+        self._owner = owner
+        self._hear = hear
+        self._entries: list[tuple[str, Subscription]] = []
+
+    def add(self, topic: str) -> None:
+        """Subscribe to a topic, once more if need be."""
+        subscription = Subscription(self._owner, self._hear)
+        self._entries.append((topic, subscription))
+        self._hub.subscribe(topic, subscription)
+
+    def remove(self, topic: str) -> None:
+        """End all subscriptions to a topic."""
+        for name, subscription in self._entries:
+            if name == topic:
+                self._hub.unsubscribe(name, subscription)
+        self._entries = [entry for entry in self._entries if entry[0] != topic]
+
+    def clear(self) -> None:
+        """End all subscriptions."""
+        for topic in {topic for topic, _ in self._entries}:
+            self.remove(topic)
 
 
 class Broker:

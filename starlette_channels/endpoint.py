@@ -203,7 +203,7 @@ class Channels(Generic[A]):
 
     async def _refuse(self, scope: Scope, send: Send, refusal: Refused, body: str = "") -> None:
         self._service.counts["connect_refused"] += 1
-        logger.warning("Connection refused with %d: %s", refusal.status, refusal.reason or "no reason given")
+        logger.warning("Connection refused with %d: %r", refusal.status, refusal.reason)
         await refuse_websocket(scope, send, refusal, body)
 
     def _match(self, scope: Scope) -> dict[str, Any] | None:

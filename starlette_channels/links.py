@@ -61,12 +61,21 @@ class Link(Spawner, Protocol):
         ...
 
 
+def reply_frame(link: Link, join_ref: Ref, ref: Ref, topic: str, reply: Reply) -> Frame:
+    """Encode a reply for a client's wire."""
+    return link.serializer.reply(join_ref, ref, topic, reply.status, encode_payload(reply.payload))
+
+
 class PromisedReply(LaterReply):
     """The answer to one message, to be given whenever it is there; see `Socket.reply_later`."""
 
     __slots__ = ("_join_ref", "_link", "_ref", "_topic")
 
-    def __init__(self, link: Link, join_ref: Ref, message: Message) -> None:
+    def __init__(self, link: Link, join_ref: Ref, message: Message | None) -> None:
+        if message is None:
+            raise RuntimeError("reply_later: no message is being handled; call it in an event handler")
+        if message.ref is None:
+            raise RuntimeError("reply_later: the message has no ref, so only a returned value can answer it")
         self._link = link
         self._join_ref = join_ref
         self._ref = message.ref
@@ -74,7 +83,5 @@ class PromisedReply(LaterReply):
 
     @override
     def __call__(self, answer: Payload | Reply | None = None) -> None:
-        reply = as_reply(answer)
-        body = encode_payload(reply.payload)
-        frame = self._link.serializer.reply(self._join_ref, self._ref, self._topic, reply.status, body)
+        frame = reply_frame(self._link, self._join_ref, self._ref, self._topic, as_reply(answer))
         self._link.hub.run(self._link.write, frame)

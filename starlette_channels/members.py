@@ -6,6 +6,7 @@ unknown events and payloads that do not fit are answered instead of crashing, an
 """
 
 import copy
+import functools
 import logging
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,11 +14,11 @@ from typing import Any
 
 import anyio
 
-from starlette_channels.actors import Actor, Stage
-from starlette_channels.broker import Publication, Subscription
-from starlette_channels.channels import Channel, Handler
+from starlette_channels.actors import Actor, Stage, crash_types
+from starlette_channels.broker import Publication, Subscriptions
+from starlette_channels.channels import Channel
 from starlette_channels.exceptions import InvalidPayload, JoinError
-from starlette_channels.links import Link, PromisedReply
+from starlette_channels.links import Link, PromisedReply, reply_frame
 from starlette_channels.messages import (
     EMPTY,
     Broadcast,
@@ -85,7 +86,7 @@ class Member(Actor, Socket[Any]):
         self._joined: bool | None = None
         self._message: Message | None = None
         self._held: list[Frame] | None = None
-        self._subscriptions: list[tuple[str, Subscription]] | None = None
+        self._subscriptions: Subscriptions | None = None
 
     # What the connection calls.
 
@@ -153,12 +154,7 @@ class Member(Actor, Socket[Any]):
 
     @override
     def reply_later(self) -> LaterReply:
-        message = self._message
-        if message is None:
-            raise RuntimeError("reply_later: no message is being handled; call it in an event handler")
-        if message.ref is None:
-            raise RuntimeError("reply_later: the message has no ref, so only a returned value can answer it")
-        return PromisedReply(self._link, self._push_ref, message)
+        return PromisedReply(self._link, self._push_ref, self._message)
 
     @override
     def send_info(self, message: object) -> None:
@@ -178,11 +174,12 @@ class Member(Actor, Socket[Any]):
 
     @override
     def on_close(self, function: Cleanup) -> None:
-        self._cleanups = [*(self._cleanups or ()), function]
+        self._cleanups = self._cleanups or []
+        self._cleanups.append(function)
 
     @override
     def stop(self) -> None:
-        self._link.hub.run(self._stop)
+        self._link.hub.run(functools.partial(self._seal, "stopped", interrupt=False))
 
     # Joining.
 
@@ -197,36 +194,44 @@ class Member(Actor, Socket[Any]):
         try:
             self.assigns = copy.copy(self._link.assigns)
             answer = await handler.call(self, handler.decode(message.payload), **self.topic_params)
-            frame = self._reply_frame(self.join_ref, message, as_reply(answer))
+            reply = self._join_reply(message, as_reply(answer))
         except JoinError as error:
             self._refuse(message, "join_refused", error.payload)
         except InvalidPayload as error:
             self._refuse(message, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
-        except Exception:
+        except crash_types():
             logger.exception("Join of %r crashed", self.topic)
             self._refuse(message, "join_crashed", {"reason": "join crashed"})
         else:
-            self._admit(frame)
+            self._admit(reply)
 
     def _admit(self, reply: Frame) -> None:
         self._joined = True
         self._link.write(reply)
         self._say_goodbye_of_replaced()
+        held, self._held = self._held, None
         if self.fate in SILENT:
             return
         self._link.hub.subscribe(self.topic, self)
-        for frame in self._held or ():
+        for frame in held or ():
             self._link.write(frame)
-        self._held = None
 
     def _refuse(self, message: Message, code: str, payload: object) -> None:
+        try:
+            reply = self._join_reply(message, Reply("error", payload))
+        except Exception:
+            logger.exception("The reason for refusing %r cannot be sent", self.topic)
+            reply = self._join_reply(message, Reply("error", {"reason": "join crashed"}))
         self._joined = False
         self._held = None
         self.fate = "refused"
         self._link.counts[code] += 1
         logger.info("Join of %r refused: %s", self.topic, code)
-        self._link.write(self._reply_frame(self.join_ref, message, Reply("error", payload)))
+        self._link.write(reply)
         self._say_goodbye_of_replaced()
+
+    def _join_reply(self, message: Message, reply: Reply) -> Frame:
+        return reply_frame(self._link, self.join_ref, message.ref, self.topic, reply)
 
     def _say_goodbye_of_replaced(self) -> None:
         """Close the replaced channel only now: the client must not take its close for that of the new one."""
@@ -257,33 +262,31 @@ class Member(Actor, Socket[Any]):
         finally:
             self._message = None
         if answer is not None:
-            self._send(self._reply_frame(self._push_ref, message, as_reply(answer)))
+            self._reply(message, as_reply(answer))
 
     def _blame(self, message: Message, code: str, payload: Mapping[str, str]) -> None:
         """Count and log a client's mistake, and answer it if the message has a ref."""
         self._link.counts[code] += 1
         logger.warning("%r: %s in event %r", self, code, message.event)
         if message.ref is not None:
-            self._send(self._reply_frame(self._push_ref, message, Reply("error", payload)))
+            self._reply(message, Reply("error", payload))
 
     async def _handle_leave(self, message: Message) -> None:
-        self._send(self._reply_frame(self._push_ref, message, Reply("ok")))
+        self._reply(message, Reply("ok"))
         self._seal("left", interrupt=False)
 
     async def _handle_close(self, _: None) -> None:
         self._seal("closed", interrupt=False)
 
     async def _handle_intercepted(self, publication: Publication) -> None:
-        await self._handle_own(self._channel.intercepts[publication.event], publication)
-
-    async def _handle_own(self, handler: Handler, publication: Publication) -> None:
+        handler = self._channel.intercepts[publication.event]
         try:
             payload = handler.decode(publication.body)
         except InvalidPayload as error:
             self._link.counts["inexpressible_broadcast"] += 1
             logger.error("%r: broadcast %r does not fit its intercept handler: %s", self, publication.event, error)
-            return
-        await handler.call(self, payload)
+        else:
+            await handler.call(self, payload)
 
     async def _handle_heard(self, publication: Publication) -> None:
         await self._handle_info(Broadcast(publication.topic, publication.event, decode_anything(publication.body)))
@@ -304,15 +307,15 @@ class Member(Actor, Socket[Any]):
 
     def _send(self, frame: Frame) -> None:
         if self._joined is None:
-            self._held = [*(self._held or ()), frame]
+            self._held = self._held or []
+            self._held.append(frame)
         elif self._stage is Stage.ENDED or self.fate in SILENT or not self._joined:
             self._link.counts["pushed_after_end"] += 1
         else:
             self._link.write(frame)
 
-    def _reply_frame(self, join_ref: Ref, message: Message, reply: Reply) -> Frame:
-        body = encode_payload(reply.payload)
-        return self._link.serializer.reply(join_ref, message.ref, self.topic, reply.status, body)
+    def _reply(self, message: Message, reply: Reply) -> None:
+        self._send(reply_frame(self._link, self._push_ref, message.ref, self.topic, reply))
 
     def _event_frame(self, event: str, payload: object = None) -> Frame:
         body = EMPTY if payload is None else encode_payload(payload)
@@ -322,26 +325,17 @@ class Member(Actor, Socket[Any]):
 
     def _subscribe(self, topic: str) -> None:
         if self._stage is Stage.LIVING:
-            subscription = Subscription(self, self.hear)
-            self._subscriptions = [*(self._subscriptions or ()), (topic, subscription)]
-            self._link.hub.subscribe(topic, subscription)
+            self._subscriptions = self._subscriptions or Subscriptions(self._link.hub, self, self.hear)
+            self._subscriptions.add(topic)
 
-    def _unsubscribe(self, topic: str | None) -> None:
-        """End the subscriptions to a topic, or all of them."""
-        kept: list[tuple[str, Subscription]] = []
-        for name, subscription in self._subscriptions or ():
-            if topic in (None, name):
-                self._link.hub.unsubscribe(name, subscription)
-            else:
-                kept.append((name, subscription))
-        self._subscriptions = kept or None
-
-    def _stop(self) -> None:
-        self._seal("stopped", interrupt=False)
+    def _unsubscribe(self, topic: str) -> None:
+        if self._subscriptions is not None:
+            self._subscriptions.remove(topic)
 
     async def _end(self, leftovers: Iterable[Any]) -> None:
         self._link.hub.unsubscribe(self.topic, self)
-        self._unsubscribe(None)
+        if self._subscriptions is not None:
+            self._subscriptions.clear()
         if self.fate in ("left", "stopped"):
             self._link.write(self._event_frame("phx_close"))
             self._link.free(self.topic, self)
