@@ -7,7 +7,6 @@ timer.
 
 import inspect
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
@@ -19,10 +18,10 @@ import anyio
 from starlette_channels.channels import EndReason
 from starlette_channels.limits import Limits
 from starlette_channels.sockets import Cleanup
+from starlette_channels.tasks import Cancel, being_cancelled
 
 logger = logging.getLogger("starlette_channels.channel")
 
-Cancel: TypeAlias = Callable[[], None]
 Fate: TypeAlias = EndReason | Literal["refused"]
 Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
 
@@ -32,9 +31,7 @@ def crash_types() -> tuple[type[BaseException], ...]:
 
     A cancellation that reaches a task that nobody cancels is one of them: a handler awaited something cancelled.
     """
-    if anyio.current_effective_deadline() == -math.inf:
-        return (Exception,)
-    return (Exception, anyio.get_cancelled_exc_class())
+    return (Exception,) if being_cancelled() else (Exception, anyio.get_cancelled_exc_class())
 
 
 class Spawner(Protocol):

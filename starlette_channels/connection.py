@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import anyio
 
-from starlette_channels.actors import Cancel
 from starlette_channels.broker import Broker, Hub, Publication
 from starlette_channels.channels import Channel
 from starlette_channels.exceptions import ProtocolError
@@ -19,6 +18,7 @@ from starlette_channels.members import Member
 from starlette_channels.messages import EMPTY, Frame, Message, encode_payload, frame_size
 from starlette_channels.protocol import Answer, ClientProtocol, Join, Leave, Push, Stale
 from starlette_channels.serializers import Serializer
+from starlette_channels.tasks import Cancel
 from starlette_channels.topics import Match
 
 logger = logging.getLogger("starlette_channels.connection")
@@ -126,7 +126,10 @@ class Connection:
             logger.exception("The serializer of version %s failed", self.serializer.version)
             self._fail(1011, "malformed_message", "the serializer failed")
             return
-        self._handle(message)
+        try:
+            self._handle(message)
+        except RecursionError:  # a ref may be nested just so deeply that it can be decoded, but not encoded again
+            self._fail(1011, "malformed_message", "a ref or topic is nested too deeply")
 
     async def end(self) -> None:
         """Let the members end, now that the client is gone.
@@ -136,18 +139,25 @@ class Connection:
         if self._socket_id is not None:
             self.hub.unsubscribe(self._socket_id, self)
         members = tuple(self._protocol.members.values())
-        for member in members:
-            member.close()
-        with anyio.move_on_after(self.limits.shutdown_seconds):
+        try:
+            for member in members:
+                member.close()
+            with anyio.move_on_after(self.limits.shutdown_seconds):
+                for member in members:
+                    await member.ended()
+            for member in members:
+                member.abort("closed")
             for member in members:
                 await member.ended()
-        for member in members:
-            member.abort()
-        for member in members:
-            await member.ended()
-        self._service.connections.discard(self)
-        if self._over is not None:
-            self._over.set()
+        finally:
+            self._service.connections.discard(self)
+            if self._over is not None:
+                self._over.set()
+
+    def abort(self) -> None:
+        """Let the members end at once: handlers are cancelled, `terminate` still has its time."""
+        for member in tuple(self._protocol.members.values()):
+            member.abort("shutdown")
 
     # What members call.
 

@@ -16,20 +16,10 @@ import anyio
 
 from starlette_channels.actors import Actor, Stage, crash_types
 from starlette_channels.broker import Publication, Subscriptions
-from starlette_channels.channels import Channel
+from starlette_channels.channels import Channel, EndReason
 from starlette_channels.exceptions import InvalidPayload, JoinError
 from starlette_channels.links import Link, PromisedReply, reply_frame
-from starlette_channels.messages import (
-    EMPTY,
-    Broadcast,
-    Frame,
-    Message,
-    Payload,
-    Ref,
-    Reply,
-    as_reply,
-    encode_payload,
-)
+from starlette_channels.messages import EMPTY, Broadcast, Frame, Message, Payload, Ref, Reply, as_reply, encode_payload
 from starlette_channels.payloads import decode_anything
 from starlette_channels.protocol import UNMATCHED, Answer
 from starlette_channels.sockets import Cleanup, LaterReply, Socket
@@ -111,9 +101,9 @@ class Member(Actor, Socket[Any]):
         """End because the connection has, once all that the client sent is handled."""
         self._post(self._handle_close, None)
 
-    def abort(self) -> None:
+    def abort(self, reason: EndReason) -> None:
         """End now, a join that is going on included."""
-        self._seal("closed")
+        self._seal(reason)
         self._interrupt()
 
     def deliver(self, publication: Publication) -> None:
@@ -127,8 +117,11 @@ class Member(Actor, Socket[Any]):
 
     def hear(self, publication: Publication) -> None:
         """Take a broadcast of a topic that a handler subscribed to."""
-        own = publication.topic == self.topic and publication.event in self._channel.intercepts
-        self._post(self._handle_intercepted if own else self._handle_heard, publication)
+        if publication.topic == self.topic and publication.event in self._channel.intercepts:
+            self._post(self._handle_intercepted, publication)
+        else:
+            payload = decode_anything(publication.body)
+            self._post(self._handle_info, Broadcast(publication.topic, publication.event, payload))
 
     # What handlers call.
 
@@ -287,9 +280,6 @@ class Member(Actor, Socket[Any]):
             logger.error("%r: broadcast %r does not fit its intercept handler: %s", self, publication.event, error)
         else:
             await handler.call(self, payload)
-
-    async def _handle_heard(self, publication: Publication) -> None:
-        await self._handle_info(Broadcast(publication.topic, publication.event, decode_anything(publication.body)))
 
     async def _handle_info(self, message: object) -> None:
         handler = self._channel.info_handler(message)

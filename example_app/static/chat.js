@@ -160,7 +160,7 @@ function render() {
   $("locked").hidden = inside;
   const refusal = current.state === "refused" ? `Sorry, ${current.refusal}.` : "";
   if ($("refusal").textContent !== refusal) $("refusal").textContent = refusal; // an alert is read out when it changes
-  $("passphrase").toggleAttribute("aria-invalid", current.state === "refused");
+  $("passphrase").setAttribute("aria-invalid", current.state === "refused");
   $("unlock").textContent = waiting ? "Knocking…" : "Go in";
   $("unlock").disabled = waiting;
 

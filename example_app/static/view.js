@@ -34,7 +34,7 @@ export function drawRooms(list, rooms, current) {
   if (!list.children.length) list.append(...rooms.map(roomItem));
   rooms.forEach((room, index) => {
     const button = list.children[index].firstElementChild;
-    const last = room.messages.at(-1);
+    const last = room.state === "refused" ? null : room.messages.at(-1);
     const typists = [...room.typists.keys()];
     button.toggleAttribute("data-unread", room.unread > 0);
     if (room === current) button.setAttribute("aria-current", "true");
@@ -112,7 +112,7 @@ function lines(room) {
     }
     const looks = [message.state, message.at, message.why ?? "", first].join("|");
     result.push({
-      key: message.id,
+      key: `message ${message.id}`, // the id is the author's choice: it must not pass for another line
       looks,
       draw: () => (message.author === null ? announcement(message) : said(message, first, message.author === room.me)),
     });

@@ -141,8 +141,8 @@ export class Channel {
   /** Leaves the topic: here at once, and the server is told. */
   leave(timeout?: number): Push<any>;
   /**
-   * Sends an event; waits for the join if need be. Throws before `join()`, for a payload that cannot be encoded, and for
-   * a topic or event of more than 255 bytes with a binary payload.
+   * Sends an event; waits for the join if need be. Throws before `join()`, for a payload that cannot be encoded, and
+   * for a topic or event of more than 255 bytes with a binary payload.
    */
   push<T = any>(event: string, payload?: Payload | null, timeout?: number): Push<T>;
 
@@ -170,8 +170,8 @@ export class Channel {
 }
 
 /**
- * A message that may be answered: `.receive(status, callback)` as in phoenix.js, or `await`. The promise takes the first
- * outcome; nobody has to await it.
+ * A message that may be answered: `.receive(status, callback)` as in phoenix.js, or `await`. The promise takes the
+ * first outcome; nobody has to await it.
  */
 export class Push<T = any> implements PromiseLike<T> {
   constructor(channel: Channel, event: string, payload?: () => object, timeout?: number);

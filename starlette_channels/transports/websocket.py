@@ -1,6 +1,5 @@
 """The portable transport: a WebSocket through the `receive` and `send` of any ASGI server, on asyncio and trio."""
 
-import contextvars
 import logging
 import math
 import sys
@@ -9,13 +8,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 from starlette.types import Receive, Send
 
-from starlette_channels.actors import Cancel
 from starlette_channels.connection import Connection, Transport
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame, frame_size
+from starlette_channels.tasks import Cancel, Tasks
 
 logger = logging.getLogger("starlette_channels.transport")
 
@@ -29,17 +27,15 @@ UNBOUNDED_UVICORN = ((0, 50, 0), (0, 52, 0))
 class WebSocketTransport:
     """Frames to and from one client. A writer task exists only while frames wait."""
 
-    def __init__(self, send: Send, tasks: TaskGroup, limits: Limits, counts: Counter[str]) -> None:
+    def __init__(self, send: Send, tasks: Tasks, limits: Limits, counts: Counter[str]) -> None:
         self._send = send
         self._tasks = tasks
         self._limits = limits
         self._counts = counts
-        # Handlers run in the context of their connection, not in that of whoever sends them something.
-        self._context = contextvars.copy_context()
         self._outbox: deque[Frame] = deque()
         self._waiting_bytes = 0
-        self._flushing = False
-        self._sending: anyio.CancelScope | None = None
+        self._cancel_flush: Cancel | None = None
+        self._sending = False
         self._closing: tuple[int, str] | None = None
         self._gone = False
         self._paused = False
@@ -52,7 +48,7 @@ class WebSocketTransport:
         """Queue a frame. A client that does not take what is sent is closed with 1008 once too much waits for it."""
         if self._gone or self._closing is not None:
             return
-        if self._sending is not None and self._waiting_bytes > self._limits.outbox_bytes:
+        if self._sending and self._waiting_bytes > self._limits.outbox_bytes:
             self._give_up_on_slow_client()
             return
         self._outbox.append(frame)
@@ -79,14 +75,7 @@ class WebSocketTransport:
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
         """Run an async function beside the others of this client; return what cancels it."""
-        scope = anyio.CancelScope()
-
-        async def run() -> None:
-            with scope:
-                await function(*args)
-
-        self._context.copy().run(self._tasks.start_soon, run)
-        return scope.cancel
+        return self._tasks.spawn(function, *args)
 
     # Reading.
 
@@ -123,43 +112,50 @@ class WebSocketTransport:
     # Writing.
 
     def _start_flush(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            self.spawn(self._flush)
+        if self._cancel_flush is None:
+            self._cancel_flush = self._tasks.spawn_light(self._flush)
 
     async def _flush(self) -> None:
+        """Send what waits, and the close after it; then there is no writer until something waits again."""
         try:
-            with anyio.CancelScope() as self._sending:
-                while self._outbox:
-                    await self._send_frame(self._outbox.popleft())
-            self._sending = None
+            while self._outbox:
+                await self._send_frame(self._outbox.popleft())
             if self._closing is not None:
-                code, reason = self._closing
-                with anyio.move_on_after(CLOSE_SECONDS):
-                    await self._send({"type": "websocket.close", "code": code, "reason": reason})
+                await self._send_close(*self._closing)
+                self._gone = True
         except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
             logger.debug("The client is gone: %r", error)
             self._lose()
         finally:
-            self._sending = None
-            self._flushing = False
+            self._sending = False
+            self._cancel_flush = None
+            if self._closing is not None and not self._gone:
+                self._start_flush()  # this writer was cancelled in the middle of a frame, but the close is still to go
             self._note_progress()
 
     async def _send_frame(self, frame: Frame) -> None:
+        self._sending = True
         if isinstance(frame, str):
             await self._send({"type": "websocket.send", "text": frame})
         else:
             await self._send({"type": "websocket.send", "bytes": frame})
+        self._sending = False
         self._waiting_bytes -= frame_size(frame)
         self._note_progress()
 
+    async def _send_close(self, code: int, reason: str) -> None:
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+
     def _give_up_on_slow_client(self) -> None:
+        """Drop what waits, and close; the writer hangs in the middle of a frame, so it is cancelled."""
         self._counts["slow_client"] += 1
         logger.warning("Connection closed with 1008: %d bytes wait for the client", self._waiting_bytes)
         self._outbox.clear()
-        if self._sending is not None:
-            self._sending.cancel()
-        self.close(1008, "slow_client")
+        self._closing = (1008, "slow_client")
+        if self._cancel_flush is not None:
+            self._cancel_flush()
+        if self._reading is not None:
+            self._reading.cancel()
 
     # Ending.
 
@@ -174,8 +170,11 @@ class WebSocketTransport:
     async def finished(self) -> None:
         """Wait until the last frame and the close have left, for as long as that may take."""
         with anyio.move_on_after(CLOSE_SECONDS):
-            while self._flushing:
+            while self._cancel_flush is not None:
                 await self._wait_for_progress()
+        self._gone = True
+        if self._cancel_flush is not None:
+            self._cancel_flush()
 
     def _note_progress(self) -> None:
         if self._progress is not None:
@@ -195,20 +194,41 @@ async def serve_websocket(
     counts: Counter[str],
 ) -> None:
     """Serve an accepted WebSocket until it is closed and its channels have ended."""
-    async with anyio.create_task_group() as tasks:
-        transport = WebSocketTransport(send, tasks, limits, counts)
-        connection = connect(transport)
+    tasks = Tasks()
+    transport = WebSocketTransport(send, tasks, limits, counts)
+    connection = connect(transport)
+    over = anyio.Event()
+
+    async def end() -> None:
         try:
-            await transport.read(receive, connection)
-        except Exception:
-            counts["transport_failed"] += 1
-            logger.exception("The connection failed")
-            transport.close(1011, "transport_failed")
+            await connection.end()
+            await transport.finished()
         finally:
-            with anyio.CancelScope(shield=True):
-                await connection.end()
-                await transport.finished()
-            tasks.cancel_scope.cancel()
+            over.set()
+
+    try:
+        await transport.read(receive, connection)
+    except Exception:
+        counts["transport_failed"] += 1
+        logger.exception("The connection failed")
+        transport.close(1011, "transport_failed")
+    except BaseException:
+        connection.abort()  # a server that cancels us has no more patience
+        raise
+    finally:
+        # In a task of its own, because a server's cancelling may come while we wait, and must not cut it short.
+        tasks.spawn(end)
+        await _wait_for_end(over, connection)
+        await tasks.finish(limits.shutdown_seconds)
+
+
+async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
+    try:
+        with anyio.CancelScope(shield=True):
+            await over.wait()
+    except BaseException:
+        connection.abort()
+        raise
 
 
 def warn_about_server() -> None:

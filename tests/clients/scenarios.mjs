@@ -110,9 +110,10 @@ export async function leave({ client }) {
   await bobHears.next();
   const other = annSocket.channel("room:elsewhere", {});
   assert.equal((await outcome(other.join()))[0], "ok");
-  const seen = [];
-  for (let topic = ""; topic !== "room:elsewhere"; ) seen.push((({ topic } = await frames.next()), topic));
-  assert.deepEqual([...new Set(seen)], ["room:elsewhere"]);
+  for (let frame = {}; frame.topic !== "room:elsewhere"; ) {
+    frame = await frames.next(); // at most the answers to the leave, and then that to the join
+    assert.notEqual(frame.event, "said");
+  }
 }
 
 export async function disconnect({ client }) {

@@ -1,7 +1,7 @@
 """What the channels of the conformance app share: who the client is, what payloads must be like, work for later."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -34,7 +34,7 @@ class Crash(Exception):
     """A handler that is asked to crash, or that was given something that fits none of its entries."""
 
 
-def connector(refusals: Mapping[str, ConnectError]) -> Callable[[Handshake], Awaitable[Session]]:
+def connector(refusals: Mapping[str, ConnectError]) -> Callable[[Handshake], Coroutine[Any, Any, Session]]:
     """A `connect` that refuses by the table: from the param `token` to the error of this mount."""
 
     async def connect(conn: Handshake) -> Session:

@@ -88,6 +88,7 @@ export function setUp(t, options = {}, endPoint = "ws://server/socket") {
     socket,
     connections,
     reported,
+    /** Lets time pass. A timer that is set meanwhile counts from the end of it. */
     tick: (ms) => t.mock.timers.tick(ms),
     /** The latest connection. */
     get server() {

@@ -198,7 +198,7 @@ test("a push in flight when the connection is lost for good times out", async (t
 });
 
 for (const how of ["leave", "phx_close"]) {
-  test(`awaited pushes of a channel that ended by ${how} are rejected at once, and receive("timeout") comes`, async (t) => {
+  test(`awaited pushes of a channel that ended by ${how} are rejected at once, hooks get their timeout`, async (t) => {
     const { channel, joinRef } = setUpJoined(t);
     const calls = recorder();
     const inFlight = observe(channel.push("a").receive("timeout", calls.as("a")));

@@ -1,0 +1,42 @@
+"""How Sphinx builds these pages: `sphinx-build -W --keep-going -b html docs docs/_build/html`."""
+
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from starlette_channels import __version__
+
+project = "starlette_channels"
+author = "the starlette_channels developers"
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+nitpick_ignore_regex = [("py:.*", ".*")]
+
+html_theme = "furo"
+html_title = f"{project} {release}"
+html_copy_source = False
+html_show_copyright = False
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
+toc_object_entries_show_parents = "hide"
+
+_CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)(\w?)")
+
+
+def docstrings_are_markdown(_app: Sphinx, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
+    """Write `code` as reStructuredText does: two backticks, and something between them and a letter that follows."""
+    text = _CODE.sub(lambda code: f"``{code[1]}``" + (rf"\ {code[2]}" if code[2] else ""), "\n".join(lines))
+    lines[:] = text.split("\n")
+
+
+def setup(app: Sphinx) -> None:
+    """Register the above."""
+    app.connect("autodoc-process-docstring", docstrings_are_markdown)

@@ -1,0 +1,44 @@
+"""What the tests share: the event loops they run on, a clock that jumps, and tasks that can be counted."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+BACKENDS = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that wants the virtual clock on trio only, which is where there is one."""
+    if "virtual_clock" in metafunc.fixturenames:
+        metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", ["virtual"], indirect=True))
+
+
+@pytest.fixture(params=list(BACKENDS))
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Every async test runs on each of these; a new clock for each test that wants a virtual one."""
+    if request.param == "virtual":
+        return "trio", {"clock": MockClock(autojump_threshold=0)}
+    return BACKENDS[request.param]
+
+
+@pytest.fixture
+def virtual_clock(anyio_backend: tuple[str, dict[str, Any]]) -> MockClock:
+    """A clock that jumps to the next deadline as soon as every task waits."""
+    return anyio_backend[1]["clock"]
+
+
+@pytest.fixture
+def count_tasks(anyio_backend_name: str) -> Callable[[], int]:
+    """Counts the tasks that live in the running event loop."""
+    if anyio_backend_name == "trio":
+        return lambda: trio.lowlevel.current_statistics().tasks_living
+    return lambda: len(asyncio.all_tasks())

@@ -1,0 +1,210 @@
+"""The app that hostile clients meet: `uvicorn tests.fuzzing.app:app`. It reports on itself at `/statistics/{mount}`."""
+
+import gc
+import logging
+import os
+from collections import Counter
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+from msgspec import Raw, Struct
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from starlette_channels import Channel, Channels, Handshake, JoinError, Limits, Reply, Socket, channel
+
+PACKAGE = "starlette_channels."
+WATCHED = ("Connection", "WebSocketTransport", "Member", "Handshake")
+
+
+class Asked(Exception):
+    """A handler was asked to crash: the only exception that may be in the log."""
+
+
+class NewMsg(Struct):
+    """A payload with types that a client can miss."""
+
+    body: str
+    count: int = 0
+
+
+class Failures(logging.Handler):
+    """Keeps what was logged as an error, unless `Asked` is the cause."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        cause = record.exc_info[0] if record.exc_info else None
+        if cause is not Asked and len(self.texts) < 20:
+            self.texts.append(logging.Formatter("%(name)s: %(message).500s").format(record)[-4000:])
+
+
+FAILURES = Failures()
+for name in ("starlette_channels", "asyncio"):  # and no other handler: the log is for what nobody expects
+    logging.getLogger(name).addHandler(FAILURES)
+RECEIVED: Counter[str] = Counter()
+
+
+@channel("room:*")
+async def room(socket: Socket, payload: Any) -> dict[str, Any] | None:
+    match socket.subtopic:
+        case "refused":
+            raise JoinError("not you")
+        case "crash":
+            raise Asked
+        case "slow":
+            await anyio.sleep(0.01)
+        case _:
+            pass
+    return {"joined": socket.subtopic} if payload == {"greet": True} else None
+
+
+@room.on("echo")
+async def echo(socket: Socket, payload: Any) -> Reply | bytes:
+    return payload if isinstance(payload, bytes) else Reply("ok", payload)
+
+
+@room.on("new_msg")
+async def new_msg(socket: Socket, payload: NewMsg) -> dict[str, Any]:
+    socket.broadcast("new_msg", payload)
+    return {"count": payload.count}
+
+
+@room.on("shout")
+async def shout(socket: Socket, payload: dict[str, Any]) -> None:
+    socket.broadcast("shout", payload)
+
+
+@room.on("relay")
+async def relay(socket: Socket, payload: Raw) -> None:
+    socket.broadcast("relay", {"said": payload})  # JSON that nobody has decoded, on its way to everybody
+
+
+@room.on("flood")
+async def flood(socket: Socket, payload: dict[str, int]) -> None:
+    for number in range(payload["messages"]):
+        socket.broadcast("flood", {"number": number, "filler": "x" * payload["size"]})
+
+
+@room.on("bin")
+async def bin_(socket: Socket, payload: bytes) -> bytes:
+    socket.broadcast("bin", payload)
+    return payload
+
+
+@room.on("wait")
+async def wait(socket: Socket, payload: Any) -> dict[str, Any]:
+    await anyio.lowlevel.checkpoint()
+    return {}
+
+
+@room.on("later")
+async def later(socket: Socket, payload: Any) -> None:
+    socket.start_soon(anyio.sleep_forever)
+    socket.send_info(socket.reply_later())
+
+
+@room.info(object)
+async def info(socket: Socket, message: Any) -> None:
+    message({"late": True})
+
+
+@room.on("crash")
+async def crash(socket: Socket, payload: Any) -> None:
+    raise Asked
+
+
+@room.on("stop")
+async def stop(socket: Socket, payload: Any) -> None:
+    socket.stop()
+
+
+@channel("any:*")
+async def anything(socket: Socket, payload: dict[str, Any]) -> None:
+    socket.push("hello", {})
+
+
+@anything.on_any
+async def on_any(socket: Socket, event: str, payload: Any) -> Reply:
+    return Reply("ok", {"event": event, "binary": isinstance(payload, bytes)})
+
+
+@channel("typed:{number}")
+async def typed(socket: Socket, payload: NewMsg, number: str) -> None:
+    return None
+
+
+async def connect(conn: Handshake) -> dict[str, Any]:
+    return {"user": conn.params.get("user")}
+
+
+def user_id(assigns: dict[str, Any]) -> str | None:
+    return None if assigns["user"] is None else f"user:{assigns['user']}"
+
+
+CHANNELS: list[Channel[dict[str, Any]]] = [room, anything, typed]
+SMALL = Limits(channels=5, message_bytes=4096, outbox_bytes=256 * 1024, backlog=50, idle_seconds=30.0)
+MOUNTS = {
+    "socket": Channels(CHANNELS, connect=connect, socket_id=user_id),
+    "small": Channels(CHANNELS, connect=connect, socket_id=user_id, limits=SMALL),
+}
+
+
+def memory() -> int:
+    """Bytes of this process that are in memory now."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def left_over() -> dict[str, int]:
+    """How many objects there are of the kinds that each client has some of."""
+    gc.collect()
+    found = Counter(kind.__name__ for kind in map(type, gc.get_objects()) if str(kind.__module__).startswith(PACKAGE))
+    return {name: found[name] for name in WATCHED}
+
+
+async def statistics(request: Request) -> Response:
+    """What the mount says of itself, and what the process does: memory, tasks, objects that should have gone."""
+    about: dict[str, Any] = {
+        "tasks": len(anyio.get_running_tasks()),
+        "rss": memory(),
+        "objects": left_over() if "collect" in request.query_params else {},
+        "messages": RECEIVED["websocket.receive"],
+        "failures": FAILURES.texts,
+    }
+    return JSONResponse(about | msgspec.to_builtins(MOUNTS[request.path_params["mount"]].statistics()))
+
+
+async def disconnect(request: Request) -> Response:
+    for channels in MOUNTS.values():
+        channels.disconnect(f"user:{request.path_params['user']}")
+    return Response()
+
+
+def counting(app: ASGIApp) -> ASGIApp:
+    """Count the messages that the app takes from its clients."""
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_and_count() -> Message:
+            message = await receive()
+            RECEIVED[message["type"]] += 1
+            return message
+
+        await app(scope, receive_and_count if scope["type"] == "websocket" else receive, send)
+
+    return counted
+
+
+routes = [
+    Route("/statistics/{mount}", statistics),
+    Route("/disconnect/{user}", disconnect, methods=["POST"]),
+    *(Mount(f"/{name}", app=channels) for name, channels in MOUNTS.items()),
+]
+app = counting(Starlette(routes=routes))

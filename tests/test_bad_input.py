@@ -1,0 +1,325 @@
+"""Bad input, sent to a real uvicorn: each gets the answer that it deserves, and nobody else notices.
+
+Two honest clients talk in a room of the same server throughout (`under_watch`), all that a hostile client receives is
+searched for words of Python, and at the end the server must have forgotten everybody.
+"""
+
+import contextlib
+import json
+import os
+import re
+import zlib
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.fuzzing.honest import Figures, figures, figures_when, honest_pair, nothing_left
+from tests.fuzzing.wire import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    TEXT,
+    Address,
+    Closed,
+    Wire,
+    binary,
+    frame,
+    opened,
+    text,
+)
+from tests.servers import Server, serve, uvicorn
+
+V1_PATH = "/socket/websocket"
+SMALL_PATH = "/small/websocket?vsn=2.0.0"
+PYTHON = re.compile(r"Traceback|File \"|\w+(Error|Exception)\b|\.py\b|0x[0-9a-f]{6,}|<\w+ ?(object|\w+=)")
+HEARTBEAT = text(None, "the end", "phoenix", "heartbeat")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serve("tests.fuzzing.app:app", uvicorn("websockets-sansio", "--log-level warning")) as server:
+        yield server
+
+
+class Watched(Wire):
+    """A client that fails when it is told anything about the server's insides."""
+
+    async def receive(self) -> str | bytes:
+        message = await super().receive()
+        found = PYTHON.search(message if isinstance(message, str) else message.decode(errors="replace"))
+        assert found is None, message
+        return message
+
+    async def closed(self) -> Closed:
+        closed = await super().closed()
+        assert PYTHON.search(closed.reason) is None, closed
+        return closed
+
+
+@contextlib.asynccontextmanager
+async def hostile(server: Server, path: str = "/socket/websocket?vsn=2.0.0") -> AsyncGenerator[Watched]:
+    wire = await Watched.open(Address(server.port), path)
+    try:
+        yield wire
+    finally:
+        wire.abort()
+
+
+@contextlib.asynccontextmanager
+async def under_watch(server: Server, mount: str = "socket", **counted: int) -> AsyncGenerator[Figures]:
+    """Do bad things: honest clients go on, these mishaps are counted and no others, and nothing is left behind."""
+    before = await figures_when(nothing_left, server.http, mount, collect=True)
+    async with honest_pair(Address(server.port), mount):
+        yield before
+    after = await figures_when(nothing_left, server.http, mount, collect=True)
+    assert not after["failures"]
+    assert difference(before, after) == counted
+
+
+def difference(before: Figures, after: Figures) -> dict[str, int]:
+    counts: dict[str, int] = after["counts"]
+    return {code: n for code in counts if (n := counts[code] - before["counts"].get(code, 0))}
+
+
+def nested(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+MALFORMED: dict[str, str | bytes] = {
+    "empty text": "",
+    "spaces": "   ",
+    "no JSON": "not json",
+    "half an array": "[",
+    "null": "null",
+    "number": "5",
+    "string": '"text"',
+    "object": "{}",
+    "version 1": '{"topic":"room:a","event":"echo","payload":{},"ref":"1"}',
+    "no elements": "[]",
+    "four elements": '["1","2","room:a","echo"]',
+    "more than an array": '["1","2","room:a","echo",{}]]',
+    "two arrays": '["1","2","room:a","echo",{}]["1","3","room:a","echo",{}]',
+    "trailing comma": '["1","2","room:a","echo",{},]',
+    "byte order mark": '\ufeff["1","2","room:a","echo",{}]',
+    "single quotes": "['1','2','room:a','echo',{}]",
+    "NaN": '["1","2","room:a","echo",NaN]',
+    "control character in a payload": '["1","2","room:a","echo","\x01"]',
+    "control character in a topic": '["1","2","room:\n","echo",{}]',
+    "unknown escape": r'["1","2","room:a","echo","\q"]',
+    "lone high surrogate": r'["1","2","room:a","echo",{"body":"\ud800"}]',
+    "lone low surrogate": r'["1","2","room:a","echo",{"body":"\udc00"}]',
+    "reversed surrogates": r'["1","2","room:a","echo",{"body":"\udc00\ud800"}]',
+    "lone surrogate in a topic": r'["1","2","room:\ud800","phx_join",{}]',
+    "lone surrogate in a ref": r'["1","\udfff","room:a","echo",{}]',
+    "lone surrogate in a key": r'["1","2","room:a","echo",{"\ud800":1}]',
+    "payload 100,000 levels deep": f'["1","2","room:a","echo",{nested(100_000)}]',
+    "objects 100,000 levels deep": '["1","2","room:a","echo",' + '{"a":' * 100_000 + "1" + "}" * 101_000,
+    "ref 100,000 levels deep": f'["1",{nested(100_000)},"room:a","echo",{{}}]',
+    "ref that is just too deep": f'["1",{nested(982)},"room:b","echo",{{}}]',
+    "sixth element 100,000 levels deep": f'["1","2","room:a","echo",{{}},{nested(100_000)}]',
+    "never closed": "[" * 1_000_000,
+    "ref beyond all numbers": '["1",1e999,"room:a","echo",{}]',
+    "ref with 5,000 digits": f'["1",{"9" * 5_000},"room:a","echo",{{}}]',
+    "empty binary": b"",
+    "binary of zeros": b"\0\0\0\0",
+    "binary that is a reply": b"\1" + binary("1", "2", "room:a", "bin")[1:],
+    "binary that is a broadcast": b"\2\6\3room:abinx",
+    "binary of an unknown kind": b"\xff" * 100,
+    "binary shorter than it says": binary("1", "2", "room:a", "bin")[:-1],
+    "binary names longer than it": b"\0\xff\xff\xff\xff" + b"x" * 100,
+    "binary topic that is not UTF-8": b"\0\1\1\2\3" + b"12\xff\xfebin",
+    "binary event cut inside a letter": b"\0\1\1\6\1" + b"12room:a\xc3" + b"\xa9",
+    "JSON in a binary frame": text("1", "2", "room:a", "echo").encode(),
+    "random bytes": bytes(range(256)) * 64,
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_what_cannot_be_decoded_closes_its_own_connection_with_1011(server: Server, name: str) -> None:
+    async with under_watch(server, malformed_message=1), hostile(server) as client:
+        await client.join("room:a")
+        client.send(MALFORMED[name], HEARTBEAT)
+        closed = await client.closed()
+        assert (closed.code, closed.reason) == (1011, "malformed_message")
+        assert not client.unread
+
+
+MALFORMED_V1: dict[str, str | bytes] = {
+    "empty": "",
+    "array": '["1","2","room:a","echo",{}]',
+    "no keys": "{}",
+    "no ref": '{"topic":"room:a","event":"echo","payload":{}}',
+    "no payload": '{"topic":"room:a","event":"echo","ref":"1"}',
+    "no topic": '{"event":"echo","payload":{},"ref":"1"}',
+    "bytes that are no JSON": b"\0\1\2\3",
+    "bytes that are not UTF-8": b'{"topic":"\xff","event":"echo","payload":{},"ref":"1"}',
+    "100,000 levels": nested(100_000),
+    "lone surrogate": r'{"topic":"room:a","event":"echo","payload":{"a":"\ud83d"},"ref":"1"}',
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", MALFORMED_V1)
+async def test_version_1_knows_the_same_end(server: Server, name: str) -> None:
+    async with under_watch(server, malformed_message=1), hostile(server, V1_PATH) as client:
+        client.send(MALFORMED_V1[name])
+        closed = await client.closed()
+        assert (closed.code, closed.reason) == (1011, "malformed_message")
+
+
+ODD_TOPICS = [7, 1.5, 2**70, -1, True, None, "", "room", "ROOM:a", "nope:a", "\0", "phoenix", [1], {"a": 1}, "x" * 100_000]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("event", ["phx_join", "new_msg", "phx_close", "", None, 5, ["a"]])
+async def test_a_topic_that_does_not_exist_is_unmatched_whatever_it_is(server: Server, event: Any) -> None:
+    async with under_watch(server, unmatched_topic=len(ODD_TOPICS)), hostile(server) as client:
+        for topic in ODD_TOPICS:
+            client.send(text("1", "2", topic, event))
+            reply = json.loads(await client.receive())
+            assert reply == [None, "2", topic, "phx_reply", {"status": "error", "response": {"reason": "unmatched topic"}}]
+            assert type(reply[2]) is type(topic)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("event", ["nope", "", "phx_reply", "phx_error", "\0", None, 5, True, ["echo"], {"a": {}}, 2**70])
+async def test_an_unknown_event_is_answered_and_the_channel_lives(server: Server, event: Any) -> None:
+    async with under_watch(server, unmatched_event=2), hostile(server) as client:
+        await client.join("room:a")
+        unmatched = {"status": "error", "response": {"reason": "unmatched event"}}
+        assert await client.call("1", "2", "room:a", event) == unmatched
+        client.send(text("1", None, "room:a", event))  # nobody waits for an answer to this one
+        assert await client.call("1", "3", "room:a", "echo", {"still": "here"}) == {
+            "status": "ok",
+            "response": {"still": "here"},
+        }
+
+
+@pytest.mark.anyio
+async def test_a_handler_of_any_event_gets_events_of_any_type(server: Server) -> None:
+    async with under_watch(server), hostile(server) as client:
+        client.send(text("1", "1", "any:a", "phx_join"))
+        assert len(await client.until("1")) == 1
+        assert json.loads(await client.receive())[3] == "hello"
+        for event, seen in (("", ""), (5, "5"), (None, "null"), (["x"], '["x"]'), ("\0", "\0")):
+            reply = await client.call("1", "2", "any:a", event)
+            assert reply["response"] == {"event": seen, "binary": False}
+
+
+ODD_REFS = [7, 0, -1, 1.5, 2**64, 2**70, -(2**63) - 1, 10**4000, True, False, "", "\0", "😀", [1, [2]], {"a": {"b": None}}]
+
+
+@pytest.mark.anyio
+async def test_refs_of_any_type_and_size_come_back_as_they_were(server: Server) -> None:
+    async with under_watch(server), hostile(server) as client:
+        for ref in ODD_REFS:
+            for topic, event, payload in (("phoenix", "heartbeat", {}), ("room:a", "phx_leave", {})):
+                await client.call(None, ref, topic, event, payload)
+            await client.call(ref, ref, "room:odd", "phx_join")
+            client.send(text(ref, ref, "room:odd", "echo", 5))
+            reply = json.loads(await client.receive())
+            assert reply == [ref, ref, "room:odd", "phx_reply", {"status": "ok", "response": 5}]
+            assert type(reply[0]) is type(reply[1]) is type(ref)
+            client.send(text(ref, "leave", "room:odd", "phx_leave"))
+            await client.until("leave")
+            assert json.loads(await client.receive()) == [ref, ref, "room:odd", "phx_close", {}]
+
+
+@pytest.mark.anyio
+async def test_a_join_ref_of_another_type_is_stale_and_gets_no_answer(server: Server) -> None:
+    stale = [1, 1.0, True, "", "01", "2", ["1"], {"1": "1"}, 2**70]
+    async with under_watch(server, stale_message=2 * len(stale)), hostile(server) as client:
+        await client.join("room:a", "1")
+        for join_ref in stale:
+            client.send(text(join_ref, "2", "room:a", "echo"), text(join_ref, "3", "room:a", "phx_leave"))
+        await client.call("1", "4", "room:a", "echo")
+
+
+MISFITS = [None, 5, True, "x", [], ["body"], {}, {"Body": "x"}, {"body": 5}, {"body": None}, {"body": {"body": "x"}}]
+MISFITS += [{"body": "x", "count": "1"}, {"body": "x", "count": 1.5}, {"body": "x", "count": 10**5000}, {"body": [[[1]]]}]
+MISFITS_TEXT = ['{"body":"x","count":1e999}', f'{{"body":{nested(900)}}}', f'{{"more":{nested(990)}}}']
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("where", ["event", "join"])
+async def test_a_payload_that_does_not_fit_is_named_and_never_reaches_the_handler(server: Server, where: str) -> None:
+    sys_limit = [json.dumps(one) for one in MISFITS if one != {"body": "x", "count": 10**5000}]
+    payloads = [*sys_limit, *MISFITS_TEXT, '{"body":"x","count":' + "9" * 5000 + "}"]
+    topic, event = ("room:a", "new_msg") if where == "event" else ("typed:5", "phx_join")
+    async with under_watch(server, invalid_payload=len(payloads)), hostile(server) as client:
+        await client.join("room:a")
+        for payload in payloads:
+            client.send(f'["1","2","{topic}","{event}",{payload}]')
+            reply = json.loads(await client.receive())[4]
+            assert reply["status"] == "error"
+            assert reply["response"]["reason"] == "invalid payload"
+            assert set(reply["response"]) == {"reason", "detail"}
+            assert 0 < len(reply["response"]["detail"]) < 200
+        await client.call("1", "3", "room:a", "echo")
+
+
+@pytest.mark.anyio
+async def test_bytes_for_a_json_handler_and_json_for_a_bytes_handler_do_not_fit(server: Server) -> None:
+    async with under_watch(server, invalid_payload=3), hostile(server) as client:
+        await client.join("room:a")
+        client.send(binary("1", "2", "room:a", "new_msg", b'{"body":"x"}'))
+        reason = json.loads(await client.receive())[4]["response"]
+        assert reason == {"reason": "invalid payload", "detail": "Expected JSON, got a binary frame"}
+        reply = await client.call("1", "3", "room:a", "bin", {})
+        assert reply["response"] == {"reason": "invalid payload", "detail": "Expected a binary frame, got JSON"}
+        client.send(binary("9", "9", "typed:1", "phx_join", b"x"))
+        assert json.loads(await client.receive())[4]["response"]["reason"] == "invalid payload"
+
+
+@pytest.mark.anyio
+async def test_binary_frames_with_empty_names_are_messages_like_others(server: Server) -> None:
+    async with under_watch(server, stale_message=1, unmatched_topic=2), hostile(server) as client:
+        await client.join("room:a")
+        client.send(binary("", "2", "room:a", "bin", b"x"))  # an empty join_ref is one that nobody has
+        client.send(binary("", "", "", ""), binary("1", "3", "nope", "bin", b"\xff"))
+        for ref, topic in (("", ""), ("3", "nope")):
+            reply = json.loads(await client.receive())
+            assert reply[:3] == [None, ref, topic]
+            assert reply[4]["response"] == {"reason": "unmatched topic"}
+        client.send(binary("1", "", "room:a", "bin", b"\xff\0"))
+        assert await client.receive() == b"\2\6\3room:abin\xff\0"
+        assert await client.receive() == b"\1\1\0\6\2" + b"1room:aok\xff\0"
+
+
+@pytest.mark.anyio
+async def test_handlers_that_raise_end_their_channel_and_say_no_more_than_that(server: Server) -> None:
+    async with under_watch(server, channel_crashed=1, join_crashed=1, join_refused=1), hostile(server) as client:
+        await client.join("room:a")
+        client.send(text("1", "2", "room:a", "crash"))
+        assert json.loads(await client.receive()) == ["1", "1", "room:a", "phx_error", {"reason": "channel_crash"}]
+        for topic, reason in (("room:crash", "join crashed"), ("room:refused", "not you")):
+            reply = await client.call("2", "2", topic, "phx_join")
+            assert reply == {"status": "error", "response": {"reason": reason}}
+
+
+@pytest.mark.anyio
+async def test_a_message_over_the_limit_of_the_library_is_refused_and_one_below_is_taken(server: Server) -> None:
+    async with under_watch(server, "small", message_too_big=2):
+        for kind, fill in (("text", "x"), ("text", "é"), ("binary", "x")):
+            async with hostile(server, SMALL_PATH) as client:
+                await client.join("room:a")
+                if kind == "binary":
+                    client.send(binary("1", "2", "room:a", "bin", b"x" * (4096 - 16)))
+                    assert isinstance(await client.receive(), bytes)
+                    continue
+                body = fill * ((4096 - len('["1","2","room:a","echo",""]')) // len(fill.encode()))
+                fits = f'["1","2","room:a","echo","{body}"]'
+                assert 4094 <= len(fits.encode()) <= 4096
+                client.send(fits)
+                assert json.loads(await client.receive())[4]["response"] == body
+                client.send(fits.replace("echo", "echo" + "e" * 3))
+                closed = await client.closed()
+                assert (closed.code, closed.reason) == (1009, "message_too_big")

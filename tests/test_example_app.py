@@ -1,0 +1,316 @@
+"""The server side of example_app: its rooms, its private room, its HTTP routes. The page has tests of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from example_app import app as chat
+from starlette_channels.messages import Reply
+from starlette_channels.testing import Client, HandshakeRefused, Joined, JoinRefused, connect
+from tests.servers import ROOT, Kind, serve
+
+pytestmark = pytest.mark.anyio
+
+STATIC = Path(chat.__file__).parent / "static"
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_said() -> Generator[None]:
+    yield
+    for said in chat.history.values():
+        said.clear()
+
+
+@asynccontextmanager
+async def enter(name: str, topic: str = "room:lobby", payload: Any = None) -> AsyncGenerator[Joined]:
+    """Connect under a name and join one room."""
+    async with connect(chat.app, "/socket", name=name) as client:
+        yield await client.join(topic, payload)
+
+
+@asynccontextmanager
+async def browser() -> AsyncGenerator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(chat.app), base_url="http://chat") as http:
+        yield http
+
+
+async def refusal(client: Client, topic: str, payload: Any = None) -> Reply:
+    with pytest.raises(JoinRefused) as refused:
+        await client.join(topic, payload)
+    return refused.value.reply
+
+
+# ---- names
+
+
+@pytest.mark.parametrize("name", ["A", "Ann", "Ann Lee", "Čiđ ☕", "a" * 24, "ñ" * 24])
+async def test_a_name_of_one_to_24_characters_is_let_in(name: str) -> None:
+    async with enter(name) as room:
+        assert (await room.push("new_msg", {"body": "hello"})).payload["author"] == name
+
+
+@pytest.mark.parametrize("name", ["", " ", " Ann", "Ann ", "Ann\n", "A\nnn", "a" * 25])
+async def test_a_name_that_is_empty_too_long_or_has_spaces_around_it_is_refused(name: str) -> None:
+    with pytest.raises(HandshakeRefused) as refused:
+        async with connect(chat.app, "/socket", name=name):
+            pass
+    assert refused.value.status == 403
+
+
+@pytest.mark.parametrize("params", [{}, {"name": {"first": "Ann"}}, {"name": ["Ann"]}])
+async def test_a_connection_whose_name_is_missing_or_no_text_is_refused(params: dict[str, Any]) -> None:
+    with pytest.raises(HandshakeRefused) as refused:
+        async with connect(chat.app, "/socket", **params):
+            pass
+    assert refused.value.status == 403
+
+
+# ---- rooms
+
+
+async def test_the_first_to_join_a_room_finds_it_empty() -> None:
+    async with enter("Ann") as room:
+        assert room.reply == Reply("ok", {"messages": []})
+
+
+async def test_a_newcomer_is_given_what_was_said_oldest_first() -> None:
+    async with enter("Ann") as ann:
+        first = await ann.push("new_msg", {"body": "one"})
+        second = await ann.push("new_msg", {"body": "two"})
+        async with enter("Bob") as bob:
+            assert bob.reply.payload == {"messages": [first.payload, second.payload]}
+
+
+async def test_a_room_remembers_its_last_50_messages() -> None:
+    async with enter("Ann") as ann:
+        for number in range(53):
+            await ann.push("new_msg", {"body": str(number)})
+        async with enter("Bob") as bob:
+            assert [message["body"] for message in bob.reply.payload["messages"]] == [str(n) for n in range(3, 53)]
+
+
+async def test_rooms_are_separate_and_share_one_connection() -> None:
+    async with connect(chat.app, "/socket", name="Ann") as client, enter("Bob", "room:garden") as bob:
+        lobby, garden = await client.join("room:lobby"), await client.join("room:garden")
+        await bob.push("new_msg", {"body": "roses"})
+        assert (await garden.receive("new_msg"))["body"] == "roses"
+        assert await lobby.received_nothing()
+        async with enter("Cid") as newcomer:
+            assert newcomer.reply.payload == {"messages": []}
+
+
+@pytest.mark.parametrize("topic", ["room:cellar", "room:", "room:Lobby", "room:lobby:2"])
+async def test_a_room_that_does_not_exist_cannot_be_joined(topic: str) -> None:
+    async with connect(chat.app, "/socket", name="Ann") as client:
+        assert await refusal(client, topic) == Reply("error", {"reason": "there is no such room"})
+
+
+# ---- the private room
+
+
+@pytest.mark.parametrize("payload", [{}, {"passphrase": ""}, {"passphrase": "Open Sesame"}, {"passphrase": "söchtes"}])
+async def test_the_private_room_refuses_strangers_and_says_why(payload: dict[str, str]) -> None:
+    async with connect(chat.app, "/socket", name="Eve") as client:
+        assert await refusal(client, "room:attic", payload) == Reply("error", {"reason": "that is not the passphrase"})
+
+
+async def test_after_a_refusal_the_right_passphrase_opens_the_private_room() -> None:
+    async with connect(chat.app, "/socket", name="Ann") as client:
+        await refusal(client, "room:attic", {"passphrase": "guess"})
+        attic = await client.join("room:attic", {"passphrase": chat.PASSPHRASE})
+        assert (await attic.push("new_msg", {"body": "psst"})).status == "ok"
+
+
+async def test_who_was_refused_hears_nothing_of_the_private_room_and_cannot_speak_in_it() -> None:
+    async with (
+        connect(chat.app, "/socket", name="Eve") as eve,
+        enter("Ann", "room:attic", {"passphrase": chat.PASSPHRASE}) as ann,
+    ):
+        await refusal(eve, "room:attic")
+        eve.send("1", "99", "room:attic", "new_msg", {"body": "let me in"})
+        assert await eve.reply("99") == Reply("error", {"reason": "unmatched topic"})
+        await ann.push("new_msg", {"body": "psst"})
+        assert await eve.received_nothing()
+        assert [message.body for message in chat.history["attic"]] == ["psst"]
+
+
+async def test_a_passphrase_that_is_no_text_is_refused() -> None:
+    async with connect(chat.app, "/socket", name="Eve") as client:
+        assert (await refusal(client, "room:attic", {"passphrase": 1})).status == "error"
+
+
+# ---- messages
+
+
+async def test_a_message_reaches_the_others_as_an_event_and_its_author_as_the_reply() -> None:
+    async with enter("Ann") as ann, enter("Bob") as bob:
+        reply = await ann.push("new_msg", {"body": "hello", "id": "0123456789abcdef"})
+        message = reply.payload
+        assert reply.status == "ok"
+        assert await bob.receive("new_msg") == message
+        assert await ann.received_nothing("new_msg")
+        said = datetime.fromisoformat(message.pop("at"))
+        assert abs(datetime.now(UTC) - said) < timedelta(minutes=1)
+        assert message == {"author": "Ann", "body": "hello", "id": "0123456789abcdef"}
+
+
+async def test_a_message_without_an_id_gets_one_of_its_own() -> None:
+    async with enter("Ann") as ann:
+        replies = [await ann.push("new_msg", {"body": "hello"}) for _ in range(2)]
+        assert replies[0].payload["id"] != replies[1].payload["id"]
+
+
+async def test_a_message_that_is_sent_again_is_said_once() -> None:
+    async with enter("Ann") as ann, enter("Bob") as bob:
+        first = await ann.push("new_msg", {"body": "hello", "id": "0123456789abcdef"})
+        again = await ann.push("new_msg", {"body": "hello", "id": "0123456789abcdef"})
+        assert again == first
+        assert await bob.receive("new_msg") == first.payload
+        assert await bob.received_nothing("new_msg")
+        assert len(chat.history["lobby"]) == 1
+
+
+@pytest.mark.parametrize("body", ["x", "ñ" * 2000, "<b>bold</b>", "two\nlines", "☕"])
+async def test_a_message_of_one_to_2000_characters_is_taken_as_it_is(body: str) -> None:
+    async with enter("Ann") as ann, enter("Bob") as bob:
+        assert (await ann.push("new_msg", {"body": body})).payload["body"] == body
+        assert (await bob.receive("new_msg"))["body"] == body
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"body": ""},
+        {"body": " \n"},
+        {"body": "x" * 2001},
+        {"body": 7},
+        {"body": None},
+        {"body": "hi", "id": "short"},
+        {"body": "hi", "id": "x" * 37},
+        ["hi"],
+    ],
+    ids=str,
+)
+async def test_a_message_that_does_not_fit_is_refused_and_nobody_hears_of_it(payload: Any) -> None:
+    async with enter("Ann") as ann, enter("Bob") as bob:
+        reply = await ann.push("new_msg", payload)
+        assert (reply.status, reply.payload["reason"]) == ("error", "invalid payload")
+        assert await bob.received_nothing()
+        assert not chat.history["lobby"]
+        assert (await ann.push("new_msg", {"body": "still here"})).status == "ok"
+
+
+async def test_typing_is_shown_to_the_others_but_not_to_the_typist() -> None:
+    async with enter("Ann") as ann, enter("Bob") as bob:
+        ann.send("typing")
+        assert await bob.receive("typing") == {"name": "Ann"}
+        assert await ann.received_nothing()
+
+
+async def test_an_unknown_event_is_refused_and_the_room_goes_on() -> None:
+    async with enter("Ann") as ann:
+        assert await ann.push("dance") == Reply("error", {"reason": "unmatched event"})
+        assert (await ann.push("new_msg", {"body": "hello"})).status == "ok"
+
+
+# ---- over HTTP
+
+
+async def test_an_announcement_reaches_everybody_in_its_room_and_stays_in_its_history() -> None:
+    async with enter("Ann") as ann, enter("Bob", "room:garden") as bob, browser() as http:
+        response = await http.post("/announce", json={"room": "lobby", "body": "Tea is ready"})
+        message = await ann.receive("new_msg")
+        assert response.status_code == 201
+        assert response.json() == message
+        assert (message["author"], message["body"]) == (None, "Tea is ready")
+        assert await bob.received_nothing()
+        async with enter("Cid") as newcomer:
+            assert newcomer.reply.payload == {"messages": [message]}
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b'{"room": "cellar", "body": "hi"}', 404),
+        (b'{"room": "lobby"}', 422),
+        (b'{"room": "lobby", "body": " "}', 422),
+        (b'{"room": "lobby", "body": "%s"}' % (b"x" * 2001), 422),
+        (b'{"room": 1, "body": "hi"}', 422),
+        (b"[]", 422),
+        (b"", 422),
+        (b"{", 422),
+        (b'{"room": "lobby", "body": "\xff"}', 422),
+        (b'{"room": "lobby", "body": "hi", "more": ' + b"[" * 100_000, 422),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_an_announcement_that_does_not_fit_is_refused(content: bytes, status: int) -> None:
+    async with enter("Ann") as ann, browser() as http:
+        response = await http.post("/announce", content=content)
+        assert response.status_code == status
+        assert response.json()["error"]
+        assert await ann.received_nothing()
+
+
+async def test_the_list_of_rooms_tells_the_page_what_to_show_and_which_room_is_private() -> None:
+    async with browser() as http:
+        rooms = (await http.get("/rooms")).json()
+    assert [(room["id"], room["private"]) for room in rooms] == [
+        ("lobby", False),
+        ("garden", False),
+        ("workshop", False),
+        ("attic", True),
+    ]
+    assert all(room["title"] and room["about"] for room in rooms)
+
+
+async def test_every_file_that_the_page_needs_is_served_from_here() -> None:
+    texts = {file.name: file.read_text() for file in STATIC.iterdir()}
+    needed = {"/", *re.findall(r'(?:src|href)="([^"#]+)"', texts["index.html"])}
+    for name, text in texts.items():
+        if name.endswith(".js"):
+            needed |= {found.removeprefix(".") for found in re.findall(r'from "([^"]+)"', text)}
+    assert {"/socket/channels.js", "chat.js", "/room.js", "chat.css"} <= needed
+    async with browser() as http:
+        for address in sorted(needed):
+            response = await http.get(address)
+            assert response.status_code == 200, address
+            assert response.content, address
+
+
+async def test_the_page_asks_nothing_of_other_hosts() -> None:
+    for file in STATIC.iterdir():
+        addresses = re.findall(r"https?://[^\"'\s)]+", file.read_text())
+        assert set(addresses) <= {"http://www.w3.org/2000/svg"}, file.name
+
+
+# ---- running it
+
+
+def test_python_m_example_app_serves_the_page_and_prints_its_address() -> None:
+    with serve("", Kind("python -m example_app", "example_app --port {port}")) as server:
+        assert "<title>Starling</title>" in httpx.get(server.http).text
+        assert f"{server.http} " in server.tail()
+
+
+@pytest.mark.parametrize(("environment", "passphrase"), [({}, "open sesame"), ({"CHAT_PASSPHRASE": "abc"}, "abc")])
+def test_the_passphrase_is_the_one_in_the_readme_or_that_of_the_environment(
+    environment: dict[str, str], passphrase: str
+) -> None:
+    inherited = {name: value for name, value in os.environ.items() if name != "CHAT_PASSPHRASE"}
+    program = [sys.executable, "-c", "from example_app.app import PASSPHRASE; print(PASSPHRASE)"]
+    out = subprocess.run(program, env=inherited | environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == passphrase
+    readme = (ROOT / "example_app" / "README.md").read_text()
+    assert "`open sesame`" in readme
+    assert "`CHAT_PASSPHRASE`" in readme
