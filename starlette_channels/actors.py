@@ -20,7 +20,7 @@ from starlette_channels.limits import Limits
 from starlette_channels.sockets import Cleanup
 from starlette_channels.tasks import Cancel, being_cancelled
 
-logger = logging.getLogger("starlette_channels.channel")
+logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
 Fate: TypeAlias = EndReason | Literal["refused"]
 Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]

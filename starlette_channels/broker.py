@@ -15,7 +15,7 @@ from starlette_channels.exceptions import SerializerError
 from starlette_channels.messages import Body, Frame, encode_payload
 from starlette_channels.serializers import Serializer
 
-logger = logging.getLogger("starlette_channels.broker")
+logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 
 class Publication:
@@ -24,10 +24,10 @@ class Publication:
     __slots__ = ("_frames", "body", "event", "sender", "topic")
 
     def __init__(self, topic: str, event: str, body: Body, sender: object = None) -> None:
-        self.topic = topic
-        self.event = event
-        self.body = body
-        self.sender = sender
+        self.topic: str = topic
+        self.event: str = event
+        self.body: Body = body
+        self.sender: object = sender
         self._frames: dict[Serializer, Frame | SerializerError] = {}
 
     def frame(self, serializer: Serializer) -> Frame:
@@ -58,7 +58,7 @@ class Hub:
     __slots__ = ("_counts", "_members", "_native", "_snapshots", "thread")
 
     def __init__(self, native: Any, counts: Counter[str]) -> None:
-        self.thread = threading.get_ident()
+        self.thread: int = threading.get_ident()
         self._native = native
         self._counts = counts
         self._members: dict[str, dict[Subscriber, None]] = {}
@@ -191,7 +191,7 @@ class Broker:
     @property
     def topics(self) -> int:
         """How many topics have a subscriber (counted once per event loop)."""
-        return sum(hub.topics for hub in self._hubs.values())
+        return sum(hub.topics for hub in tuple(self._hubs.values()))
 
     def hub(self) -> Hub:
         """Return the hub of the running event loop."""

@@ -46,42 +46,51 @@ class _RegisterChannel(Protocol):
 
 
 def _hints(function: Callable[..., Any], label: str) -> dict[str, Any]:
-    """Return the annotations of a handler; names that are local to the function where it is defined are found as
-    well.
-    """
+    """Return the annotations of a handler; names that are local to where it is defined are found as well."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__") == __name__:
         frame = frame.f_back
+    at_home = frame is not None and frame.f_globals is inspect.unwrap(function).__globals__
     try:
-        return typing.get_type_hints(function, localns=dict(frame.f_locals) if frame else None, include_extras=True)
-    except NameError as error:
-        raise TypeError(f"{label}: {error} (in an annotation; import it outside `if TYPE_CHECKING`)") from None
+        names = dict(frame.f_locals) if frame is not None and at_home else None
+        return typing.get_type_hints(function, localns=names, include_extras=True)
+    except (NameError, AttributeError, SyntaxError, TypeError) as error:
+        raise TypeError(f"{label}: an annotation cannot be resolved: {error} (is it imported at run time?)") from None
 
 
-def _parameters(
-    function: Any, label: str, takes: tuple[str, ...], extra: tuple[str, ...] = ()
-) -> list[inspect.Parameter]:
-    """Return the parameters after the socket of a handler that fits, or say what it should look like."""
+def _check(function: Any, label: str, takes: tuple[str, ...], extra: tuple[str, ...] = ()) -> inspect.Parameter:
+    """Return the parameter for the last of what a handler takes, or say what it should look like."""
     name = getattr(function, "__name__", repr(function))
     wanted = f"{label}: {name} must be `async def` and take ({', '.join((*takes, *extra))})"
     if not inspect.iscoroutinefunction(function):
         raise TypeError(wanted)
-    parameters = list(inspect.signature(function).parameters.values())
     try:
         inspect.signature(function).bind(*takes, **dict.fromkeys(extra))
     except TypeError as error:
         raise TypeError(f"{wanted}: {error}") from None
-    return parameters[1:]
+    positional = [one for one in inspect.signature(function).parameters.values() if one.kind in _POSITIONAL]
+    if len(positional) < len(takes):
+        raise TypeError(f"{wanted}, each by name")
+    return positional[len(takes) - 1]
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def _handler(function: Any, label: str, takes: tuple[str, ...], extra: tuple[str, ...] = ()) -> Handler:
     """Check a handler and build the decoder for its last positional parameter."""
-    payload = _parameters(function, label, takes, extra)[len(takes) - 2]
+    payload = _check(function, label, takes, extra)
     annotation = _hints(function, label).get(payload.name, inspect.Parameter.empty)
     try:
         return Handler(function, payload_decoder(annotation))
     except TypeError as error:
-        raise TypeError(f"{label}: msgspec cannot decode the payload as {annotation}: {error}") from None
+        raise TypeError(f"{label}: the payload cannot be decoded as {annotation}: {error}") from None
+
+
+def _called(name: object, decorator: str, example: str, kind: type = str) -> None:
+    """Refuse a decorator that was written without its parentheses, and would swallow its handler."""
+    if not isinstance(name, kind):
+        raise TypeError(f"{decorator}: say for what, as in @{decorator}({example})")
 
 
 class Channel(Generic[A]):
@@ -93,9 +102,9 @@ class Channel(Generic[A]):
     def __init__(self, join: JoinHandler[A, Any], *patterns: str) -> None:
         if not patterns:
             raise TypeError('channel(): name the topics, as in @channel("room:*")')
-        self.patterns = tuple(Pattern(text) for text in patterns)
+        self.patterns: tuple[Pattern, ...] = tuple(Pattern(text) for text in patterns)
         self.name: str = getattr(join, "__name__", "channel")
-        self.join = _handler(join, self._label("channel", *patterns), ("socket", "payload"), self._segments())
+        self.join: Handler = _handler(join, self._label("channel", *patterns), ("socket", "payload"), self._segments())
         self.events: dict[str, Handler] = {}
         self.any_event: Handler | None = None
         self.intercepts: dict[str, Handler] = {}
@@ -109,6 +118,7 @@ class Channel(Generic[A]):
         the handler. A returned payload is the reply `ok`, a `Reply` any other, `None` none. A handler that raises
         ends the channel with `phx_error`; the connection and its other channels go on.
         """
+        _called(event, f"{self.name}.on", '"new_msg"')
         label = self._label("on", event)
 
         def register(handler: EventHandler[A, P, R], /) -> EventHandler[A, P, R]:
@@ -136,6 +146,7 @@ class Channel(Generic[A]):
 
         Nothing reaches the client but what the handler pushes. It costs one decoding and one encoding for each client.
         """
+        _called(event, f"{self.name}.intercept", '"new_msg"')
         label = self._label("intercept", event)
 
         def register(handler: EventHandler[A, P, None], /) -> EventHandler[A, P, None]:
@@ -148,10 +159,11 @@ class Channel(Generic[A]):
         """Handle the messages of a class (and its subclasses) that `socket.send_info` sent, or `Broadcast`s of other
         topics.
         """
+        _called(kind, f"{self.name}.info", "Tick", type)
         label = self._label("info", kind.__name__)
 
         def register(handler: EventHandler[A, T, None], /) -> EventHandler[A, T, None]:
-            _parameters(handler, label, ("socket", "message"))
+            _check(handler, label, ("socket", "message"))
             self._put(self.infos, kind, handler, label)
             return handler
 
@@ -167,7 +179,7 @@ class Channel(Generic[A]):
         label = self._label("terminate")
         if self.terminator is not None:
             raise ValueError(f"{label}: there is one already")
-        _parameters(handler, label, ("socket", "reason"))
+        _check(handler, label, ("socket", "reason"))
         self.terminator = handler
         return handler
 
@@ -203,6 +215,9 @@ def channel(*patterns: str) -> _RegisterChannel:
     are exact topics, `prefix*`, and named segments, which the handler takes by name: `@channel("room:{room_id}")`,
     `room(socket, payload, room_id)`.
     """
+
+    for pattern in patterns:
+        _called(pattern, "channel", '"room:*"')
 
     def register(join: JoinHandler[A, P], /) -> Channel[A]:
         return Channel(join, *patterns)

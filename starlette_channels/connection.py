@@ -19,9 +19,9 @@ from starlette_channels.messages import EMPTY, Frame, Message, encode_payload, f
 from starlette_channels.protocol import Answer, ClientProtocol, Join, Leave, Push, Stale
 from starlette_channels.serializers import Serializer
 from starlette_channels.tasks import Cancel
-from starlette_channels.topics import Match
+from starlette_channels.topics import Match, Pattern
 
-logger = logging.getLogger("starlette_channels.connection")
+logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 
 
 class Transport(Protocol):
@@ -52,9 +52,11 @@ class Service:
     """What the connections of one `Channels` share."""
 
     def __init__(self, channels: Sequence[Channel[Any]], broker: Broker, limits: Limits) -> None:
-        self.routes = [(pattern, channel) for channel in channels for pattern in channel.patterns]
-        self.broker = broker
-        self.limits = limits
+        self.routes: list[tuple[Pattern, Channel[Any]]] = [
+            (pattern, channel) for channel in channels for pattern in channel.patterns
+        ]
+        self.broker: Broker = broker
+        self.limits: Limits = limits
         self.counts: Counter[str] = Counter()
         self.connections: set[Connection] = set()
 
@@ -93,10 +95,10 @@ class Connection:
         socket_id: str | None = None,
         app: object = None,
     ) -> None:
-        self.app = app
-        self.assigns = assigns
+        self.app: Any = app
+        self.assigns: Any = assigns
         self.hub: Hub = service.broker.hub()
-        self.serializer = serializer
+        self.serializer: Serializer = serializer
         self._service = service
         self._transport = transport
         self._socket_id = socket_id

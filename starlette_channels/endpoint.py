@@ -25,7 +25,7 @@ from starlette_channels.metrics import Statistics
 from starlette_channels.serializers import DEFAULT_VERSION, V1, V2, Serializer, negotiate
 from starlette_channels.transports.websocket import serve_websocket, warn_about_server
 
-logger = logging.getLogger("starlette_channels.connection")
+logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 
 A = TypeVar("A")
 Connect: TypeAlias = Callable[[Handshake], Coroutine[Any, Any, A]]

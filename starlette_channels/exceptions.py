@@ -30,8 +30,8 @@ class ConnectError(ChannelsError):
         if not 400 <= status <= 599:
             raise ValueError(f"ConnectError: {status} is no status of a refusal: use 400 to 599")
         super().__init__(reason)
-        self.reason = reason
-        self.status = status
+        self.reason: str = reason
+        self.status: int = status
 
 
 class JoinError(ChannelsError):

@@ -9,7 +9,7 @@ from starlette.types import Scope, Send
 
 from starlette_channels.params import Params, decode_query
 
-logger = logging.getLogger("starlette_channels.connection")
+logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 
 
 class Handshake(HTTPConnection):
@@ -31,7 +31,7 @@ class Handshake(HTTPConnection):
         """
         if self._params is None:
             query: bytes = self.scope.get("query_string", b"")
-            self._params = {**decode_query(query.decode("latin-1")), **self._path_params}
+            self._params = {**decode_query(query.decode()), **self._path_params}
         return self._params
 
     @property
@@ -45,8 +45,8 @@ class Refused(Exception):
 
     def __init__(self, status: int, reason: str = "") -> None:
         super().__init__(status, reason)
-        self.status = status
-        self.reason = reason
+        self.status: int = status
+        self.reason: str = reason
 
 
 def choose_subprotocol(ours: Sequence[str] | None, offered: Sequence[str]) -> str | None:

@@ -30,7 +30,7 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import override
 
-logger = logging.getLogger("starlette_channels.channel")
+logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
 SILENT = frozenset({"duplicate_join", "closed", "shutdown"})
 """The ends after which a channel tells its client nothing more."""
@@ -65,8 +65,9 @@ class Member(Actor, Socket[Any]):
     ) -> None:
         super().__init__(link)
         self.topic: str = message.topic
-        self.subtopic, self.topic_params = match
-        self.assigns = link.assigns
+        self.subtopic: str = match.subtopic
+        self.topic_params: Mapping[str, str] = match.params
+        self.assigns: Any = link.assigns
         self.join_ref: Ref = message.join_ref
         # A join without join_ref is known to the client by its ref, but to the connection by the null it carried.
         self._push_ref: Ref = message.ref if message.join_ref is None else message.join_ref

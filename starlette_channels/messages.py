@@ -28,7 +28,15 @@ class AttrsInstance(Protocol):
     __attrs_attrs__: ClassVar[Any]
 
 
-Payload: TypeAlias = Mapping[str, Any] | Struct | DataclassInstance | AttrsInstance | Raw | bytes
+class PydanticInstance(Protocol):
+    """An instance of a pydantic model: it is encoded as pydantic writes it."""
+
+    def model_dump(self, *, mode: str) -> Any:
+        """Return the fields as JSON has them."""
+        ...
+
+
+Payload: TypeAlias = Mapping[str, Any] | Struct | DataclassInstance | AttrsInstance | PydanticInstance | Raw | bytes
 """What can be pushed and broadcast: anything that is encoded as a JSON object, raw JSON, or bytes for a binary frame.
 """
 
@@ -68,7 +76,14 @@ class Broadcast(Struct, frozen=True):
     payload: Any
 
 
-_encode = msgspec.json.Encoder().encode
+def _encode_pydantic(instance: Any) -> Any:
+    """Encode what msgspec does not know; pydantic is known by its methods, so it is no dependency."""
+    if hasattr(instance, "model_dump"):
+        return instance.model_dump(mode="json")
+    raise TypeError(f"Encoding objects of type {type(instance).__name__} is unsupported")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_encode_pydantic).encode
 
 
 def encode_payload(payload: object) -> Body:
@@ -95,18 +110,19 @@ def same_ref(one: Ref, other: Ref) -> bool:
     return msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
 
 
+_OBJECT_MARKS = ("__dataclass_fields__", "__attrs_attrs__", "model_dump")
+
+
 def as_reply(answer: object) -> Reply:
     """Return what a handler returned as a reply; raises `TypeError` for what is neither payload, `Reply` nor `None`."""
     if isinstance(answer, Reply):
         return answer
     if answer is None:
         return Reply("ok")
-    if isinstance(answer, Mapping | Struct | Raw | bytes) or hasattr(answer, "__dataclass_fields__"):
+    if isinstance(answer, Mapping | Struct | Raw | bytes) or any(hasattr(answer, mark) for mark in _OBJECT_MARKS):
         return Reply("ok", answer)  # pyright: ignore[reportUnknownArgumentType]
-    if hasattr(answer, "__attrs_attrs__"):
-        return Reply("ok", answer)
     raise TypeError(
-        f"a handler returned {type(answer).__name__}: return a dict, a Struct, a dataclass, bytes or None,"
+        f"a handler returned {type(answer).__name__}: return a dict, a Struct, a dataclass, a model, bytes or None,"
         ' or Reply("ok", ...) for any other JSON value'
     )
 

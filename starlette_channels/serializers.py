@@ -73,14 +73,14 @@ class _Object(Struct, gc=False):
 class V1:
     """Version 1.0: JSON objects, no binary payloads, payloads of any JSON type."""
 
-    version = "1.0"
+    version: str = "1.0"
     _decode = msgspec.json.Decoder(_Object).decode
 
     def decode(self, frame: Frame) -> Message:
         """Decode an object with `topic`, `event`, `payload` and `ref`, in a frame of either kind."""
         try:
             one = self._decode(frame if isinstance(frame, str) else frame.decode())
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ProtocolError(f"no version 1 message: {error}") from None
         return Message(one.join_ref, one.ref, one.topic, one.event, one.payload)
 
@@ -108,7 +108,7 @@ class V1:
 class V2:
     """Version 2.0: JSON arrays, and binary frames for payloads of bytes."""
 
-    version = "2.0"
+    version: str = "2.0"
     _decode = msgspec.json.Decoder(Message).decode
 
     def decode(self, frame: Frame) -> Message:
@@ -117,7 +117,7 @@ class V2:
             return self._decode_binary(frame)
         try:
             return self._decode(frame)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ProtocolError(f"no version 2 message: {error}") from None
 
     def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> Frame:

@@ -38,7 +38,7 @@ class Tasks:
         return scope.cancel
 
     def spawn_light(self, function: Function, *args: Any) -> Cancel:
-        """Run an async function as `spawn` does, at a quarter of its cost; it cannot be cancelled before it has begun."""
+        """Run an async function as `spawn` does, at a quarter of its cost; cancel it only once it has begun."""
         if self._loop is None:
             return self.spawn(function, *args)
         cancel: Cancel = (task := self._start(function, *args)).cancel

@@ -39,9 +39,11 @@ class Pattern:
             raise ValueError(f"topic pattern {text!r}: write a segment as {{name}}, with a name that Python allows")
         if len(set(names)) != len(names):
             raise ValueError(f"topic pattern {text!r}: two segments have the same name")
-        self.text = text
+        if any(":" not in between for between in _SEGMENT.split(head)[2:-1:2]):
+            raise ValueError(f"topic pattern {text!r}: two segments need a colon between them")
+        self.text: str = text
         self.names: tuple[str, ...] = tuple(names)
-        self.prefix = head.split("{", 1)[0]
+        self.prefix: str = head.split("{", 1)[0]
         self._wild = head != text
         self._regex = self._compile(head) if names else None
 

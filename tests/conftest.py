@@ -4,9 +4,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 import trio
 from trio.testing import MockClock
+
+from starlette_channels.testing import Client, Received
 
 BACKENDS = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -42,3 +46,20 @@ def count_tasks(anyio_backend_name: str) -> Callable[[], int]:
     if anyio_backend_name == "trio":
         return lambda: trio.lowlevel.current_statistics().tasks_living
     return lambda: len(asyncio.all_tasks())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the other tasks run until this is so."""
+    with anyio.fail_after(5):
+        while not condition():
+            await anyio.lowlevel.checkpoint()
+
+
+async def frames(client: Client, number: int) -> list[Received]:
+    """Take the next frames, in order."""
+    return [await client.receive() for _ in range(number)]
+
+
+def lines(received: list[Received]) -> list[tuple[Any, Any, str]]:
+    """Leave out topic and payload, where a test is about who is told what, in which order."""
+    return [(one.join_ref, one.ref, one.event) for one in received]

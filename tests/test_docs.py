@@ -5,7 +5,9 @@ The Python blocks of a page make one file, and each line of it has the number th
 module, a `conftest.py` and tests that import the module. `<!-- file: index.html -->` does the same with HTML.
 """
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from starlette_channels import Limits
 from tests.clients.node import NODE
@@ -22,6 +25,7 @@ from tests.servers import HOST, ROOT, Kind, serve
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<language>[\w+-]*)")
 FILE = re.compile(r"^<!-- file: (?P<name>\w+(?P<suffix>\.\w+)) -->$")
 SCRIPT = re.compile(r"<script type=\"module\">\n(.*?)</script>", re.DOTALL)
+CHROMIUM = shutil.which("chromium")
 SUFFIXES = {"python": ".py", "html": ".html"}
 
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)]
@@ -81,9 +85,11 @@ def run_python(page: Path, folder: Path) -> None:
     """Run all that a page has under pytest; modules without tests are imported."""
     names = [name for name in write_files(page, folder) if name != "conftest.py"]
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
-    options = ["-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:randomly", "-c", "pytest.ini"]
-    command = [sys.executable, "-m", "pytest", *options, *names]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "anyio", *names]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     if done.returncode not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
         ours = "|".join(map(re.escape, names))
         report = re.sub(rf"(?m)(^|[\s\"/])(?:{ours})(:|\", line )(\d+)", rf"\1{name_of(page)}\2\3", done.stdout)
@@ -166,3 +172,30 @@ def test_every_counter_is_on_the_page_about_limits() -> None:
     counters = {counter for place in places for counter in re.findall(place, code)}
     assert {"channel_crashed", "join_refused", "malformed_message", "too_many_channels"} <= counters
     assert {counter for counter in counters if f"`{counter}`" not in text} == set()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_the_tutorials_chat_works_in_two_browser_windows(tmp_path: Path) -> None:
+    write_files(ROOT / "docs" / "tutorial.md", tmp_path)
+    kind = Kind("uvicorn", f"uvicorn {{app}} --host {HOST} --port {{port}} --app-dir {tmp_path}")
+    with serve("chat:app", kind) as server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        ann, bob = browser.new_page(), browser.new_page()
+        ann.goto(f"{server.http}/?user=ann")
+        bob.goto(f"{server.http}/?user=bob")
+        expect(ann.get_by_text("Welcome, ann!")).to_be_visible()
+        expect(bob.get_by_text("Welcome, bob!")).to_be_visible()
+
+        ann.get_by_placeholder("Say something").fill("hello")
+        ann.get_by_role("button", name="Send").click()
+        expect(bob.get_by_text("ann: hello")).to_be_visible()
+        expect(ann.get_by_text("ann: hello")).to_be_visible()
+
+        bob.get_by_role("button", name="Send").click()
+        expect(bob.get_by_text("invalid payload")).to_be_visible()
+
+        server.kill()
+        expect(bob.get_by_text("The connection is closed.")).to_be_visible()
+        server.start()
+        expect(bob.get_by_text("The connection is open.")).to_be_visible(timeout=20_000)
+        browser.close()

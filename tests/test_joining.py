@@ -8,8 +8,9 @@ import anyio
 import pytest
 from msgspec import Raw, Struct
 
-from starlette_channels import Channel, Channels, JoinError, Limits, Reply, Socket, channel
+from starlette_channels import Channel, Channels, JoinError, Reply, Socket, channel
 from starlette_channels.testing import Client, JoinRefused, Received, connect
+from tests.conftest import frames, lines
 
 pytestmark = pytest.mark.anyio
 
@@ -44,24 +45,10 @@ def refusing(error: BaseException) -> Channels[Any]:
     return Channels([room])
 
 
-def limited(number: int) -> Channels[Any]:
-    """Channels of which a connection may join this many."""
-
-    @channel("room:*")
-    async def room(socket: Socket, payload: Any) -> None:
-        pass
-
-    return Channels([room], limits=Limits(channels=number))
-
-
 async def refusal(client: Client, topic: str, payload: Any = None) -> Reply:
     with pytest.raises(JoinRefused) as caught:
         await client.join(topic, payload)
     return caught.value.reply
-
-
-async def frames(client: Client, number: int) -> list[Received]:
-    return [await client.receive() for _ in range(number)]
 
 
 async def test_a_join_is_answered_ok() -> None:
@@ -222,7 +209,7 @@ async def test_a_join_without_join_ref_is_known_by_its_ref_to_the_client_but_by_
         client.send("3", "5", "room:a", "echo", {})  # stale: the connection remembers null
         client.send(None, "6", "room:a", "phx_leave", {})
         came = await frames(client, 5)
-    assert [(one.join_ref, one.ref, one.event) for one in came] == [
+    assert lines(came) == [
         (None, "3", "phx_reply"),
         ("3", None, "welcome"),
         ("3", "4", "phx_reply"),
@@ -303,10 +290,10 @@ async def test_pushes_and_messages_made_in_a_join_follow_its_reply() -> None:
 
     async with connect(Channels([room])) as client:
         await client.join("room:a")
-        assert [(one.join_ref, one.event) for one in await frames(client, 3)] == [
-            ("1", "first"),
-            ("1", "second"),
-            ("1", "after join"),
+        assert lines(await frames(client, 3)) == [
+            ("1", None, "first"),
+            ("1", None, "second"),
+            ("1", None, "after join"),
         ]
 
 
@@ -368,47 +355,3 @@ async def test_a_refused_join_runs_no_terminate_and_cancels_its_children() -> No
         await refusal(client, "room:a")
         await anyio.wait_all_tasks_blocked()
         assert happened == ["child cancelled"]
-
-
-async def test_one_topic_too_many_is_refused_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    channels = limited(2)
-    async with connect(channels) as client:
-        one = await client.join("room:one")
-        await client.join("room:two")
-        client.send("8", "9", "room:three", "phx_join", {})
-        reply = {"status": "error", "response": {"reason": "too many channels joined"}}
-        assert await client.receive() == Received("8", "9", "room:three", "phx_reply", reply)
-        assert channels.statistics().counts == {"too_many_channels": 1}
-        assert "too many channels joined" in caplog.text
-        client.send("8", "10", "room:three", "event", {})
-        assert (await client.reply("10")).payload == {"reason": "unmatched topic"}
-        await one.leave()
-        await client.join("room:three")
-
-
-async def test_at_the_limit_a_joined_topic_can_be_joined_anew() -> None:
-    channels = limited(1)
-    async with connect(channels) as client:
-        for _ in range(3):
-            assert (await client.join("room:one")).reply == Reply("ok", {})
-        assert channels.statistics().channels == 1
-        assert (await refusal(client, "room:two")).payload == {"reason": "too many channels joined"}
-
-
-async def test_refused_joins_do_not_count_and_the_default_limit_is_100() -> None:
-    channels = refusing(JoinError("no"))
-    async with connect(channels) as client:
-        for number in range(101):
-            assert (await refusal(client, f"room:{number}")).payload == {"reason": "no"}
-    async with connect(answering(None)) as client:
-        for number in range(100):
-            await client.join(f"room:{number}")
-        assert (await refusal(client, "room:100")).payload == {"reason": "too many channels joined"}
-
-
-async def test_the_limit_is_that_of_one_connection() -> None:
-    channels = limited(1)
-    async with connect(channels) as first, connect(channels) as second:
-        await first.join("room:one")
-        await second.join("room:two")
-        assert channels.statistics().channels == 2

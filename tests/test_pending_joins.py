@@ -1,6 +1,5 @@
 """While a join handler runs: nobody else waits for it, and what concerns its topic waits behind it (protocol §17.3)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -9,6 +8,7 @@ import pytest
 
 from starlette_channels import Channels, EndReason, JoinError, Limits, Reply, Socket, channel
 from starlette_channels.testing import Client, Received, connect
+from tests.conftest import frames, until
 
 pytestmark = pytest.mark.anyio
 
@@ -53,17 +53,6 @@ async def knock(client: Client, door: Door, join_ref: str = "j") -> None:
     knocks = door.knocks
     client.send(join_ref, join_ref, "door", "phx_join", {})
     await until(lambda: door.knocks > knocks)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the other tasks run until this is so."""
-    with anyio.fail_after(5):
-        while not condition():
-            await anyio.lowlevel.checkpoint()
-
-
-async def frames(client: Client, number: int) -> list[Received]:
-    return [await client.receive() for _ in range(number)]
 
 
 async def test_a_slow_join_delays_neither_the_heartbeat_nor_other_channels_nor_other_clients() -> None:

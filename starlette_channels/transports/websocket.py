@@ -15,7 +15,7 @@ from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame, frame_size
 from starlette_channels.tasks import Cancel, Tasks
 
-logger = logging.getLogger("starlette_channels.transport")
+logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
 CLOSE_SECONDS = 2.0
 """How long the last frames and the close may take to leave."""

@@ -4,7 +4,9 @@ from typing import Any
 
 from msgspec import Struct
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Mount, Route
 
 from starlette_channels import Channels, ConnectError, Handshake, JoinError, Reply, Socket, channel
 
@@ -101,4 +103,11 @@ def socket_id(user: User) -> str:
 
 
 channels = Channels([room], connect=connect, socket_id=socket_id)
-app = Starlette(routes=[Mount("/socket", app=channels)])
+
+
+async def blank(request: Request) -> HTMLResponse:
+    """A page with nothing on it, in which a browser can import `/socket/channels.js`."""
+    return HTMLResponse('<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><title>blank</title>')
+
+
+app = Starlette(routes=[Route("/", blank), Mount("/socket", app=channels)])

@@ -1,0 +1,269 @@
+"""The page of example_app, and `channels.js` alone, in a real Chromium."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+
+from tests.servers import Server, serve
+
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 15_000  # milliseconds
+
+Person = Callable[..., Page]
+
+
+class Visits:
+    """The contexts that a test opens, each a browser of its own, and what went wrong in them."""
+
+    def __init__(self, browser: Browser, server: Server) -> None:
+        self._browser = browser
+        self._server = server
+        self._contexts: list[BrowserContext] = []
+        self.errors: list[str] = []
+        self.elsewhere: list[str] = []
+
+    def page(self, **options: Any) -> Page:
+        """Open an empty page, in the browser of somebody new."""
+        context = self._browser.new_context(**options)
+        context.set_default_timeout(PATIENCE)
+        self._contexts.append(context)
+        page = context.new_page()
+        page.on("console", self._note_message)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self._note_address(request.url))
+        page.on("websocket", lambda socket: self._note_address(socket.url))
+        return page
+
+    def _note_message(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.errors.append(message.text)
+
+    def _note_address(self, url: str) -> None:
+        if not url.startswith((f"{self._server.http}/", f"{self._server.ws}/", "data:")):
+            self.elsewhere.append(url)
+
+    def leave(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    if executable is None:
+        missing = "there is no Chromium: install the package chromium of your system"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serve("example_app.app:app", environment={"CHAT_PASSPHRASE": "open sesame"}) as server:
+        yield server
+
+
+@pytest.fixture
+def visits(browser: Browser, server: Server) -> Iterator[Visits]:
+    visits = Visits(browser, server)
+    yield visits
+    visits.leave()
+    assert visits.errors == [], server.tail()
+    assert visits.elsewhere == []
+
+
+@pytest.fixture
+def come_in(visits: Visits, server: Server) -> Person:
+    """Open the chat's page as somebody new, and come in under a name."""
+
+    def come_in(name: str, room: str = "lobby", **options: Any) -> Page:
+        page = visits.page(**options)
+        page.goto(f"{server.http}/#{room}")
+        page.get_by_test_id("name-input").fill(name)
+        page.get_by_test_id("enter").click()
+        expect_online(page)
+        return page
+
+    return come_in
+
+
+def expect_online(page: Page) -> None:
+    expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "online", timeout=PATIENCE)
+
+
+def say(page: Page, text: str) -> None:
+    page.get_by_test_id("message-input").fill(text)
+    page.get_by_test_id("send").click()
+
+
+def expect_said(page: Page, author: str, text: str) -> None:
+    """A message of this author, once, and delivered."""
+    message = page.get_by_test_id("message").filter(has=page.get_by_text(text, exact=True))
+    expect(message).to_have_count(1, timeout=PATIENCE)
+    expect(message).to_have_attribute("data-author", author)
+    expect(message).to_have_attribute("data-state", "sent", timeout=PATIENCE)
+    expect(message.locator("time")).to_have_count(1)
+
+
+def test_two_people_chat(come_in: Person) -> None:
+    ann, bob = come_in("Ann"), come_in("Bob")
+    say(ann, "hello <b>there</b>")
+    for page in (ann, bob):
+        expect_said(page, "Ann", "hello <b>there</b>")
+    say(bob, "grüße 🙂")
+    for page in (ann, bob):
+        expect_said(page, "Bob", "grüße 🙂")
+    late = come_in("Cat")
+    expect_said(late, "Ann", "hello <b>there</b>")
+    expect_said(late, "Bob", "grüße 🙂")
+
+
+def test_rooms_are_apart_and_count_what_is_unread(come_in: Person) -> None:
+    ann, bob = come_in("Ann"), come_in("Bob", "garden")
+    say(bob, "nice and green here")
+    expect_said(bob, "Bob", "nice and green here")
+    expect(ann.get_by_test_id("room-garden").get_by_test_id("unread")).to_contain_text("1")
+    expect(ann.get_by_test_id("message")).to_have_count(0)
+    ann.get_by_test_id("room-garden").click()
+    expect_said(ann, "Bob", "nice and green here")
+    expect(ann.get_by_test_id("room-garden").get_by_test_id("unread")).to_be_hidden()
+
+
+def test_one_sees_who_is_typing_until_the_message_is_there(come_in: Person) -> None:
+    ann, bob = come_in("Ann"), come_in("Bob")
+    bob.get_by_test_id("message-input").press_sequentially("I am")
+    expect(ann.get_by_test_id("typing")).to_contain_text("Bob is typing")
+    expect(bob.get_by_test_id("typing")).to_have_text("")
+    bob.get_by_test_id("send").click()
+    expect_said(ann, "Bob", "I am")
+    expect(ann.get_by_test_id("typing")).to_have_text("")
+
+
+def test_the_private_room_refuses_strangers(come_in: Person) -> None:
+    ann, bob = come_in("Ann", "attic"), come_in("Bob", "attic")
+    for page in (ann, bob):
+        expect(page.get_by_test_id("locked")).to_be_visible()
+        page.get_by_test_id("passphrase").fill("let me in")
+        page.get_by_test_id("unlock").click()
+        expect(page.get_by_test_id("refusal")).to_contain_text("not the passphrase")
+        expect(page.get_by_test_id("message-input")).to_be_hidden()
+    for page in (ann, bob):
+        page.get_by_test_id("passphrase").fill("open sesame")
+        page.get_by_test_id("unlock").click()
+        expect(page.get_by_test_id("locked")).to_be_hidden()
+    say(ann, "just the two of us")
+    expect_said(bob, "Ann", "just the two of us")
+
+
+def test_an_announcement_over_http_reaches_everybody_in_the_room(come_in: Person, server: Server) -> None:
+    pages = [come_in("Ann"), come_in("Bob")]
+    announcement = {"room": "lobby", "body": "We close at ten."}
+    assert httpx.post(f"{server.http}/announce", json=announcement, trust_env=False).status_code == 201
+    for page in pages:
+        expect(page.get_by_test_id("announcement")).to_contain_text("We close at ten.")
+
+
+@pytest.mark.parametrize("end", [Server.kill, Server.stop], ids=["killed", "stopped"])
+def test_everybody_comes_back_when_the_server_is_started_again(
+    end: Callable[[Server], object], come_in: Person, visits: Visits, server: Server
+) -> None:
+    pages = {name: come_in(name) for name in ("Ann", "Bob")}
+    say(pages["Ann"], "before")
+    expect_said(pages["Bob"], "Ann", "before")
+    end(server)
+    for page in pages.values():
+        expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "reconnecting", timeout=PATIENCE)
+    say(pages["Bob"], "written while nobody listened")
+    server.start()
+    for page in pages.values():
+        expect_online(page)
+        expect_said(page, "Bob", "written while nobody listened")
+    for name, page in pages.items():
+        say(page, f"{name} is back")
+    for page in pages.values():
+        for name in pages:
+            expect_said(page, name, f"{name} is back")
+    # A browser writes every attempt that fails to the console, and nothing can keep it from doing so.
+    visits.errors[:] = [text for text in visits.errors if not re.match("WebSocket connection to '[^']*' failed", text)]
+
+
+def test_it_works_on_a_phone(come_in: Person) -> None:
+    phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+    ann, bob = come_in("Ann", **phone), come_in("Bob", "workshop")
+    assert ann.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    expect(ann.get_by_test_id("room-workshop")).not_to_be_in_viewport()
+    ann.get_by_test_id("menu").tap()
+    ann.get_by_test_id("room-workshop").tap()
+    expect(ann.get_by_test_id("room-title")).to_have_text("Workshop")
+    expect(ann.get_by_test_id("room-workshop")).not_to_be_in_viewport()
+    ann.get_by_test_id("message-input").fill("from my pocket " + "and a long way round " * 20 + "x" * 200)
+    ann.get_by_test_id("send").tap()
+    expect(bob.get_by_test_id("message")).to_contain_text("from my pocket")
+    expect(ann.get_by_test_id("send")).to_be_in_viewport()
+    assert ann.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_it_is_dark_where_the_system_is(come_in: Person) -> None:
+    colors = []
+    for scheme in ("light", "dark"):
+        page = come_in(scheme, color_scheme=scheme)
+        colors.append(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).map(Number)"))
+    light, dark = (sum(color[:3]) for color in colors)
+    assert light > 3 * 200
+    assert dark < 3 * 80
+
+
+CHANNELS_JS = """async () => {
+    const { Socket } = await import("/socket/channels.js");
+    const socket = new Socket("/socket", { params: { user: "ann" } });
+    socket.connect();
+    const room = socket.channel("room:page");
+    const heard = new Promise((resolve) => room.on("said", resolve));
+    const joined = await room.join();
+    const answer = await room.push("say", { body: "from a page" });
+    const bytes = await room.push("bytes", Uint8Array.from([1, 2, 255]).buffer);
+    const refused = await room.push("refuse", {}).catch(({ status, response }) => ({ status, response }));
+    const stranger = await socket.channel("room:private").join().catch(({ response }) => response);
+    return { joined, answer, heard: await heard, bytes: [...new Uint8Array(bytes)], refused, stranger };
+}"""
+
+
+@pytest.fixture
+def plain_server() -> Iterator[Server]:
+    with serve("tests.clients.app:app") as server:
+        yield server
+
+
+def test_a_blank_page_needs_only_channels_js(browser: Browser, plain_server: Server) -> None:
+    visits = Visits(browser, plain_server)
+    page = visits.page()
+    page.goto(plain_server.http)
+    assert page.evaluate(CHANNELS_JS) == {
+        "joined": {"you": "ann", "topic": "room:page", "tags": None},
+        "answer": {"body": "from a page"},
+        "heard": {"user": "ann", "body": "from a page"},
+        "bytes": [255, 2, 1],
+        "refused": {"status": "error", "response": {"reason": "not today"}},
+        "stranger": {"reason": "unauthorized"},
+    }
+    visits.leave()
+    assert visits.errors == []
+    assert visits.elsewhere == []
