@@ -4,7 +4,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, Union, cast, get_args, get_origin
 
 import msgspec
 import msgspec.inspect
@@ -93,7 +93,7 @@ def _pydantic_decoder(model: Any) -> Callable[[Raw], Any]:
         try:
             return model.model_validate_json(bytes(body))
         except ValueError as error:
-            first = error.errors(include_url=False, include_input=False)[0]  # type: ignore[attr-defined]
+            first: Any = cast("Any", error).errors(include_url=False, include_input=False)[0]
             steps: tuple[str | int, ...] = first["loc"]
             path = "".join(f".{step}" if isinstance(step, str) else f"[{step}]" for step in steps)
             raise InvalidPayload(f"{first['msg']} - at `${path}`") from None

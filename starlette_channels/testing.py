@@ -71,9 +71,10 @@ class Received(Struct, frozen=True):
 class Client:
     """One connection. `connect` makes it."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, vsn: str = "2.0.0") -> None:
         self.timeout = timeout
         self.subprotocol: str | None = None
+        self._version_1 = vsn.startswith("1.")
         self._refs = count(1)
         self._outgoing, self._incoming = anyio.create_memory_object_stream[Message](float("inf"))
         self._unread: list[Received] = []
@@ -104,7 +105,10 @@ class Client:
     def send(self, join_ref: Any, ref: Any, topic: Any, event: Any, payload: Any) -> None:
         """Send a message, in a binary frame if the payload is bytes, and do not wait for anything."""
         body = encode_payload(payload)
-        if isinstance(body, Raw):
+        if self._version_1:
+            fields = {"topic": topic, "event": event, "payload": body, "ref": ref, "join_ref": join_ref}
+            self.send_frame(msgspec.json.encode(fields).decode())
+        elif isinstance(body, Raw):
             self.send_frame(msgspec.json.encode((join_ref, ref, topic, event, body)).decode())
         else:
             names = [str(name).encode() for name in (join_ref, ref, topic, event)]
@@ -294,13 +298,16 @@ async def connect(
         "state": {},
         "extensions": {"websocket.http.response": {}},
     }
-    client = Client(timeout)
+    client = Client(timeout, vsn)
     async with client.talking_to(app, scope):
         yield client
 
 
 def _decode(frame: Frame) -> Received:
     if isinstance(frame, str):
+        if frame.startswith("{"):  # version 1
+            fields = msgspec.json.decode(frame)
+            return Received(None, fields["ref"], fields["topic"], fields["event"], fields["payload"])
         return Received(*_decode_array(frame))
     kind, *sizes = frame[: {0: 4, 1: 5, 2: 3}[frame[0]]]
     names: list[str] = []
