@@ -119,6 +119,10 @@ class Actor(ABC):
         if interrupt and not self._finishes_first():
             self._interrupt()
 
+    def _settle(self, fate: Fate) -> None:
+        """End after the running handler, whatever the fate was before."""
+        self.fate = fate
+
     def _interrupt(self) -> None:
         if self._busy and self._stage is Stage.LIVING and self._cancel is not None:
             self._cancel()

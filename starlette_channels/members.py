@@ -218,7 +218,7 @@ class Member(Actor, Socket[Any]):
             reply = self._join_reply(message, Reply("error", {"reason": "join crashed"}))
         self._joined = False
         self._held = None
-        self.fate = "refused"
+        self._settle("refused")
         self._link.counts[code] += 1
         logger.info("Join of %r refused: %s", self.topic, code)
         self._link.write(reply)

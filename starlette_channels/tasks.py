@@ -24,7 +24,7 @@ class Tasks:
     def __init__(self) -> None:
         self._context = contextvars.copy_context()
         self._loop = _asyncio_loop()
-        self._running: set[Cancel] = set()
+        self._running: dict[anyio.CancelScope, object] = {}
         self._done: anyio.Event | None = None
 
     def spawn(self, function: Function, *args: Any) -> Cancel:
@@ -33,18 +33,11 @@ class Tasks:
         The function must not raise. Costs about 6 microseconds on asyncio.
         """
         scope = anyio.CancelScope()
-        self._running.add(scope.cancel)
-        self._start(self._run, scope, function, args)
+        self._running[scope] = None
+        task = self._start(self._run, scope, function, args)
+        if scope in self._running:
+            self._running[scope] = task  # event loops hold their tasks weakly
         return scope.cancel
-
-    def spawn_light(self, function: Function, *args: Any) -> Cancel:
-        """Run an async function as `spawn` does, at a quarter of its cost; cancel it only once it has begun."""
-        if self._loop is None:
-            return self.spawn(function, *args)
-        cancel: Cancel = (task := self._start(function, *args)).cancel
-        self._running.add(cancel)
-        task.add_done_callback(lambda _: self._ended(cancel))  # pyright: ignore[reportUnknownLambdaType]
-        return cancel
 
     async def finish(self, seconds: float) -> None:
         """Wait until none is left; those that take longer are cancelled."""
@@ -52,14 +45,14 @@ class Tasks:
             while self._running:
                 self._done = anyio.Event()
                 await self._done.wait()
-        for cancel in tuple(self._running):
-            cancel()
+        for scope in tuple(self._running):
+            scope.cancel()
 
-    def _start(self, function: Function, *args: Any) -> Any:
+    def _start(self, function: Function, *args: Any) -> object:
         context = self._context.copy()
         if self._loop is not None:
             return self._loop.create_task(function(*args), context=context)
-        import trio
+        import trio  # it is there if its event loop runs, and not needed otherwise
 
         return trio.lowlevel.spawn_system_task(function, *args, context=context)
 
@@ -68,12 +61,9 @@ class Tasks:
             with scope:
                 await function(*args)
         finally:
-            self._ended(scope.cancel)
-
-    def _ended(self, cancel: Cancel) -> None:
-        self._running.discard(cancel)
-        if self._done is not None and not self._running:
-            self._done.set()
+            del self._running[scope]
+            if self._done is not None and not self._running:
+                self._done.set()
 
 
 def being_cancelled() -> bool:

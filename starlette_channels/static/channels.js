@@ -72,7 +72,7 @@ class Retry {
   }
 
   schedule() {
-    this.cancel();
+    clearTimeout(this.timer);
     const delay = guarded(this.delayAfter, this.tries + 1) ?? 5000;
     this.timer = setTimeout(() => {
       this.tries += 1;
@@ -80,8 +80,10 @@ class Retry {
     }, Math.min(delay, 2 ** 31 - 1)); // longer ones would fire at once
   }
 
-  cancel() { clearTimeout(this.timer); }
-  reset() { this.cancel(); this.tries = 0; }
+  reset() {
+    clearTimeout(this.timer);
+    this.tries = 0;
+  }
 }
 
 // --------------------------------------------------------------------------------------------------- wire format
@@ -185,7 +187,6 @@ export class Push {
 
   /** Sends the message (again, with a new ref). Channels do this; applications need not. */
   send() {
-    if (this.receivedResp?.status === "timeout") return;
     const { socket, topic } = this.channel;
     this._forget();
     this.ref = socket.makeRef();
@@ -405,7 +406,6 @@ export class Channel {
   }
 
   _rejoin() {
-    this._rejoinTimer.cancel();
     this.state = "joining";
     try {
       this.joinPush.resend(this.timeout);
@@ -522,7 +522,7 @@ export class Socket {
 
   /** Opens the connection and keeps it open until `disconnect()`. While it waits for its next try: tries now. */
   connect() {
-    if (this.conn && !this._wanted) this._ended(this.conn, closeEvent(1006, "replaced")); // it is still closing
+    if (this.conn && !this._wanted) this._ended(closeEvent(1006, "replaced")); // it is still closing
     if (this.conn) return;
     this._setWanted(true);
     try {
@@ -538,7 +538,6 @@ export class Socket {
     this._setWanted(false);
     if (!this.conn) return void (callback && guarded(callback));
     if (callback) this._whenDisconnected.push(callback);
-    this._stopHeartbeat();
     clearTimeout(this._closeTimer);
     this._closeTimer = setTimeout(() => this._giveUp("connection_closed"), CLOSE_PATIENCE_MS);
     this.conn.close(code, reason);
@@ -648,7 +647,6 @@ export class Socket {
 
   _open() {
     if (!this.transport) throw new Error("no WebSocket here: give the class to use as the option `transport`");
-    this._reconnectTimer.cancel();
     this._attemptedAt = Date.now();
     const conn = new this.transport(this.endPointURL());
     this.conn = conn;
@@ -663,7 +661,7 @@ export class Socket {
       this.log("transport", "error", event);
       if (this._wanted) this._emit("error", event, this.transport, this.establishedConnections);
     });
-    conn.onclose = current((event) => this._ended(conn, event, failed ? "connection_error" : "connection_closed"));
+    conn.onclose = current((event) => this._ended(event, failed ? "connection_error" : "connection_closed"));
     this._announceState();
   }
 
@@ -713,8 +711,7 @@ export class Socket {
   }
 
   // The one place where a connection, or an attempt at one, ends: once for each, whoever ended it.
-  _ended(conn, event, why = "connection_closed", retry = event.code !== NORMAL_CLOSE) {
-    if (conn !== this.conn) return;
+  _ended(event, why = "connection_closed", retry = event.code !== NORMAL_CLOSE) {
     this.log("transport", "close", event);
     this.conn = null;
     this._stopHeartbeat();
@@ -734,7 +731,7 @@ export class Socket {
   // Ends a connection without waiting for the other side, which may be long gone.
   _giveUp(why, code, reason) {
     const conn = this.conn;
-    this._ended(conn, closeEvent(code ?? 1006, reason ?? why), why, true);
+    this._ended(closeEvent(code ?? 1006, reason ?? why), why, true);
     guarded(() => conn.close(code, reason));
   }
 
@@ -781,7 +778,7 @@ export class Socket {
 
   // The network or the user came back: no reason to wait for the next try.
   _wake() {
-    if (!this._wanted || this._suspended || pageIsHidden()) return;
+    if (this._suspended || pageIsHidden()) return;
     if (this.isConnected()) {
       if (!this._heartbeatRef) this._beat(); // it may only look connected
       return;
@@ -796,7 +793,6 @@ export class Socket {
 
   _suspend() {
     this._suspended = true;
-    this._reconnectTimer.cancel();
     if (this.conn) this._giveUp("connection_closed");
   }
 }

@@ -14,6 +14,7 @@ from starlette_channels.connection import Connection, Transport
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame, frame_size
 from starlette_channels.tasks import Cancel, Tasks
+from starlette_channels.transports.sweeper import sweeper_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
@@ -34,8 +35,9 @@ class WebSocketTransport:
         self._counts = counts
         self._outbox: deque[Frame] = deque()
         self._waiting_bytes = 0
-        self._cancel_flush: Cancel | None = None
-        self._sending = False
+        self._sweeper = sweeper_of_this_loop()
+        self._flushing = False
+        self._cancel_send: Cancel | None = None
         self._closing: tuple[int, str] | None = None
         self._gone = False
         self._paused = False
@@ -48,7 +50,7 @@ class WebSocketTransport:
         """Queue a frame. A client that does not take what is sent is closed with 1008 once too much waits for it."""
         if self._gone or self._closing is not None:
             return
-        if self._sending and self._waiting_bytes > self._limits.outbox_bytes:
+        if self._cancel_send is not None and self._waiting_bytes > self._limits.outbox_bytes:
             self._give_up_on_slow_client()
             return
         self._outbox.append(frame)
@@ -112,10 +114,19 @@ class WebSocketTransport:
     # Writing.
 
     def _start_flush(self) -> None:
-        if self._cancel_flush is None:
-            self._cancel_flush = self._tasks.spawn_light(self._flush)
+        if self._flushing:
+            return
+        self._flushing = True
+        if self._sweeper is not None:
+            self._sweeper.add(self)
+        else:
+            self._cancel_send = self._tasks.spawn(self.flush)
 
-    async def _flush(self) -> None:
+    def waits(self, cancel: Cancel) -> None:
+        """Take note that the client does not take what is sent, for now."""
+        self._cancel_send = cancel
+
+    async def flush(self) -> None:
         """Send what waits, and the close after it; then there is no writer until something waits again."""
         try:
             while self._outbox:
@@ -127,19 +138,17 @@ class WebSocketTransport:
             logger.debug("The client is gone: %r", error)
             self._lose()
         finally:
-            self._sending = False
-            self._cancel_flush = None
+            self._flushing = False
+            self._cancel_send = None
             if self._closing is not None and not self._gone:
                 self._start_flush()  # this writer was cancelled in the middle of a frame, but the close is still to go
             self._note_progress()
 
     async def _send_frame(self, frame: Frame) -> None:
-        self._sending = True
         if isinstance(frame, str):
             await self._send({"type": "websocket.send", "text": frame})
         else:
             await self._send({"type": "websocket.send", "bytes": frame})
-        self._sending = False
         self._waiting_bytes -= frame_size(frame)
         self._note_progress()
 
@@ -152,8 +161,8 @@ class WebSocketTransport:
         logger.warning("Connection closed with 1008: %d bytes wait for the client", self._waiting_bytes)
         self._outbox.clear()
         self._closing = (1008, "slow_client")
-        if self._cancel_flush is not None:
-            self._cancel_flush()
+        if self._cancel_send is not None:
+            self._cancel_send()
         if self._reading is not None:
             self._reading.cancel()
 
@@ -170,11 +179,11 @@ class WebSocketTransport:
     async def finished(self) -> None:
         """Wait until the last frame and the close have left, for as long as that may take."""
         with anyio.move_on_after(CLOSE_SECONDS):
-            while self._cancel_flush is not None:
+            while self._flushing:
                 await self._wait_for_progress()
         self._gone = True
-        if self._cancel_flush is not None:
-            self._cancel_flush()
+        if self._cancel_send is not None:
+            self._cancel_send()
 
     def _note_progress(self) -> None:
         if self._progress is not None:
