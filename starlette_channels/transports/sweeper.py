@@ -25,42 +25,51 @@ class Writable(Protocol):
         ...
 
 
+class Turn:
+    """One task's turn at sweeping; it ends when the task is left to a client."""
+
+    __slots__ = ("client", "task")
+
+    def __init__(self) -> None:
+        self.client: Writable | None = None
+        self.task: asyncio.Task[Any] | None = None
+
+
 class Sweeper:
     """Flushes clients in the order in which they were added. One serves all transports of an event loop."""
 
-    __slots__ = ("_clients", "_current", "_loop", "_sweeping")
+    __slots__ = ("_clients", "_loop", "_turn")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._clients: deque[Writable] = deque()
-        self._current: Writable | None = None
-        self._sweeping: asyncio.Task[None] | None = None
+        self._turn: Turn | None = None
 
     def add(self, client: Writable) -> None:
         """Flush a client soon."""
         self._clients.append(client)
-        if self._sweeping is None:
+        if self._turn is None:
             self._start()
 
     def _start(self) -> None:
-        self._sweeping = self._loop.create_task(self._sweep())
-        self._loop.call_soon(self._move_on, self._sweeping)  # after the task's first step
+        self._turn = Turn()
+        self._turn.task = self._loop.create_task(self._sweep(self._turn))
+        self._loop.call_soon(self._move_on, self._turn)  # after the first step of the task
 
-    async def _sweep(self) -> None:
-        task = asyncio.current_task()
-        while self._sweeping is task and self._clients:
-            self._current = self._clients.popleft()
-            await self._current.flush()
-        if self._sweeping is task:
-            self._sweeping = self._current = None
+    async def _sweep(self, turn: Turn) -> None:
+        while self._turn is turn and self._clients:
+            turn.client = self._clients.popleft()
+            await turn.client.flush()
+        if self._turn is turn:
+            self._turn = None
 
-    def _move_on(self, task: asyncio.Task[None]) -> None:
+    def _move_on(self, turn: Turn) -> None:
         """Leave a task that has not come to its end in one step to the client that it waits for."""
-        if self._sweeping is not task:
+        if self._turn is not turn:
             return
-        if self._current is not None:
-            self._current.waits(task.cancel)
-        self._sweeping = self._current = None
+        if turn.client is not None and turn.task is not None:
+            turn.client.waits(turn.task.cancel)
+        self._turn = None
         if self._clients:
             self._start()
 

@@ -241,9 +241,7 @@ async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
 
 
 def warn_about_server() -> None:
-    """Name a server that does not wait for slow clients in the log: what it buffers for them, no limit of ours can
-    see.
-    """
+    """Warn of a server that does not wait for slow clients: what it buffers for them, no limit of ours can see."""
     uvicorn = sys.modules.get("uvicorn")
     version = getattr(uvicorn, "__version__", "")
     parts = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
