@@ -32,7 +32,7 @@ class Turn:
 
     def __init__(self) -> None:
         self.client: Writable | None = None
-        self.task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[None] | None = None
 
 
 class Sweeper:
