@@ -226,7 +226,9 @@ class Channels(Generic[A]):
             return PlainTextResponse("Method Not Allowed", 405, {"allow": "GET"})
         upgrading = "upgrade" in Headers(scope=scope)
         reason = "No WebSocket library: install uvicorn[standard]" if upgrading else "Upgrade Required"
-        return PlainTextResponse(reason, 426, {"upgrade": "websocket", "connection": "upgrade"})
+        # Both headers go together in HTTP/1.1, and neither is allowed in HTTP/2.
+        headers = {"upgrade": "websocket", "connection": "upgrade"} if scope.get("http_version") == "1.1" else {}
+        return PlainTextResponse(reason, 426, headers)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
