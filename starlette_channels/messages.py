@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
+from starlette_channels.exceptions import SerializerError
+
 Frame: TypeAlias = str | bytes
 """One WebSocket message: `str` goes as a text frame, `bytes` as a binary frame."""
 
@@ -89,13 +91,16 @@ _encode = msgspec.json.Encoder(enc_hook=_encode_pydantic).encode
 def encode_payload(payload: object) -> Body:
     """Return a payload as it travels: JSON encoded once, bytes as they are.
 
-    Raises `TypeError` for what msgspec cannot encode.
+    Raises `TypeError` for what msgspec cannot encode, and `SerializerError` for text that is no Unicode.
     """
     if isinstance(payload, Raw | bytes):
         return payload
     if isinstance(payload, bytearray):
         return bytes(payload)
-    return Raw(_encode(payload))
+    try:
+        return Raw(_encode(payload))
+    except UnicodeEncodeError as error:
+        raise SerializerError(f"text that is no Unicode: {error}") from None
 
 
 EMPTY: Body = Raw(b"{}")

@@ -17,10 +17,17 @@ from starlette_channels.exceptions import ProtocolError, SerializerError
 from starlette_channels.messages import Body, Frame, Message, Ref
 
 DEFAULT_VERSION = "1.0.0"
-_SEMANTIC = re.compile(r"(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
+_SEMANTIC = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
 _PUSH, _REPLY, _BROADCAST = b"\x00", b"\x01", b"\x02"
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
+
+
+def _encode(fields: object) -> str:
+    try:
+        return _encoder.encode(fields).decode()
+    except UnicodeEncodeError as error:
+        raise SerializerError(f"text that is no Unicode: {error}") from None
 
 
 class Serializer(Protocol):
@@ -102,7 +109,7 @@ class V1:
         return body
 
     def _object(self, topic: Any, event: str, ref: Ref, payload: object) -> str:
-        return _encode({"topic": topic, "event": event, "payload": payload, "ref": ref}).decode()
+        return _encode({"topic": topic, "event": event, "payload": payload, "ref": ref})
 
 
 class V2:
@@ -124,19 +131,19 @@ class V2:
         """Encode a push; JSON payloads must be objects."""
         if not isinstance(body, Raw):
             return self._binary(_PUSH, (_text(join_ref), topic, event), body)
-        return _encode((join_ref, ref, topic, event, _object(body))).decode()
+        return _encode((join_ref, ref, topic, event, _object(body)))
 
     def reply(self, join_ref: Ref, ref: Ref, topic: Any, status: str, body: Body) -> Frame:
         """Encode a reply; its payload may be any JSON value."""
         if not isinstance(body, Raw):
             return self._binary(_REPLY, (_text(join_ref), _text(ref), _text(topic), status), body)
-        return _encode((join_ref, ref, topic, "phx_reply", {"status": status, "response": body})).decode()
+        return _encode((join_ref, ref, topic, "phx_reply", {"status": status, "response": body}))
 
     def broadcast(self, topic: str, event: str, body: Body) -> Frame:
         """Encode a broadcast; JSON payloads must be objects."""
         if not isinstance(body, Raw):
             return self._binary(_BROADCAST, (topic, event), body)
-        return _encode((None, None, topic, event, _object(body))).decode()
+        return _encode((None, None, topic, event, _object(body)))
 
     def _decode_binary(self, frame: bytes) -> Message:
         if len(frame) < 5 or frame[0] != 0:
@@ -156,7 +163,10 @@ class V2:
         return Message(join_ref, ref, topic, event, frame[start:])
 
     def _binary(self, kind: bytes, fields: tuple[str, ...], data: bytes) -> bytes:
-        names = [field.encode() for field in fields]
+        try:
+            names = [field.encode() for field in fields]
+        except UnicodeEncodeError as error:
+            raise SerializerError(f"a name that is no Unicode: {error}") from None
         if any(len(name) > 255 for name in names):
             raise SerializerError("a name of more than 255 bytes does not fit a binary frame")
         return b"".join((kind, bytes(map(len, names)), *names, data))
