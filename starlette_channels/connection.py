@@ -15,7 +15,7 @@ from starlette_channels.channels import Channel
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.limits import Limits
 from starlette_channels.members import Member
-from starlette_channels.messages import EMPTY, Frame, Message, encode_payload, frame_size
+from starlette_channels.messages import EMPTY, Frame, Message, encode_payload, frame_size, shown
 from starlette_channels.protocol import Answer, ClientProtocol, Join, Leave, Push, Stale
 from starlette_channels.serializers import Serializer
 from starlette_channels.tasks import Cancel
@@ -194,10 +194,14 @@ class Connection:
     def answer(self, message: Message, answer: Answer) -> None:
         """Answer a message in the name of the connection."""
         if answer.code:
-            self.counts[answer.code] += 1
-            logger.warning("%s: event %r on topic %r", answer.reason, message.event, message.topic)
+            self.blame(message, answer.code)
         body = encode_payload({"reason": answer.reason}) if answer.reason else EMPTY
         self.write(self.serializer.reply(answer.join_ref, message.ref, message.topic, answer.status, body))
+
+    def blame(self, message: Message, code: str) -> None:
+        """Count and log a mistake of the client."""
+        self.counts[code] += 1
+        logger.warning("%s: event %s on topic %s", code, shown(message.event), shown(message.topic))
 
     def free(self, topic: str, member: object) -> None:
         """Note that a topic is free again, unless another member has taken it."""

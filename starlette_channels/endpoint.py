@@ -20,7 +20,7 @@ from starlette_channels.connection import Connection, Service, Transport
 from starlette_channels.exceptions import ConnectError
 from starlette_channels.handshake import Handshake, Refused, choose_subprotocol, refuse_websocket
 from starlette_channels.limits import Limits
-from starlette_channels.messages import Payload
+from starlette_channels.messages import Payload, shown
 from starlette_channels.metrics import Statistics
 from starlette_channels.serializers import DEFAULT_VERSION, V1, V2, Serializer, negotiate
 from starlette_channels.transports.websocket import serve_websocket, warn_about_server
@@ -192,7 +192,7 @@ class Channels(Generic[A]):
         subprotocol = choose_subprotocol(self._subprotocols, handshake.offered_subprotocols)
         serializer = negotiate(params.get("vsn", DEFAULT_VERSION), self._serializers)
         if serializer is None:
-            raise Refused(403, f"no serializer for version {params['vsn']!r}")
+            raise Refused(403, f"no serializer for version {shown(params['vsn'])}")
         return handshake, serializer, subprotocol
 
     def _identify(self, assigns: Any) -> str | None:
@@ -203,7 +203,7 @@ class Channels(Generic[A]):
 
     async def _refuse(self, scope: Scope, send: Send, refusal: Refused, body: str = "") -> None:
         self._service.counts["connect_refused"] += 1
-        logger.warning("Connection refused with %d: %r", refusal.status, refusal.reason)
+        logger.warning("Connection refused with %d: %s", refusal.status, shown(refusal.reason))
         await refuse_websocket(scope, send, refusal, body)
 
     def _match(self, scope: Scope) -> dict[str, Any] | None:

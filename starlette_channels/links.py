@@ -52,6 +52,10 @@ class Link(Spawner, Protocol):
         """Answer a message in the name of the connection."""
         ...
 
+    def blame(self, message: Message, code: str) -> None:
+        """Count and log a mistake of the client."""
+        ...
+
     def free(self, topic: str, member: object) -> None:
         """Note that a topic is free again, unless another member has taken it."""
         ...

@@ -194,7 +194,7 @@ class Member(Actor, Socket[Any]):
         except InvalidPayload as error:
             self._refuse(message, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
         except crash_types():
-            logger.exception("Join of %r crashed", self.topic)
+            logger.exception("The join of %r crashed", self)
             self._refuse(message, "join_crashed", {"reason": "join crashed"})
         else:
             self._admit(reply)
@@ -214,13 +214,13 @@ class Member(Actor, Socket[Any]):
         try:
             reply = self._join_reply(message, Reply("error", payload))
         except Exception:
-            logger.exception("The reason for refusing %r cannot be sent", self.topic)
+            logger.exception("The reason for refusing %r cannot be sent", self)
             reply = self._join_reply(message, Reply("error", {"reason": "join crashed"}))
         self._joined = False
         self._held = None
         self._settle("refused")
         self._link.counts[code] += 1
-        logger.info("Join of %r refused: %s", self.topic, code)
+        logger.info("%r refused: %s", self, code)
         self._link.write(reply)
         self._say_goodbye_of_replaced()
 
@@ -260,8 +260,7 @@ class Member(Actor, Socket[Any]):
 
     def _blame(self, message: Message, code: str, payload: Mapping[str, str]) -> None:
         """Count and log a client's mistake, and answer it if the message has a ref."""
-        self._link.counts[code] += 1
-        logger.warning("%r: %s in event %r", self, code, message.event)
+        self._link.blame(message, code)
         if message.ref is not None:
             self._reply(message, Reply("error", payload))
 

@@ -1,5 +1,6 @@
 """The words that all layers share: message, reply, broadcast, and what payloads are."""
 
+import reprlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
@@ -101,6 +102,15 @@ def encode_payload(payload: object) -> Body:
         return Raw(_encode(payload))
     except UnicodeEncodeError as error:
         raise SerializerError(f"text that is no Unicode: {error}") from None
+
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 100
+
+
+def shown(value: object) -> str:
+    """Return what a client sent as a log line may have it: quoted, and about 100 characters at most."""
+    return _repr.repr(value)
 
 
 EMPTY: Body = Raw(b"{}")

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias
 
-from starlette_channels.messages import Payload, Reply
+from starlette_channels.messages import Payload, Reply, shown
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar, TypeVarTuple
@@ -119,4 +119,4 @@ class Socket(ABC, Generic[A]):
         """End this channel in good order, after the running handler: the client gets `phx_close` and stays away."""
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.topic!r}>"
+        return f"<{type(self).__name__} {shown(self.topic)}>"
