@@ -156,26 +156,43 @@ class Channels(Generic[A]):
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
+        connected = None
         try:
-            handshake, serializer, subprotocol = self._negotiate(scope)
+            connected, subprotocol = await self._shake_hands(scope)
+        except Refused as refusal:
+            self._service.counts[refusal.code] += 1
+            level = logging.WARNING if refusal.__cause__ is None else logging.ERROR
+            reason = shown(refusal.reason)
+            logger.log(level, "Connection refused with %d: %s", refusal.status, reason, exc_info=refusal.__cause__)
+            answer = refuse_websocket(scope, send, refusal)
+        else:
+            answer = send({"type": "websocket.accept", "subprotocol": subprotocol})
+        try:
+            await answer
+        except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
+            logger.debug("The client was gone before its answer: %r", error)
+            return
+        if connected is not None:
+            await serve_websocket(receive, send, connected, self._service.limits, self._service.counts)
+
+    async def _shake_hands(self, scope: Scope) -> tuple[Callable[[Transport], Connection], str | None]:
+        """Ask `connect`; return what makes the connection, and the subprotocol. Raises `Refused`."""
+        handshake, serializer, subprotocol = self._negotiate(scope)
+        try:
             assigns = await self._connect(handshake)
             socket_id = self._identify(assigns)
         except ConnectError as error:
-            await self._refuse(scope, send, Refused(error.status, error.reason), error.reason)
-        except Refused as refusal:
-            await self._refuse(scope, send, refusal)
-        except Exception:
-            self._service.counts["connect_crashed"] += 1
-            logger.exception("connect raised")
-            await refuse_websocket(scope, send, Refused(500), "Internal Server Error")
-        else:
-            await send({"type": "websocket.accept", "subprotocol": subprotocol})
+            raise Refused(error.status, error.reason, error.reason) from None
+        except Refused:
+            raise
+        except Exception as error:
+            raise Refused(500, "connect raised", "Internal Server Error", "connect_crashed") from error
+
+        def connected(transport: Transport) -> Connection:
             logger.info("Connected, protocol version %s", serializer.version)
+            return Connection(self._service, transport, serializer, assigns, socket_id, scope.get("app"))
 
-            def connected(transport: Transport) -> Connection:
-                return Connection(self._service, transport, serializer, assigns, socket_id, scope.get("app"))
-
-            await serve_websocket(receive, send, connected, self._service.limits, self._service.counts)
+        return connected, subprotocol
 
     def _negotiate(self, scope: Scope) -> tuple[Handshake, Serializer, str | None]:
         """Check all that can be checked before `connect` is asked, in Phoenix's order."""
@@ -200,11 +217,6 @@ class Channels(Generic[A]):
         if socket_id is None or isinstance(socket_id, str):
             return socket_id
         raise Refused(403, f"socket_id returned {type(socket_id).__name__}: it must be a string or None")
-
-    async def _refuse(self, scope: Scope, send: Send, refusal: Refused, body: str = "") -> None:
-        self._service.counts["connect_refused"] += 1
-        logger.warning("Connection refused with %d: %s", refusal.status, shown(refusal.reason))
-        await refuse_websocket(scope, send, refusal, body)
 
     def _match(self, scope: Scope) -> dict[str, Any] | None:
         """Return the variables of the path below the mount, or `None` if it is not the WebSocket's."""

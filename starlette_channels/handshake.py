@@ -41,12 +41,14 @@ class Handshake(HTTPConnection):
 
 
 class Refused(Exception):
-    """The handshake ends with this HTTP status."""
+    """The handshake ends with this HTTP status and body; the reason is for the log, the code for the counters."""
 
-    def __init__(self, status: int, reason: str = "") -> None:
+    def __init__(self, status: int, reason: str, body: str = "", code: str = "connect_refused") -> None:
         super().__init__(status, reason)
         self.status: int = status
         self.reason: str = reason
+        self.body: str = body
+        self.code: str = code
 
 
 def choose_subprotocol(ours: Sequence[str] | None, offered: Sequence[str]) -> str | None:
@@ -62,11 +64,11 @@ def choose_subprotocol(ours: Sequence[str] | None, offered: Sequence[str]) -> st
     return chosen
 
 
-async def refuse_websocket(scope: Scope, send: Send, refusal: Refused, body: str = "") -> None:
+async def refuse_websocket(scope: Scope, send: Send, refusal: Refused) -> None:
     """Answer a WebSocket handshake with an HTTP status; servers without the extension for it answer 403."""
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": 1008})
         return
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
     await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body.encode()})
+    await send({"type": "websocket.http.response.body", "body": refusal.body.encode()})

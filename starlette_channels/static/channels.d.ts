@@ -85,8 +85,7 @@ export class Socket {
   readonly conn: WebSocketLike | null;
 
   /**
-   * Opens the connection and keeps it open until `disconnect()`, or until the server closes it with code 1000. While
-   * the socket waits for its next try, tries now.
+   * Opens the connection and keeps it open until `disconnect()`. While the socket waits for its next try, tries now.
    */
   connect(): void;
   /** Closes the connection for good; `connect()` opens it again. `callback` runs once it is closed. */

@@ -711,13 +711,12 @@ export class Socket {
   }
 
   // The one place where a connection, or an attempt at one, ends: once for each, whoever ended it.
-  _ended(event, why = "connection_closed", retry = event.code !== NORMAL_CLOSE) {
+  _ended(event, why = "connection_closed") {
     this.log("transport", "close", event);
     this.conn = null;
     this._stopHeartbeat();
     this._pings.clear();
     clearTimeout(this._closeTimer);
-    if (!retry) this._setWanted(false); // the server said goodbye in good order: phoenix.js 1.8.12 stays away too
     for (const channel of this.channels) {
       if (channel.isJoining() || channel.isJoined()) channel._errored({ source: "transport", reason: why });
     }
@@ -731,7 +730,7 @@ export class Socket {
   // Ends a connection without waiting for the other side, which may be long gone.
   _giveUp(why, code, reason) {
     const conn = this.conn;
-    this._ended(closeEvent(code ?? 1006, reason ?? why), why, true);
+    this._ended(closeEvent(code ?? 1006, reason ?? why), why);
     guarded(() => conn.close(code, reason));
   }
 

@@ -148,6 +148,10 @@ test("a join without an answer times out: the server is told to forget it, and i
   assert.deepEqual(leave.toSpliced(1, 1), [first[0], "room:a", "phx_leave", {}]);
   env.server.deliver(first[0], first[1], "room:a", "phx_reply", { status: "ok", response: {} });
   assert.equal(channel.state, "errored", "a late answer does not count");
+  const calls = recorder();
+  channel.on("msg", calls.as("msg"));
+  env.server.deliver(first[0], null, "room:a", "msg", {});
+  assert.deepEqual(calls.all, [], "nor does what the late join pushes");
   env.tick(500);
   const second = env.server.answer("room:a", "phx_join");
   assert.notEqual(second.joinRef, first[0]);
@@ -268,6 +272,8 @@ test("a crash while joining is tried again too", async (t) => {
   const [joinRef] = env.server.take();
   env.server.deliver(joinRef, joinRef, "room:a", "phx_error", { reason: "channel_crash" });
   assert.equal(channel.state, "errored");
+  env.server.deliver(joinRef, joinRef, "room:a", "phx_reply", { status: "ok", response: 1 });
+  assert.equal(channel.state, "errored", "what it had to say before does not count");
   env.tick(500);
   env.server.answer("room:a", "phx_join", "ok", 2);
   assert.equal(await push, 2);
@@ -284,7 +290,12 @@ test("the rejoin delay is random by default, and a function of the application's
     env.tick(1);
     env.server.answer("room:a", "phx_join", "error");
   }
-  assert.deepEqual(tries, [1, 2, 3, 4]);
+  assert.deepEqual(tries.splice(0), [1, 2, 3, 4]);
+  env.server.shut();
+  env.tick(250);
+  env.server.accept();
+  env.server.answer("room:a", "phx_join", "error");
+  assert.deepEqual(tries, [1], "a new connection begins anew, and a lost one does not count");
   channel.leave();
 });
 
@@ -306,6 +317,22 @@ test("after a lost connection all channels rejoin at once when it is back", (t) 
   assert.ok(a.channel.isJoined() && b.channel.isJoined());
   env.tick(20_000);
   assert.deepEqual(env.server.sent, [], "once");
+});
+
+test("a channel that was not joined is not joined by a connection, a crash, or a close", (t) => {
+  const env = setUp(t);
+  const channel = env.socket.channel("room:a");
+  const calls = recorder();
+  channel.onError(calls.as("error"));
+  env.open();
+  env.server.deliver(null, null, "room:a", "phx_error", {});
+  assert.equal(calls.all.length, 1);
+  assert.equal(channel.state, "closed");
+  env.server.shut();
+  env.tick(250);
+  env.server.accept();
+  env.tick(20_000);
+  assert.deepEqual(env.server.sent, []);
 });
 
 test("a rejoin that was waiting when the connection broke is not sent twice", (t) => {
@@ -347,14 +374,18 @@ test("leaving while joining ends the awaited join, and a later answer changes no
   const env = setUp(t);
   env.open();
   const channel = env.socket.channel("room:a");
-  const seen = observe(channel.join());
+  const calls = recorder();
+  const seen = observe(channel.join().receive("timeout", calls.as("timeout")));
   channel.leave();
   await idle();
   assert.equal(seen.error.status, "closed");
   const [joinRef, ref] = env.server.take();
   assert.deepEqual(env.server.take().toSpliced(1, 1), [joinRef, "room:a", "phx_leave", {}]);
   env.server.deliver(joinRef, ref, "room:a", "phx_reply", { status: "ok", response: {} });
+  env.tick(20_000);
   assert.equal(channel.state, "closed");
+  assert.deepEqual(calls.all, []);
+  assert.deepEqual(env.server.sent, []);
 });
 
 test("leaving without a connection sends nothing, then or later", (t) => {
@@ -460,6 +491,7 @@ test("a payload of null, a string or a list arrives as it is", (t) => {
   channel.on("msg", (payload) => calls.as("msg")(payload));
   for (const payload of [null, "", "text", [1], 0]) env.server.deliver(null, null, "room:a", "msg", payload);
   assert.deepEqual(calls.all.map(([, payload]) => payload), [null, "", "text", [1], 0]);
+  env.server.deliver(null, channel.push("a").ref, "room:a", "phx_reply", null);
 });
 
 test("a callback that throws is reported; the other callbacks and channels go on", (t) => {

@@ -70,7 +70,7 @@ export class FakeWebSocket {
  * must be taken out of `reported` by the test: at its end the list has to be empty.
  */
 export function setUp(t, options = {}, endPoint = "ws://server/socket") {
-  t.mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  t.mock.timers.enable({ apis: ["setTimeout", "Date"], now: Date.UTC(2026, 0) });
   t.mock.method(Math, "random", () => 0.5);
   const reported = [];
   t.mock.method(console, "error", (error) => reported.push(error));

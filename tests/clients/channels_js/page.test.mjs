@@ -94,9 +94,57 @@ test("a connection that only looks alive is tried when the page is shown", (t) =
   env.tick(1000);
   show("visible");
   show("visible");
-  assert.equal(env.server.sent.length, 1, "one heartbeat");
+  const [, ref] = env.server.take();
+  assert.deepEqual(env.server.sent, [], "one heartbeat");
+  env.server.deliver(null, ref, "phoenix", "phx_reply", { status: "ok", response: {} });
+  env.tick(4999);
+  assert.deepEqual(env.server.sent, [], "it took the place of the next one");
+  show("visible");
+  env.server.take();
   env.tick(5000);
   assert.deepEqual(env.server.closedWith, [1000, "heartbeat timeout"]);
+});
+
+test("after coming back the tries are counted anew", (t) => {
+  const tries = [];
+  const { env, fire } = setUpPage(t, { reconnectAfterMs: (count) => tries.push(count) && 100 });
+  env.open().shut();
+  env.tick(100);
+  env.server.refuse();
+  fire("online");
+  env.server.refuse();
+  assert.deepEqual(tries, [1, 2, 1]);
+});
+
+test("a callback may disconnect when a stuck attempt is given up", (t) => {
+  const { env, fire } = setUpPage(t);
+  env.socket.connect();
+  env.socket.onClose(() => env.socket.disconnect());
+  env.tick(2000);
+  fire("online");
+  env.tick(60_000);
+  assert.equal(env.connections.length, 1);
+});
+
+test("the page is watched again after disconnect() and connect()", (t) => {
+  const { env, fire, listening } = setUpPage(t, { reconnectAfterMs: () => 60_000 });
+  env.open();
+  env.socket.disconnect();
+  env.server.shut(1005);
+  env.open().shut();
+  assert.deepEqual(listening, new Set(["online", "pagehide", "pageshow"]));
+  fire("online");
+  assert.equal(env.connections.length, 3);
+});
+
+test("a connect() that throws leaves no listener on the page", (t) => {
+  const params = () => {
+    throw new Error("no token");
+  };
+  const { env, fire, listening } = setUpPage(t, { params });
+  assert.throws(() => env.socket.connect(), /no token/);
+  fire("online");
+  assert.deepEqual(listening, new Set());
 });
 
 test("nothing happens for a socket that is not wanted: never connected, disconnected, or told goodbye", (t) => {
@@ -113,7 +161,9 @@ test("nothing happens for a socket that is not wanted: never connected, disconne
   env.server.shut(1005);
   wake();
   assert.equal(env.connections.length, 1);
-  env.open().shut(1000);
+  env.open();
+  env.socket.disconnect();
+  env.server.shut(1000);
   wake();
   assert.equal(env.connections.length, 2);
   assert.deepEqual(listening, new Set(), "and no listener is left on the page");
@@ -135,6 +185,30 @@ test("a page that is put away closes its connection, and opens it when it is bac
   env.server.answer("room:a", "phx_join");
   old.shut(1005);
   assert.equal(channel.state, "joined");
+});
+
+test("a page that is put away while waiting to reconnect does so when it is back", (t) => {
+  const { env, fire } = setUpPage(t);
+  env.open().shut();
+  fire("pagehide");
+  env.tick(60_000);
+  assert.equal(env.connections.length, 1);
+  fire("pageshow");
+  assert.equal(env.connections.length, 2);
+});
+
+test("disconnect() and connect() are heeded while the page is put away", (t) => {
+  const { env, fire } = setUpPage(t);
+  env.open();
+  fire("pagehide");
+  env.socket.disconnect();
+  fire("pageshow");
+  assert.equal(env.connections.length, 1);
+  env.open();
+  fire("pagehide");
+  env.open().shut();
+  env.tick(250);
+  assert.equal(env.connections.length, 4);
 });
 
 test("the pageshow that follows every load does nothing", (t) => {

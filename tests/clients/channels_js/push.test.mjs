@@ -176,6 +176,36 @@ test("a buffered push that timed out is not sent any more", (t) => {
   assert.deepEqual(env.server.sent, []);
 });
 
+test("the time of a buffered push counts anew when it is sent", (t) => {
+  const env = setUp(t);
+  env.open();
+  const channel = env.socket.channel("room:a");
+  channel.join();
+  const calls = recorder();
+  channel.push("slow", {}, 1000).receive("timeout", calls.as("timeout"));
+  env.tick(900);
+  env.server.answer("room:a", "phx_join");
+  env.tick(999);
+  assert.deepEqual(calls.all, []);
+  env.tick(1);
+  assert.equal(calls.all.length, 1);
+});
+
+test("a buffered push is sent once, not after each rejoin", (t) => {
+  const env = setUp(t);
+  env.open();
+  const channel = env.socket.channel("room:a");
+  channel.join();
+  channel.push("once");
+  env.server.answer("room:a", "phx_join");
+  assert.equal(env.server.take()[3], "once");
+  env.server.shut();
+  env.tick(250);
+  env.server.accept();
+  env.server.answer("room:a", "phx_join");
+  assert.deepEqual(env.server.sent, []);
+});
+
 test("a push made while the connection is lost is sent after the rejoin", (t) => {
   const { channel } = setUpJoined(t);
   t.env.server.shut();

@@ -157,6 +157,31 @@ test("disconnect() does not wait for ever for a server that is gone", (t) => {
   assert.equal(env.socket.connectionState(), "closed");
 });
 
+test("disconnect() twice is one disconnect, and does not harm the next connection", (t) => {
+  const env = setUp(t);
+  env.open();
+  const calls = recorder();
+  env.socket.onStateChange(calls.as("state"));
+  env.socket.disconnect(calls.as("first"));
+  env.socket.disconnect(calls.as("second"));
+  env.socket.connect();
+  env.server.accept();
+  const states = ["closing", "closed", "connecting", "open"].map((state) => ["state", state]);
+  assert.deepEqual(calls.all, [...states.slice(0, 2), ["first"], ["second"], ...states.slice(2)]);
+  env.tick(1500);
+  assert.ok(env.socket.isConnected());
+});
+
+test("an attempt that disconnect() cut short is no error", (t) => {
+  const env = setUp(t);
+  const calls = recorder();
+  env.socket.onError(calls.as("error"));
+  env.socket.connect();
+  env.socket.disconnect();
+  env.server.refuse();
+  assert.deepEqual(calls.all, []);
+});
+
 test("disconnect() while connecting or while waiting to reconnect ends it", (t) => {
   const env = setUp(t);
   env.socket.connect();
@@ -236,11 +261,11 @@ test("a params function that throws: connect() throws, a reconnect is reported a
   assert.equal(env.connections.length, 2);
 });
 
-test("without any WebSocket class, connect() says what to do", (t) => {
+test("without any WebSocket class, connect() says what to do", () => {
   const socket = new Socket("ws://h/s", { transport: undefined });
   socket.transport = undefined;
   assert.throws(() => socket.connect(), /option `transport`/);
-  t.assert.equal(socket.connectionState(), "closed");
+  assert.equal(socket.connectionState(), "closed");
 });
 
 // --------------------------------------------------------------------------------------------------- reconnecting
@@ -265,6 +290,17 @@ test("the jitter is full: a delay can be anything from nothing to the ceiling", 
     assert.equal(socket.reconnectAfterMs(3), delay);
     assert.equal(socket.rejoinAfterMs(2), delay);
   }
+});
+
+test("the tries are counted anew after disconnect()", (t) => {
+  const tries = [];
+  const env = setUp(t, { reconnectAfterMs: (count) => tries.push(count) && 100 });
+  env.open().shut();
+  env.tick(100);
+  env.server.refuse();
+  env.socket.disconnect();
+  env.open().shut();
+  assert.deepEqual(tries, [1, 2, 1]);
 });
 
 test("a function of the application's decides the delay by the number of the try", (t) => {
@@ -323,14 +359,13 @@ for (const code of [1001, 1002, 1005, 1006, 1008, 1009, 1011, 1012, 1013, 4000])
   });
 }
 
-test("a close with 1000 by the server is final, until connect()", (t) => {
+test("a close with 1000 by the server is no goodbye: proxies close with it too", (t) => {
   const env = setUp(t);
   const { channel } = env.joined();
   env.server.shut(1000);
-  env.tick(120_000);
-  assert.equal(env.connections.length, 1);
   assert.equal(channel.state, "errored");
-  env.open();
+  env.tick(250);
+  env.server.accept();
   env.server.answer("room:a", "phx_join");
   assert.equal(channel.state, "joined");
 });
@@ -419,6 +454,36 @@ test("an answer with another ref does not count for the heartbeat", (t) => {
   env.server.deliver(null, Number(ref), "phoenix", "phx_reply", { status: "ok", response: {} });
   env.tick(1000);
   assert.notEqual(env.server.closedWith, null);
+});
+
+test("a heartbeat that a lost connection did not answer is not missed on the next one", (t) => {
+  const env = setUp(t, { heartbeatIntervalMs: 1000 });
+  env.open();
+  const calls = recorder();
+  env.socket.ping(calls.as("rtt"));
+  const [, ref] = env.server.take();
+  env.tick(1000);
+  env.server.take();
+  env.server.shut();
+  env.tick(250);
+  env.server.accept();
+  env.server.deliver(null, ref, "phoenix", "phx_reply", { status: "ok", response: {} });
+  env.tick(750);
+  assert.equal(env.server.closedWith, null);
+  assert.deepEqual(env.server.sent, []);
+  env.tick(250);
+  assert.equal(env.server.sent.length, 1);
+  assert.deepEqual(calls.all, [], "nor is its ping answered");
+});
+
+test("a heartbeat that falls due while the server closes is not kept for later", (t) => {
+  const env = setUp(t, { heartbeatIntervalMs: 1000 });
+  env.open().readyState = 2;
+  env.tick(1000);
+  env.server.shut();
+  env.tick(250);
+  env.server.accept();
+  assert.deepEqual(env.server.sent, []);
 });
 
 test("no heartbeat is sent, or missed, on a connection that is closing or closed", (t) => {
@@ -514,6 +579,20 @@ test("debug logs to the console", (t) => {
   const log = t.mock.method(console, "log", () => {});
   setUp(t, { debug: true }).open();
   assert.match(log.mock.calls[0].arguments[0], /^transport: connected/);
+});
+
+test("what an encoder delivers after the connection was lost is not sent", (t) => {
+  const later = [];
+  const env = setUp(t, { encode: (message, done) => later.push(() => done(message.event)) });
+  const old = env.open();
+  env.socket.push({ topic: "t", event: "e", payload: {} });
+  old.readyState = 2;
+  later[0]();
+  old.shut();
+  env.tick(250);
+  env.server.accept();
+  later[0]();
+  assert.deepEqual(env.connections.flatMap(({ sent }) => sent), []);
 });
 
 test("an encoder and a decoder of the application's are used, and may answer late", (t) => {
