@@ -50,7 +50,7 @@ def _hints(function: Callable[..., Any], label: str) -> dict[str, Any]:
     frame = inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__") == __name__:
         frame = frame.f_back
-    at_home = frame is not None and frame.f_globals is inspect.unwrap(function).__globals__
+    at_home = frame is not None and frame.f_globals is getattr(inspect.unwrap(function), "__globals__", None)
     try:
         names = dict(frame.f_locals) if frame is not None and at_home else None
         return typing.get_type_hints(function, localns=names, include_extras=True)
@@ -120,6 +120,10 @@ class Channel(Generic[A]):
         """
         _called(event, f"{self.name}.on", '"new_msg"')
         label = self._label("on", event)
+        if event in ("phx_join", "phx_leave"):
+            raise ValueError(
+                f"{label}: it never comes; handle the join with @channel, the end with @{self.name}.terminate"
+            )
 
         def register(handler: EventHandler[A, P, R], /) -> EventHandler[A, P, R]:
             self._put(self.events, event, _handler(handler, label, ("socket", "payload")), label)

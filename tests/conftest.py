@@ -12,11 +12,18 @@ from trio.testing import MockClock
 
 from starlette_channels.testing import Client, Received
 
-BACKENDS = {
+BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
     "uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
+
+OK: dict[str, Any] = {"status": "ok", "response": {}}
+
+
+def error(reason: str) -> dict[str, Any]:
+    """Return the payload of a `phx_reply` that gives a reason."""
+    return {"status": "error", "response": {"reason": reason}}
 
 
 @pytest.hookimpl(tryfirst=True)

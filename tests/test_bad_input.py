@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.fuzzing.watch import hostile, under_watch
-from tests.fuzzing.wire import binary, text
+from tests.fuzzing.watch import ANY, hostile, under_watch
+from tests.fuzzing.wire import Closed, Wire, binary, text
 from tests.servers import Server, serve, uvicorn
 
 V1_PATH = "/socket/websocket"
@@ -63,7 +63,6 @@ MALFORMED: dict[str, str | bytes] = {
     "payload 100,000 levels deep": f'["1","2","room:a","echo",{nested(100_000)}]',
     "objects 100,000 levels deep": '["1","2","room:a","echo",' + '{"a":' * 100_000 + "1" + "}" * 101_000,
     "ref 100,000 levels deep": f'["1",{nested(100_000)},"room:a","echo",{{}}]',
-    "ref that is just too deep": f'["1",{nested(982)},"room:b","echo",{{}}]',
     "sixth element 100,000 levels deep": f'["1","2","room:a","echo",{{}},{nested(100_000)}]',
     "never closed": "[" * 1_000_000,
     "ref beyond all numbers": '["1",1e999,"room:a","echo",{}]',
@@ -78,7 +77,7 @@ MALFORMED: dict[str, str | bytes] = {
     "binary topic that is not UTF-8": b"\0\1\1\2\3" + b"12\xff\xfebin",
     "binary event cut inside a letter": b"\0\1\1\6\1" + b"12room:a\xc3" + b"\xa9",
     "JSON in a binary frame": text("1", "2", "room:a", "echo").encode(),
-    "random bytes": bytes(range(256)) * 64,
+    "bytes of all kinds": bytes(range(5, 256)) * 64,
 }
 
 
@@ -91,6 +90,34 @@ async def test_what_cannot_be_decoded_closes_its_own_connection_with_1011(server
         closed = await client.closed()
         assert (closed.code, closed.reason) == (1011, "malformed_message")
         assert not client.unread
+
+
+async def outcome(client: Wire) -> tuple[int, str] | None:
+    """How the connection was closed, or `None` if the heartbeat is answered."""
+    try:
+        while not str(await client.receive()).startswith('[null,"the end"'):
+            pass
+    except Closed as closed:
+        return closed.code, closed.reason
+    return None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("element", [0, 1, 2, 3, 4])
+async def test_depths_at_the_limit_of_what_can_be_decoded_are_answered_or_end_with_1011(
+    server: Server, element: int
+) -> None:
+    async with under_watch(server, unmatched_topic=ANY, unmatched_event=ANY, stale_message=ANY) as counted:
+        counted["malformed_message"] = 0
+        for levels in (*range(960, 1_000), 2_000, 5_000, 10_000, 20_000):
+            elements = ['"1"', '"2"', '"room:a"', '"echo"', "{}"]
+            elements[element] = nested(levels)
+            async with hostile(server) as client:
+                await client.join("room:a")
+                client.send(f"[{','.join(elements)}]", HEARTBEAT)
+                end = await outcome(client)
+                assert end in (None, (1011, "malformed_message"))
+                counted["malformed_message"] += end is not None
 
 
 MALFORMED_V1: dict[str, str | bytes] = {
@@ -224,22 +251,28 @@ async def test_a_join_ref_of_another_type_is_stale_and_gets_no_answer(server: Se
         await client.call("1", "4", "room:a", "echo")
 
 
-MISFITS = [None, 5, True, "x", [], ["body"], {}, {"Body": "x"}, {"body": 5}, {"body": None}, {"body": {"body": "x"}}]
-MISFITS += [{"body": "x", "count": "1"}, {"body": "x", "count": 1.5}, {"body": "x", "count": None}, {"body": [[[1]]]}]
-MISFIT_TEXTS = [json.dumps(one) for one in MISFITS]
-MISFIT_TEXTS += [
-    f'{{"body":"x","count":{number}}}' for number in ("1e999", "-1e999", "9" * 5_000, str(2**64), "1e-400")
+MISFITS = [
+    *("null", "5", "true", '"x"', "[]", '["body"]', "{}"),
+    *(
+        '{"Body":"x"}',
+        '{"body":5}',
+        '{"body":null}',
+        '{"body":{"body":"x"}}',
+        '{"body":[[[1]]]}',
+        '{"body":"x","body":1}',
+    ),
+    *(f'{{"body":"x","count":{number}}}' for number in ('"1"', "1.5", "null", "[]", "1e999", "-1e999", "9" * 5_000)),
+    *(f'{{"{key}":{nested(900)}}}' for key in ("body", "count")),
 ]
-MISFIT_TEXTS += [f'{{"body":{nested(900)}}}', f'{{"count":{nested(900)}}}']
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("where", ["event", "join"])
 async def test_a_payload_that_does_not_fit_is_named_and_never_reaches_the_handler(server: Server, where: str) -> None:
     topic, event = ("room:a", "new_msg") if where == "event" else ("typed:5", "phx_join")
-    async with under_watch(server, invalid_payload=len(MISFIT_TEXTS)), hostile(server) as client:
+    async with under_watch(server, invalid_payload=len(MISFITS)), hostile(server) as client:
         await client.join("room:a")
-        for payload in MISFIT_TEXTS:
+        for payload in MISFITS:
             client.send(f'["1","2","{topic}","{event}",{payload}]')
             reply = json.loads(await client.receive())[4]
             assert reply["status"] == "error"

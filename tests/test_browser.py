@@ -23,6 +23,8 @@ OPTIONS = [
 ]
 PATIENCE = 15_000  # milliseconds
 
+pytestmark = pytest.mark.xdist_group("browser")  # one Chromium is enough
+
 Person = Callable[..., Page]
 
 
@@ -222,7 +224,7 @@ def test_it_works_on_a_phone(come_in: Person) -> None:
 
 
 def test_it_is_dark_where_the_system_is(come_in: Person) -> None:
-    colors = []
+    colors: list[list[float]] = []
     for scheme in ("light", "dark"):
         page = come_in(scheme, color_scheme=scheme)
         colors.append(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).map(Number)"))

@@ -47,8 +47,8 @@ def outcomes(request: pytest.FixtureRequest) -> Callable[[Kind], Outcomes]:
     def of(kind: Kind) -> Outcomes:
         ids = {item.name.partition("[")[2].removesuffix("]") for item in request.session.items}
         with serve("tests.conformance.app:app", kind) as server:
-            names = [name for name in chosen(kind) if f"{kind}:{name}" in ids]
-            return Outcomes(asyncio.run(play(server, names)), server.tail())
+            scenarios = {name: SCENARIOS[name] for name in chosen(kind) if f"{kind}:{name}" in ids}
+            return Outcomes(asyncio.run(play(server, scenarios)), server.tail())
 
     return of
 

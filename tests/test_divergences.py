@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conformance.play import attempt
+from tests.conformance.play import play
 from tests.conformance.selection import DIFFERENT, SCENARIOS, SERVER_DECIDES, SERVERS
 from tests.servers import Server, serve
 
@@ -84,7 +84,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.mark.parametrize("name", OURS)
 def test_our_server_differs_from_phoenix_in_the_way_that_is_written_down(name: str, server: Server) -> None:
-    wrong = asyncio.run(attempt(server, {"steps": OURS[name]}))
+    wrong = asyncio.run(play(server, {name: {"steps": OURS[name]}}))[name]
     assert wrong is None, f"{wrong}\n{server.tail()}"
 
 
@@ -95,8 +95,8 @@ def test_broken_frames_harm_nobody_else(name: str, server: Server) -> None:
     broken = [step for step in SCENARIOS[name]["steps"] if "closed" not in step]
     quiet = [dict(step, connect="b") if "connect" in step else dict(step, send="b") for step in broken[:2]]
     steps = [connect(), *join(topic), *quiet, *echo(topic, '{"alive": true}', {"alive": True})]
-    played = asyncio.run(attempt(server, {"steps": [*steps, {"drop": "b"}]}))
-    assert played is None, f"{played}\n{server.tail()}"
+    wrong = asyncio.run(play(server, {name: {"steps": [*steps, {"drop": "b"}]}}))[name]
+    assert wrong is None, f"{wrong}\n{server.tail()}"
     assert httpx.get(server.http, trust_env=False).text == "ok"
 
 

@@ -12,20 +12,30 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import anyio
 import msgspec
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from starlette_channels import Limits
-from tests.clients.node import NODE
-from tests.servers import HOST, ROOT, Kind, serve
+from tests.clients.node import MODULES, NODE, install, limit
+from tests.servers import HOST, ROOT, Kind, Server, serve
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<language>[\w+-]*)")
 FILE = re.compile(r"^<!-- file: (?P<name>\w+(?P<suffix>\.\w+)) -->$")
 SCRIPT = re.compile(r"<script type=\"module\">\n(.*?)</script>", re.DOTALL)
+CHANNELS_JS = ROOT / "starlette_channels" / "static" / "channels.js"
 CHROMIUM = shutil.which("chromium")
+CONFTEST = """\
+import pytest
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+"""  # the one that the page on testing shows
 SUFFIXES = {"python": ".py", "html": ".html"}
 
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)]
@@ -71,10 +81,15 @@ def files_of(page: Path) -> dict[str, str]:
 
 def write_files(page: Path, folder: Path) -> list[str]:
     """Write the files of a page into a folder, and return the names of those that are Python."""
-    files = files_of(page)
+    files = {"conftest.py": CONFTEST, **files_of(page)}
     for name, text in files.items():
         (folder / name).write_text(text)
     return [name for name in files if name.endswith(".py")]
+
+
+def uvicorn_in(folder: Path) -> Kind:
+    """A server whose application is in this folder."""
+    return Kind("uvicorn", f"uvicorn {{app}} --host {HOST} --port {{port}} --app-dir {folder}")
 
 
 def name_of(page: Path) -> str:
@@ -99,10 +114,12 @@ def run_python(page: Path, folder: Path) -> None:
 def check_javascript(page: Path, folder: Path) -> None:
     """Parse the scripts of a page."""
     scripts = [(block.line, block.text) for block in blocks(page) if block.language in ("js", "javascript")]
-    for block in blocks(page):
-        if block.language == "html":
-            for script in SCRIPT.finditer(block.text):
-                scripts.append((block.line + block.text.count("\n", 0, script.start(1)), script[1]))
+    scripts += [
+        (block.line + block.text.count("\n", 0, script.start(1)), script[1])
+        for block in blocks(page)
+        if block.language == "html"
+        for script in SCRIPT.finditer(block.text)
+    ]
     file = folder / "script.mjs"
     for line, script in scripts:
         file.write_text("\n" * (line - 1) + script)
@@ -149,13 +166,19 @@ def test_a_failing_test_names_the_page_and_the_line(body: str, tmp_path: Path) -
         run_python(page, tmp_path)
 
 
-@pytest.mark.parametrize("block", ["```js\nawait x(;\n```", '```html\n<script type="module">\nawait x(;\n</script>\n```'])
+@pytest.mark.parametrize(
+    "block", ["```js\nawait x(;\n```", '```html\n<script type="module">\nawait x(;\n</script>\n```']
+)
 def test_javascript_that_cannot_be_parsed_names_the_page_and_the_line(block: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"# Title\n\n{block}\n")
     line = page.read_text().splitlines().index("await x(;") + 1
     with pytest.raises(pytest.fail.Exception, match=rf"page\.md:{line}\b"):
         check_javascript(page, tmp_path)
+
+
+def test_the_page_about_testing_shows_the_set_up_that_all_pages_use() -> None:
+    assert files_of(ROOT / "docs" / "guides" / "testing.md")["conftest.py"].strip() == CONFTEST.strip()
 
 
 def test_every_limit_is_on_the_page_about_limits_with_its_default() -> None:
@@ -168,17 +191,30 @@ def test_every_limit_is_on_the_page_about_limits_with_its_default() -> None:
 def test_every_counter_is_on_the_page_about_limits() -> None:
     text = (ROOT / "docs" / "guides" / "limits-and-errors.md").read_text()
     code = "\n".join(file.read_text() for file in (ROOT / "starlette_channels").rglob("*.py"))
-    places = r"counts\[\"(\w+)\"\]", r"_(?:refuse|blame)\(message, \"(\w+)\"", r"_fail\(\d+, \"(\w+)\"", r"Answer\(.*\"(\w+)\"\)"
+    places = (
+        r"counts\[\"(\w+)\"\]",
+        r"(?:refuse|blame)\(message, \"(\w+)\"",
+        r"Refused\(.*\"(\w+_\w+)\"",
+        r"code: str = \"(\w+)\"",
+        r"_fail\(\d+, \"(\w+)\"",
+        r"\"error\", \"\w+ [^\"]*\", \"(\w+)\"",
+    )
     counters = {counter for place in places for counter in re.findall(place, code)}
-    assert {"channel_crashed", "join_refused", "malformed_message", "too_many_channels"} <= counters
+    assert {
+        "channel_crashed",
+        "connect_crashed",
+        "connect_refused",
+        "join_refused",
+        "malformed_message",
+        "unmatched_topic",
+    } <= counters
     assert {counter for counter in counters if f"`{counter}`" not in text} == set()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 def test_the_tutorials_chat_works_in_two_browser_windows(tmp_path: Path) -> None:
     write_files(ROOT / "docs" / "tutorial.md", tmp_path)
-    kind = Kind("uvicorn", f"uvicorn {{app}} --host {HOST} --port {{port}} --app-dir {tmp_path}")
-    with serve("chat:app", kind) as server, sync_playwright() as playwright:
+    with serve("chat:app", uvicorn_in(tmp_path)) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         ann, bob = browser.new_page(), browser.new_page()
         ann.goto(f"{server.http}/?user=ann")
@@ -199,3 +235,56 @@ def test_the_tutorials_chat_works_in_two_browser_windows(tmp_path: Path) -> None
         server.start()
         expect(bob.get_by_text("The connection is open.")).to_be_visible(timeout=20_000)
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def guide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Server]]:
+    """The page about clients, and the server of its application."""
+    folder = tmp_path_factory.mktemp("guide")
+    page = ROOT / "docs" / "guides" / "javascript.md"
+    write_files(page, folder)
+    with serve("app:app", uvicorn_in(folder)) as server:
+        yield page, server
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(0, "lobby has heard 5 letters"), (1, "unauthorized"), (2, "joined lobby"), (3, "")],
+    ids=["channels.js", "leave", "phoenix.js", "node"],
+)
+def test_the_examples_for_clients_run_under_node(
+    number: int, said: str, guide: tuple[Path, Server], tmp_path: Path
+) -> None:
+    page, server = guide
+    install()
+    script = [block for block in blocks(page) if block.language == "js"][number].text
+    script = re.sub(r"from \"\S*channels.js\"", f'from "{CHANNELS_JS.as_uri()}"', script)
+    script = script.replace(
+        'from "phoenix"', f'from "{(MODULES / "phoenix" / "priv" / "static" / "phoenix.mjs").as_uri()}"'
+    )
+    script = re.sub(r"new Socket\(\"[^\"]*/socket\"", f'new Socket("{server.ws}/socket"', script)
+    file = tmp_path / "script.mjs"
+    file.write_text(script)
+    output: list[str] = []
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen([NODE, file], stdout=pipe, stderr=subprocess.STDOUT, text=True) as process,
+        limit(process, 30),
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            output.append(line)
+            if said and said in line:
+                return
+        status = process.wait()
+    assert (status, said) == (0, ""), "".join(output)
+
+
+def test_the_example_of_a_client_by_hand_runs(guide: tuple[Path, Server]) -> None:
+    page, server = guide
+    program: dict[str, Any] = {}
+    exec(files_of(page)["app.py"], program)
+    assert anyio.run(program["say"], server.ws, "hi") == [
+        [None, None, "room:lobby", "new_msg", {"body": "hi"}],
+        ["1", "2", "room:lobby", "phx_reply", {"status": "ok", "response": {"length": 2}}],
+    ]

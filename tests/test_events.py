@@ -12,7 +12,7 @@ from msgspec import Meta, Raw, Struct
 
 from starlette_channels import Channel, Channels, Handshake, Reply, Socket, channel
 from starlette_channels.testing import Received, connect
-from tests.conftest import frames, lines
+from tests.conftest import OK, error, frames, lines
 
 pytestmark = pytest.mark.anyio
 
@@ -130,8 +130,7 @@ async def test_an_event_without_handler_is_answered_and_the_channel_lives(caplog
     async with connect(channels) as client:
         room = await client.join("room:a")
         client.send("1", "2", "room:a", "nonsense", {})
-        reply = {"status": "error", "response": {"reason": "unmatched event"}}
-        assert await client.receive() == Received("1", "2", "room:a", "phx_reply", reply)
+        assert await client.receive() == Received("1", "2", "room:a", "phx_reply", error("unmatched event"))
         for event in (7, None, ["echo"], {"a": 1}, "phx_reply", "phx_close", "phx_error", "heartbeat", "ECHO", ""):
             client.send("1", "3", "room:a", event, {})
             assert (await client.reply("3")).payload == {"reason": "unmatched event"}
@@ -230,14 +229,12 @@ async def test_a_payload_that_does_not_fit_is_answered_and_the_channel_lives(
     async def event(socket: Socket, payload: Any) -> dict[str, Any]:
         return {"n": payload.get("n", 0)}
 
-    room = a_room()
-    room.on("fine")(event)
-    event.__annotations__["payload"] = annotation
-
     async def strict(socket: Socket, payload: Any) -> None:
         raise AssertionError(payload)
 
     strict.__annotations__["payload"] = annotation
+    room = a_room()
+    room.on("fine")(event)
     room.on("strict")(strict)
     channels = Channels([room])
     async with connect(channels) as client:
@@ -264,13 +261,12 @@ async def test_frames_of_an_earlier_join_are_dropped_without_an_answer() -> None
 async def test_events_on_a_topic_that_is_not_joined_are_unmatched_and_a_leave_is_ok() -> None:
     channels = an_echo()
     async with connect(channels) as client:
-        unmatched = {"status": "error", "response": {"reason": "unmatched topic"}}
-        for topic in ("room:a", "phoenix", 7, {"a": 1}):
+        topics: list[Any] = ["room:a", "phoenix", 7, {"a": 1}]
+        for topic in topics:
             client.send("1", "2", topic, "echo", {})
-            assert await client.receive() == Received(None, "2", topic, "phx_reply", unmatched)
+            assert await client.receive() == Received(None, "2", topic, "phx_reply", error("unmatched topic"))
             client.send("1", "3", topic, "phx_leave", {})
-            left = {"status": "ok", "response": {}}
-            assert await client.receive() == Received("1", "3", topic, "phx_reply", left)
+            assert await client.receive() == Received("1", "3", topic, "phx_reply", OK)
     assert channels.statistics().counts == {"unmatched_topic": 4}
 
 
@@ -278,8 +274,7 @@ async def test_a_heartbeat_is_answered_without_join_ref_and_its_ref_comes_back_a
     async with connect(an_echo()) as client:
         for ref in ("1", 1, None, [1], 1.5):
             client.send("9", ref, "phoenix", "heartbeat", {"ignored": True})
-            reply = {"status": "ok", "response": {}}
-            assert await client.receive() == Received(None, ref, "phoenix", "phx_reply", reply)
+            assert await client.receive() == Received(None, ref, "phoenix", "phx_reply", OK)
 
 
 async def test_within_a_handler_pushes_and_broadcasts_precede_the_reply_and_what_is_intercepted_follows_it() -> None:

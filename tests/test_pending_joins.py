@@ -8,18 +8,15 @@ import pytest
 
 from starlette_channels import Channels, EndReason, JoinError, Limits, Reply, Socket, channel
 from starlette_channels.testing import Client, Received, connect
-from tests.conftest import frames, until
+from tests.conftest import OK, error, frames, until
 
 pytestmark = pytest.mark.anyio
-
-UNMATCHED = {"status": "error", "response": {"reason": "unmatched topic"}}
-OK = {"status": "ok", "response": {}}
 
 
 class Door:
     """Channels with a topic "door" that lets nobody in until it is opened, and others that are open to everyone."""
 
-    def __init__(self, error: Exception | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, exception: Exception | None = None, limits: Limits | None = None) -> None:
         self.knocks = 0
         self.opened = anyio.Event()
         self.ends: list[EndReason] = []
@@ -29,8 +26,8 @@ class Door:
             self.knocks += 1
             socket.push("welcome", {})
             await self.opened.wait()
-            if error is not None:
-                raise error
+            if exception is not None:
+                raise exception
 
         @door.on("echo")
         async def echo(socket: Socket, payload: Any) -> Any:
@@ -100,11 +97,10 @@ async def test_events_sent_behind_a_join_that_is_refused_are_unmatched() -> None
         client.send(None, None, "door", "echo", {})
         client.send("j", 2, "door", "phx_leave", {})
         door.opened.set()
-        refused = {"status": "error", "response": {"reason": "no"}}
         assert await frames(client, 4) == [
-            Received("j", "j", "door", "phx_reply", refused),
-            Received(None, 1, "door", "phx_reply", UNMATCHED),
-            Received(None, None, "door", "phx_reply", UNMATCHED),
+            Received("j", "j", "door", "phx_reply", error("no")),
+            Received(None, 1, "door", "phx_reply", error("unmatched topic")),
+            Received(None, None, "door", "phx_reply", error("unmatched topic")),
             Received("j", 2, "door", "phx_reply", OK),
         ]
         assert await client.received_nothing()

@@ -37,6 +37,7 @@ bounded = settings(
         ("org:{org}:room:{room}", "org:a:room:b", Match("a:room:b", {"org": "a", "room": "b"})),
         ("room:{room_id}:*", "room:7:x:y", Match("7:x:y", {"room_id": "7"})),
         ("room:{room_id}*", "room:7:x", Match("7:x", {"room_id": "7"})),
+        ("room:{room_id}:*", "room:7:x\ny", Match("7:x\ny", {"room_id": "7"})),
         ("room-{room_id}.x", "room-7.x", Match("7.x", {"room_id": "7"})),
     ],
 )

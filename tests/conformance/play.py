@@ -3,15 +3,17 @@
 import asyncio
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 
 from tests.conformance import run
-from tests.conformance.selection import SCENARIOS, TIMED
 from tests.servers import Server
 
+Scenario: TypeAlias = Mapping[str, Any]
+
 AT_ONCE = 12
+TIMES = {"sleep", "max_ms"}  # keys of steps whose outcome depends on how quick client and server are
 SECONDS = 10.0  # that a frame may take on a busy machine; the scenarios' own times are theirs
 
 
@@ -25,7 +27,7 @@ class Player(run.Player):
         self.sockets, self.requests, self.sent, self.env = {}, {}, {}, {}
 
 
-async def attempt(server: Server, scenario: Mapping[str, Any]) -> str | None:
+async def attempt(server: Server, scenario: Scenario) -> str | None:
     """Play a scenario; the answer is what went wrong, if anything did."""
     try:
         await Player(server).play(dict(scenario))  # pyright: ignore[reportUnknownMemberType]
@@ -36,17 +38,23 @@ async def attempt(server: Server, scenario: Mapping[str, Any]) -> str | None:
     return None
 
 
-async def play(server: Server, names: list[str]) -> dict[str, str | None]:
-    """Play the scenarios, those that depend on time first and, as the machine may be busy, up to three times."""
-    wrong: dict[str, str | None] = dict.fromkeys(names, "not played")
-    for _ in range(3):
-        late = [name for name in names if name in TIMED and wrong[name]]
-        wrong.update(zip(late, await asyncio.gather(*(attempt(server, SCENARIOS[name]) for name in late)), strict=True))
+async def play(server: Server, scenarios: Mapping[str, Scenario]) -> dict[str, str | None]:
+    """Play scenarios; the answer is what went wrong in each.
+
+    Those that measure time come first and, as the machine may be busy with something else, up to three times.
+    """
+    wrong: dict[str, str | None] = dict.fromkeys(scenarios, "not played")
+    timed = {name for name, scenario in scenarios.items() if any(TIMES & set(step) for step in scenario["steps"])}
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(name: str) -> None:
-        async with gate:
-            wrong[name] = await attempt(server, SCENARIOS[name])
+        wrong[name] = await attempt(server, scenarios[name])
 
-    await asyncio.gather(*(one(name) for name in names if name not in TIMED))
+    async def one_of_many(name: str) -> None:
+        async with gate:
+            await one(name)
+
+    for _ in range(3):
+        await asyncio.gather(*(one(name) for name in timed if wrong[name]))
+    await asyncio.gather(*(one_of_many(name) for name in scenarios if name not in timed))
     return wrong

@@ -46,11 +46,6 @@ SERVER_DECIDES = {
     "malformed/too-big-default",
 }
 
-# What they see depends on how quick client and server are.
-TIMED = {
-    name for name, scenario in SCENARIOS.items() if any({"sleep", "max_ms"} & set(step) for step in scenario["steps"])
-}
-
 SERVERS = (UVICORN, UVICORN_WSPROTO, HYPERCORN, HYPERCORN_TRIO, GRANIAN)
 
 

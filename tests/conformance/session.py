@@ -55,7 +55,8 @@ def socket_id(session: Session) -> str | None:
         return None
     if session.user_id == "numeric":
         return cast("str", 42)
-    return f"users_socket:{session.user_id}"
+    user_id: str = session.user_id
+    return "users_socket:" + user_id  # which fails, as it did there, for a param that is an object
 
 
 def an_object(payload: Any, *keys: str) -> dict[str, Any]:
@@ -73,6 +74,13 @@ def binary(payload: Any) -> bytes:
     if not isinstance(payload, bytes):
         raise Crash("the payload is not binary")
     return payload
+
+
+def text(value: Any) -> str:
+    """The value, which must be a string: there, no topic or event may be anything else."""
+    if not isinstance(value, str):
+        raise Crash(f"{value!r} is no string")
+    return value
 
 
 def json(payload: Any) -> Any:

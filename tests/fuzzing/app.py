@@ -34,15 +34,16 @@ class NewMsg(Struct):
 
 
 class Failures(logging.Handler):
-    """Keeps what was logged as an error, unless `Asked` is the cause."""
+    """Keeps what was logged with a traceback, unless `Asked` is the cause, and whatever asyncio complains of."""
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__(logging.WARNING)
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         cause = record.exc_info[0] if record.exc_info else None
-        if cause is not Asked and len(self.texts) < 20:
+        unexpected = cause not in (None, Asked) or record.name == "asyncio"
+        if unexpected and len(self.texts) < 20:
             self.texts.append(logging.Formatter("%(name)s: %(message).500s").format(record)[-4000:])
 
 
@@ -89,7 +90,8 @@ async def relay(socket: Socket, payload: Raw) -> None:
 
 @room.on("flood")
 async def flood(socket: Socket, payload: dict[str, int]) -> None:
-    for number in range(payload["messages"]):
+    first = payload.get("first", 0)
+    for number in range(first, first + payload["messages"]):
         socket.broadcast("flood", {"number": number, "filler": "x" * payload["size"]})
 
 
@@ -108,7 +110,10 @@ async def wait(socket: Socket, payload: Any) -> dict[str, Any]:
 @room.on("later")
 async def later(socket: Socket, payload: Any) -> None:
     socket.start_soon(anyio.sleep_forever)
-    socket.send_info(socket.reply_later())
+    try:
+        socket.send_info(socket.reply_later())
+    except RuntimeError:  # the client gave no ref
+        raise Asked from None
 
 
 @room.info(object)
@@ -151,9 +156,11 @@ def user_id(assigns: dict[str, Any]) -> str | None:
 
 CHANNELS: list[Channel[dict[str, Any]]] = [room, anything, typed]
 SMALL = Limits(channels=5, message_bytes=4096, outbox_bytes=256 * 1024, backlog=50, idle_seconds=30.0)
+IMPATIENT = Limits(idle_seconds=1.0, outbox_bytes=64 * 1024)
 MOUNTS = {
     "socket": Channels(CHANNELS, connect=connect, socket_id=user_id),
     "small": Channels(CHANNELS, connect=connect, socket_id=user_id, limits=SMALL),
+    "impatient": Channels(CHANNELS, connect=connect, socket_id=user_id, limits=IMPATIENT),
 }
 
 

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import os
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -38,13 +39,23 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens: a port of this machine, with or without TLS, or a Unix socket."""
+    """Where a server listens: a port of this machine, with or without TLS, or a Unix socket.
+
+    `lazy` makes clients whose system takes next to nothing that they do not read.
+    """
 
     port: int = 0
     tls: ssl.SSLContext | None = None
     unix: str | None = None
+    lazy: bool = False
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self.lazy:
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # it must be set before connecting
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.port))
+            return await asyncio.open_connection(sock=client, limit=2048)
         if self.unix is not None:
             return await asyncio.open_unix_connection(self.unix, limit=CHUNK)
         return await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls, limit=CHUNK)
@@ -108,6 +119,7 @@ class Wire:
         self.unread: deque[Frame] = deque()
         self._buffer = bytearray()
         self._closed: Closed | None = None
+        self._hung_up = False
 
     @classmethod
     async def open(cls, where: Address, path: str = PATH, *, extra: str = "") -> Self:
@@ -129,12 +141,18 @@ class Wire:
             return self
 
     def write(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        self.writer.write(data)
+        """Send bytes as they are; after `hang_up`, none."""
+        if not self._hung_up:
+            self.writer.write(data)
 
     def send(self, *messages: Frame) -> None:
         """Send messages, one frame for each."""
-        self.writer.write(b"".join(map(frame, messages)))
+        self.write(b"".join(map(frame, messages)))
+
+    def hang_up(self) -> None:
+        """Tell the server's TCP that nothing more will come, and go on reading."""
+        self._hung_up = True
+        self.writer.write_eof()
 
     async def drain(self) -> None:
         """Wait until the server has taken most of what was sent, or closed."""
@@ -225,6 +243,12 @@ class Wire:
         """Be gone at once, as a client that lost its network and came back: the server gets a reset."""
         self.writer.transport.abort()
 
+    async def discard(self) -> None:
+        """Be gone, and wait until nothing of this client is left in the event loop."""
+        self.abort()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
 
 @contextlib.asynccontextmanager
 async def opened(where: Address, path: str = PATH, *, extra: str = "") -> AsyncGenerator[Wire]:
@@ -233,4 +257,4 @@ async def opened(where: Address, path: str = PATH, *, extra: str = "") -> AsyncG
     try:
         yield wire
     finally:
-        wire.abort()
+        await wire.discard()

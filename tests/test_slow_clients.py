@@ -1,0 +1,211 @@
+"""Clients that do not read: they are closed, or not read from either, and nobody else waits for them."""
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator, Iterator
+from types import ModuleType
+
+import pytest
+
+from starlette_channels.transports.websocket import warn_about_server
+from tests.fuzzing.honest import Figures, figures, figures_when, nothing_left
+from tests.fuzzing.wire import Address, Wire, frame, opened, text
+from tests.servers import GRANIAN, HYPERCORN, HYPERCORN_TRIO, Kind, Server, serve, uvicorn
+
+QUIET = ("--log-level", "warning")
+SERVERS = (uvicorn("websockets-sansio", *QUIET), uvicorn("wsproto", *QUIET), HYPERCORN, HYPERCORN_TRIO, GRANIAN)
+
+SMALL = "/small/websocket?vsn=2.0.0"
+OUTBOX = 256 * 1024  # of that mount
+TOPIC = "room:busy"
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module", params=SERVERS, ids=str)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    kind: Kind = request.param
+    with serve("tests.fuzzing.app:app", kind) as server:
+        yield server
+
+
+class Clients:
+    """Makes clients that have joined the topic, and throws them away in the end."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._all: list[Wire] = []
+
+    async def join(self, path: str = SMALL, *, lazy: bool = False) -> Wire:
+        wire = await Wire.open(Address(self._server.port, lazy=lazy), path)
+        self._all.append(wire)
+        await wire.join(TOPIC)
+        return wire
+
+    async def discard(self) -> None:
+        for wire in self._all:
+            await wire.discard()
+
+
+@pytest.fixture
+async def clients(server: Server) -> AsyncIterator[Clients]:
+    clients = Clients(server)
+    try:
+        yield clients
+    finally:
+        await clients.discard()
+        await figures_when(nothing_left, server.http, "small", collect=True)
+
+
+@pytest.mark.anyio
+async def test_clients_that_stop_reading_are_closed_and_the_others_get_everything_meanwhile(
+    server: Server, clients: Clients
+) -> None:
+    lazy, filler, most = 10, "x" * 20_000, 1_000
+    before = await figures(server.http, "small")
+    speaker, listener = await clients.join(), await clients.join()
+    sleepers = [await clients.join(lazy=True) for _ in range(lazy)]
+    start = await figures(server.http, "small", collect=True)
+    peak = start["rss"]
+    for number in range(most):
+        speaker.send(text("1", None, TOPIC, "flood", {"first": number, "messages": 1, "size": 20_000}))
+        for wire in (speaker, listener):  # in lockstep: nobody is a message behind while others do not read at all
+            assert json.loads(await wire.receive())[3:] == ["flood", {"number": number, "filler": filler}]
+        if number % 10 == 0:
+            now = await figures(server.http, "small")
+            peak = max(peak, now["rss"])
+            if now["counts"].get("slow_client", 0) == before["counts"].get("slow_client", 0) + lazy:
+                break
+    else:
+        raise AssertionError("the server goes on to send to clients that do not read")
+    found = await figures_when(only_two_are_left, server.http, "small", collect=True)
+    assert not found["failures"]
+    # What waited for them was bounded: an outbox each, and what the server and asyncio keep below it.
+    assert peak < start["rss"] + lazy * (OUTBOX + MEGABYTE) + 8 * MEGABYTE
+    for sleeper in sleepers:  # whether there was room for the close frame is the server's affair
+        assert (await sleeper.closed()).code in (1006, 1008)
+    for wire in (speaker, listener):
+        await wire.call("1", "end", TOPIC, "echo")
+        await wire.close()
+
+
+def only_two_are_left(found: Figures) -> bool:
+    objects = found["objects"]
+    return found["connections"] == found["channels"] == objects["WebSocketTransport"] == objects["Member"] == 2
+
+
+@pytest.mark.anyio
+async def test_a_burst_larger_than_the_outbox_is_no_harm_to_clients_that_read(server: Server, clients: Clients) -> None:
+    before = await figures(server.http, "small")
+    speaker, listener = await clients.join(), await clients.join()
+    messages, size = 300, 10_000  # twelve times the outbox, queued in one go
+    speaker.send(text("1", None, TOPIC, "flood", {"messages": messages, "size": size}))
+    for number in range(messages):
+        for wire in (speaker, listener):
+            assert json.loads(await wire.receive())[4]["number"] == number
+    after = await figures(server.http, "small")
+    assert after["counts"] == before["counts"]
+    for wire in (speaker, listener):
+        await wire.close()
+
+
+@pytest.mark.anyio
+async def test_a_client_that_does_not_read_its_replies_is_not_read_from_until_it_does(
+    server: Server, clients: Clients
+) -> None:
+    size, most = 1_000, 100 * MEGABYTE
+    before = await figures(server.http, "small")
+    client = await clients.join(lazy=True)
+    sent = 0
+    client.writer.transport.set_write_buffer_limits(high=0)
+    while sent * size < most:
+        client.send(text("1", str(sent), TOPIC, "echo", "x" * size))
+        sent += 1
+        if client.writer.transport.get_write_buffer_size() and await stalled(server, client):
+            break
+    else:
+        raise AssertionError("the server takes whatever comes from a client that reads nothing")
+    now = await figures(server.http, "small")
+    assert now["connections"] == 1
+    assert now["rss"] < before["rss"] + 32 * MEGABYTE
+    async with opened(Address(server.port), SMALL) as other:  # nobody else notices
+        await other.join("room:other")
+        await other.call("1", "2", "room:other", "echo", {"how": "are you"})
+    for number in range(sent):  # and when it reads again, nothing is missing
+        assert json.loads(await client.receive())[1] == str(number)
+    await client.call("1", "end", TOPIC, "echo")
+    await client.close()
+    after = await figures_when(lambda found: found["connections"] == 0, server.http, "small", collect=True)
+    assert after["counts"] == before["counts"]
+
+
+async def stalled(server: Server, client: Wire) -> bool:
+    """Whether the server takes nothing more: what waits in the client and what has arrived are the same for a while."""
+    state = None
+    for _ in range(10):
+        found = client.writer.transport.get_write_buffer_size(), (await figures(server.http, "small"))["messages"]
+        if state not in (None, found) or not found[0]:
+            return False
+        state = found
+        await asyncio.sleep(0.02)
+    return True
+
+
+@pytest.mark.anyio
+async def test_a_client_that_never_reads_its_replies_is_closed_when_its_time_is_over(
+    server: Server, clients: Clients
+) -> None:
+    client = await clients.join("/impatient/websocket?vsn=2.0.0", lazy=True)
+    client.write(b"".join(frame(text("1", str(n), TOPIC, "echo", "x" * 10_000)) for n in range(2_000)))
+    found = await figures_when(lambda found: found["connections"] == 0, server.http, "impatient", collect=True)
+    assert found["counts"]["slow_client"] == 1
+    assert found["objects"]["Member"] == 0
+    client.abort()
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="starlette_channels"):
+        warn_about_server()
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("version", ["0.50.0", "0.50.1", "0.51.0", "0.52.0"])
+def test_a_uvicorn_that_buffers_without_bound_is_named_in_a_warning(
+    version: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import uvicorn
+
+    monkeypatch.setattr(uvicorn, "__version__", version)
+    (warning,) = warnings(caplog)
+    assert f"uvicorn {version}" in warning
+    assert "--ws wsproto" in warning
+
+
+@pytest.mark.parametrize("version", ["0.34.0", "0.49.9", "0.52.1", "0.53.0", "0.54.0", "1.0.0", "0.50.0rc1", ""])
+def test_other_versions_of_uvicorn_are_not(
+    version: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import uvicorn
+
+    monkeypatch.setattr(uvicorn, "__version__", version)
+    assert warnings(caplog) == []
+
+
+def test_daphne_is_named_in_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setitem(sys.modules, "daphne", ModuleType("daphne"))
+    (warning,) = warnings(caplog)
+    assert "daphne" in warning
+
+
+def test_without_any_server_there_is_no_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delitem(sys.modules, "uvicorn", raising=False)
+    assert warnings(caplog) == []
