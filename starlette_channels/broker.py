@@ -3,6 +3,7 @@
 Source: Phoenix's fastlane (`channel/server.ex`, `dispatch/3`) and `Phoenix.PubSub`.
 """
 
+import contextvars
 import logging
 import threading
 from collections import Counter
@@ -55,11 +56,12 @@ class Subscriber(Protocol):
 class Hub:
     """The subscribers of one event loop. All methods but `run` belong to that loop's thread."""
 
-    __slots__ = ("_counts", "_members", "_native", "_snapshots", "thread")
+    __slots__ = ("_context", "_counts", "_members", "_native", "_snapshots", "thread")
 
     def __init__(self, native: Any, counts: Counter[str]) -> None:
         self.thread: int = threading.get_ident()
         self._native = native
+        self._context = contextvars.copy_context()  # what other threads ask for runs in it, not in theirs
         self._counts = counts
         self._members: dict[str, dict[Subscriber, None]] = {}
         self._snapshots: dict[str, tuple[Subscriber, ...]] = {}
@@ -73,14 +75,19 @@ class Hub:
         """Whether this is the hub of the given event loop."""
         return self._native is native
 
-    def run(self, function: Callable[..., Any], *args: Any) -> None:
-        """Call a function in this hub's thread: at once if that is the caller's, else soon."""
+    def run(self, function: Callable[..., Any], *args: Any) -> bool:
+        """Call a function in this hub's thread: now, or soon if that is not the caller's; false if it is over."""
         if threading.get_ident() == self.thread:
             function(*args)
-        elif hasattr(self._native, "call_soon_threadsafe"):
-            self._native.call_soon_threadsafe(function, *args)
-        else:
-            self._native.run_sync_soon(function, *args)
+            return True
+        try:
+            if hasattr(self._native, "call_soon_threadsafe"):
+                self._native.call_soon_threadsafe(function, *args, context=self._context)
+            else:
+                self._native.run_sync_soon(function, *args)
+        except RuntimeError:
+            return False
+        return True
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Let a subscriber have the broadcasts of a topic, from the next one on."""
@@ -185,13 +192,13 @@ class Broker:
         if url != "memory://":
             raise ValueError(f"broker {url!r}: only 'memory://' exists so far; run one process, without --workers")
         self.counts: Counter[str] = Counter()
-        self._hubs: dict[int, Hub] = {}
+        self._hubs: dict[int, Hub] = {}  # never changed in place: other threads may be going through it
         self._lock = threading.Lock()
 
     @property
     def topics(self) -> int:
         """How many topics have a subscriber (counted once per event loop)."""
-        return sum(hub.topics for hub in tuple(self._hubs.values()))
+        return sum(hub.topics for hub in self._hubs.values())
 
     def hub(self) -> Hub:
         """Return the hub of the running event loop."""
@@ -200,7 +207,8 @@ class Broker:
         with self._lock:
             hub = self._hubs.get(thread)
             if hub is None or not hub.serves(native):
-                hub = self._hubs[thread] = Hub(native, self.counts)
+                hub = Hub(native, self.counts)
+                self._hubs = {**self._hubs, thread: hub}
             return hub
 
     def broadcast(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
@@ -211,20 +219,17 @@ class Broker:
         """
         publication = Publication(topic, event, encode_payload(payload), sender)
         here = threading.get_ident()
-        for thread, hub in tuple(self._hubs.items()):
+        for thread, hub in self._hubs.items():
             if thread == here:
                 hub.dispatch(publication)
             else:
-                self._hand_over(thread, hub, publication)
+                self._hand_over(hub, publication)
 
-    def _hand_over(self, thread: int, hub: Hub, publication: Publication) -> None:
+    def _hand_over(self, hub: Hub, publication: Publication) -> None:
         fresh = Publication(publication.topic, publication.event, publication.body, publication.sender)
-        try:
-            hub.run(self._dispatch_for_another, hub, fresh)
-        except RuntimeError:  # that event loop has ended, and its clients with it
+        if not hub.run(self._dispatch_for_another, hub, fresh):  # its clients are gone with their event loop
             with self._lock:
-                if self._hubs.get(thread) is hub:
-                    del self._hubs[thread]
+                self._hubs = {thread: other for thread, other in self._hubs.items() if other is not hub}
 
     def _dispatch_for_another(self, hub: Hub, publication: Publication) -> None:
         try:

@@ -92,12 +92,15 @@ _encode = msgspec.json.Encoder(enc_hook=_encode_pydantic).encode
 def encode_payload(payload: object) -> Body:
     """Return a payload as it travels: JSON encoded once, bytes as they are.
 
-    Raises `TypeError` for what msgspec cannot encode, and `SerializerError` for text that is no Unicode.
+    Raises `TypeError` for what msgspec cannot encode and for a `Reply`, which only a handler can return, and
+    `SerializerError` for text that is no Unicode.
     """
     if isinstance(payload, Raw | bytes):
         return payload
     if isinstance(payload, bytearray):
         return bytes(payload)
+    if isinstance(payload, Reply):
+        raise TypeError("a Reply is an answer: return it from a handler; push and broadcast take the payload itself")
     try:
         return Raw(_encode(payload))
     except UnicodeEncodeError as error:
@@ -106,11 +109,13 @@ def encode_payload(payload: object) -> Body:
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 100
+_repr.maxlevel = 2
 
 
 def shown(value: object) -> str:
     """Return what a client sent as a log line may have it: quoted, and about 100 characters at most."""
-    return _repr.repr(value)
+    text = _repr.repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 EMPTY: Body = Raw(b"{}")

@@ -68,7 +68,10 @@ def decode_query(query: str) -> Params:
 
 
 def encode_query(params: Mapping[str, Any]) -> str:
-    """Encode nested parameters as a query string; `decode_query` reads it back. `None` is left out."""
+    """Encode nested parameters as a query string; `None` is left out.
+
+    `decode_query` reads it back, but for what a query string cannot express: lists of lists or of objects.
+    """
     return "&".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in _flatten("", params))
 
 

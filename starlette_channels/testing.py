@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from starlette_channels.messages import Frame, Raw, Reply, encode_payload
 from starlette_channels.params import encode_query
+from starlette_channels.tasks import Tasks
 
 _decode_array = msgspec.json.Decoder(tuple[Any, Any, Any, Any, Any]).decode
 
@@ -82,6 +83,8 @@ class Client:
         self._accepted = False
         self._refusal: tuple[int, bytes] | None = None
         self._closed: tuple[int, str] | None = None
+        self._failure: Exception | None = None
+        self._over = False
 
     async def join(self, topic: str, payload: Any = None) -> "Joined":
         """Join a topic; raises `JoinRefused` if the server says no."""
@@ -105,6 +108,8 @@ class Client:
     def send(self, join_ref: Any, ref: Any, topic: Any, event: Any, payload: Any) -> None:
         """Send a message, in a binary frame if the payload is bytes, and do not wait for anything."""
         body = encode_payload(payload)
+        if self._version_1 and not isinstance(body, Raw):
+            raise ValueError("version 1 of the protocol has no binary frames")
         if self._version_1:
             fields = {"topic": topic, "event": event, "payload": body, "ref": ref, "join_ref": join_ref}
             self.send_frame(msgspec.json.encode(fields).decode())
@@ -161,20 +166,19 @@ class Client:
     @asynccontextmanager
     async def talking_to(self, app: ASGIApp, scope: Scope) -> AsyncGenerator[None]:
         """Run an application for this connection, and disconnect at the end. `connect` builds the scope."""
-        failure: Exception | None = None
+        tasks = Tasks()
         with self._outgoing, self._incoming:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._serve, app, scope)
-                try:
-                    await self._open()
-                    yield
-                except Exception as error:  # noqa: BLE001 - raised again outside, where the task group does not wrap it
-                    failure = error
+            tasks.spawn(self._serve, app, scope)
+            try:
+                await self._open()
+                yield
+            finally:
                 self.disconnect()
-                tasks.cancel_scope.deadline = anyio.current_time() + 10 * self.timeout
-        if failure is not None:
-            raise failure
-        assert not tasks.cancel_scope.cancelled_caught, "the application did not end its side"
+                with anyio.CancelScope(shield=True):
+                    await tasks.finish(10 * self.timeout)
+                if self._failure is not None:
+                    raise self._failure
+                assert self._over, "the application did not end its side"
 
     async def _wait(self) -> None:
         self._news = self._news or anyio.Event()
@@ -189,8 +193,11 @@ class Client:
         """Run the application for this connection; its `send` ends here."""
         try:
             await app(scope, self._incoming.receive, self._take)
+        except Exception as error:  # noqa: BLE001 - raised again where the test is
+            self._failure = error
         finally:
             self._closed = self._closed or (1006, "the application returned")
+            self._over = True
             self._tell()
 
     async def _take(self, message: Message) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 SECONDS = 10
+PATIENCE = 60
 
 
 @pytest.fixture
@@ -221,23 +222,23 @@ def test_topics_can_be_counted_while_loops_come(broker: Broker) -> None:
 
     async def add_hub() -> None:
         broker.hub().subscribe("t", Listener())
-        over.wait(SECONDS)
+        over.wait(PATIENCE)
 
     def add_hubs() -> None:
-        for _ in range(40):
+        for _ in range(30):
             threads.append(threading.Thread(target=anyio.run, args=(add_hub,)))
             threads[-1].start()
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-6)  # threads change places as often as they can, so it takes its time
     adder = threading.Thread(target=add_hubs)
     adder.start()
     try:
-        deadline = time.monotonic() + SECONDS
-        while broker.topics < 40:
-            assert time.monotonic() < deadline
+        deadline = time.monotonic() + PATIENCE
+        while broker.topics < 30:
+            assert time.monotonic() < deadline, broker.topics
     finally:
         sys.setswitchinterval(interval)
         over.set()
         for thread in (adder, *threads):
-            thread.join(SECONDS)
+            thread.join(PATIENCE)

@@ -71,6 +71,7 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=OPTIONS)
         yield browser
@@ -102,13 +103,15 @@ def come_in(visits: Visits, server: Server) -> Person:
         page.get_by_test_id("name-input").fill(name)
         page.get_by_test_id("enter").click()
         expect_online(page)
+        for public in ("lobby", "garden", "workshop"):
+            expect(page.get_by_test_id(f"room-{public}")).to_have_attribute("data-state", "joined")
         return page
 
     return come_in
 
 
 def expect_online(page: Page) -> None:
-    expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "online", timeout=PATIENCE)
+    expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "online")
 
 
 def say(page: Page, text: str) -> None:
@@ -119,9 +122,9 @@ def say(page: Page, text: str) -> None:
 def expect_said(page: Page, author: str, text: str) -> None:
     """A message of this author, once, and delivered."""
     message = page.get_by_test_id("message").filter(has=page.get_by_text(text, exact=True))
-    expect(message).to_have_count(1, timeout=PATIENCE)
+    expect(message).to_have_count(1)
     expect(message).to_have_attribute("data-author", author)
-    expect(message).to_have_attribute("data-state", "sent", timeout=PATIENCE)
+    expect(message).to_have_attribute("data-state", "sent")
     expect(message.locator("time")).to_have_count(1)
 
 
@@ -192,7 +195,7 @@ def test_everybody_comes_back_when_the_server_is_started_again(
     expect_said(pages["Bob"], "Ann", "before")
     end(server)
     for page in pages.values():
-        expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "reconnecting", timeout=PATIENCE)
+        expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "reconnecting")
     say(pages["Bob"], "written while nobody listened")
     server.start()
     for page in pages.values():

@@ -84,6 +84,12 @@ MISTAKES = {
     "terminate with a name": Mistake(
         '@lobby.terminate("e")\nasync def handle(socket, reason): ...', TypeError, "must be `async def`"
     ),
+    "an event that is the join": Mistake(
+        '@lobby.on("phx_join")\nasync def handle(socket, payload): ...', ValueError, "handle the join with @channel"
+    ),
+    "an event that is the leave": Mistake(
+        '@lobby.on("phx_leave")\nasync def handle(socket, payload): ...', ValueError, "the end with @lobby.terminate"
+    ),
     "star in the middle": Mistake(
         '@channel("room:*:x")\nasync def room(socket, payload): ...', ValueError, "only at the end, as in 'room:*'"
     ),

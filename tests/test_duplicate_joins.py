@@ -270,6 +270,33 @@ async def test_an_old_channel_that_takes_its_time_to_end_delays_the_new_one_but_
         assert joined[2] - joined[1] == pytest.approx(6)  # pyright: ignore[reportUnknownMemberType]
 
 
+async def test_a_client_that_goes_while_its_second_join_waits_for_the_first_lets_both_end() -> None:
+    again = Again()
+    async with connect(again.channels) as client:
+        join(client, "1", wait=True)
+        await until(lambda: again.happened == ["join 1"])
+        join(client, "2")
+        await client.heartbeat()
+        client.disconnect()
+        await anyio.wait_all_tasks_blocked()
+        again.joins.set()
+    assert again.happened == ["join 1", "1 duplicate_join", "join 2", "2 closed"]
+    assert again.channels.statistics().channels == again.channels.statistics().topics == 0
+
+
+async def test_joins_that_wait_for_each_other_end_in_bounded_time_with_their_client(virtual_clock: object) -> None:
+    again = Again(limits=Limits(shutdown_seconds=3))
+    async with connect(again.channels) as client:
+        for ref in ("1", "2", "3"):
+            join(client, ref, wait=True)
+        await client.heartbeat()
+        client.disconnect()
+        gone = anyio.current_time()
+    assert anyio.current_time() - gone < 10
+    assert set(again.happened) <= {"join 1", "join 2"}  # nobody was let in, so nothing is to be terminated
+    assert again.channels.statistics().channels == again.channels.statistics().connections == 0
+
+
 async def test_hundreds_of_second_joins_leave_nothing_behind(count_tasks: Callable[[], int]) -> None:
     again = Again()
     async with connect(again.channels) as client:

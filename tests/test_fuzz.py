@@ -1,6 +1,6 @@
 """A hundred thousand mutated messages, thrown at a live server that must stay healthy.
 
-A run that fails names its seed; `FUZZ_SEED=... pytest tests/test_fuzz.py` throws the same messages again.
+A run that fails names its seed; `FUZZ_SEED=... pytest tests/test_fuzz.py` throws each client's messages again.
 `FUZZ_MESSAGES=...` throws more of them.
 """
 

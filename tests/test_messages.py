@@ -3,17 +3,19 @@
 import json
 from collections import OrderedDict
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import attrs
 import msgspec
+import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw, Struct
 
-from starlette_channels import Reply
-from starlette_channels.messages import EMPTY, as_reply, encode_payload, frame_size, same_ref
+from starlette_channels import Reply, SerializerError
+from starlette_channels.messages import EMPTY, as_reply, encode_payload, frame_size, same_ref, shown
 
 bounded = settings(
     max_examples=100, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -42,6 +44,10 @@ class Colour:
     name: str
 
 
+class Model(pydantic.BaseModel):
+    day: date
+
+
 PAYLOADS: list[Any] = [
     ({}, "{}"),
     ({"ä": [1, None, "ü"]}, '{"ä":[1,null,"ü"]}'),
@@ -49,6 +55,8 @@ PAYLOADS: list[Any] = [
     (Point(1), '{"x":1}'),
     (Size(2), '{"width":2}'),
     (Colour("red"), '{"name":"red"}'),
+    (Model(day=date(2024, 2, 29)), '{"day":"2024-02-29"}'),
+    ({"models": [Model(day=date(2024, 2, 29))]}, '{"models":[{"day":"2024-02-29"}]}'),
     ([1, 2**100], "[1,1267650600228229401496703205376]"),
     (None, "null"),
     ("text", '"text"'),
@@ -76,13 +84,29 @@ def test_what_has_no_json_form_is_a_type_error(payload: object) -> None:
         encode_payload(payload)
 
 
+@pytest.mark.parametrize("payload", [{"a": "\ud800"}, {"\udfff": 1}, ["\udc80"]])
+def test_text_that_is_no_unicode_is_a_serializer_error(payload: object) -> None:
+    with pytest.raises(SerializerError, match="no Unicode"):
+        encode_payload(payload)
+
+
 @bounded
 @given(json_values)
 def test_an_encoded_payload_reads_back_as_the_same_json(value: Any) -> None:
     assert json.loads(bytes(encode_payload(value))) == value
 
 
-ANSWERS: list[Any] = [{"a": 1}, OrderedDict(a=1), Point(1), Size(2), Colour("red"), Raw(b"{}"), b"data", b"", {}]
+ANSWERS: list[Any] = [
+    {"a": 1},
+    OrderedDict(a=1),
+    Point(1),
+    Size(2),
+    Colour("red"),
+    Model(day=date.min),
+    Raw(b"{}"),
+    b"",
+    {},
+]
 
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
@@ -170,3 +194,27 @@ def test_two_refs_are_the_same_only_if_types_and_values_are(one: Any, other: Any
 @pytest.mark.parametrize(("frame", "size"), [("", 0), ("abc", 3), ("ä", 2), ("😀", 4), (b"\xff\x00", 2), ("\ud800", 3)])
 def test_the_size_of_a_frame_is_counted_in_bytes(frame: str | bytes, size: int) -> None:
     assert frame_size(frame) == size
+
+
+def nested(depth: int) -> object:
+    return "x" * 1_000 if depth == 0 else [nested(depth - 1)] * 6
+
+
+LONG: list[Any] = [
+    "x" * 10_000_000,
+    "\n" * 1_000,
+    nested(2),
+    nested(6),
+    {"k" * 1_000 + str(n): "v" * 1_000 for n in range(9)},
+]
+
+
+@pytest.mark.parametrize("value", [*LONG, 10**4_000, [[[[[[[[1]]]]]]]], "\ud800" * 1_000], ids=lambda _: "")
+def test_what_a_client_sent_is_cut_for_the_log(value: Any) -> None:
+    assert len(shown(value)) <= 120
+    assert shown(value).isprintable()
+
+
+@pytest.mark.parametrize("value", ["new_msg", "", None, 7, 1.5, True, ["a"], {"a": 1}, "two\nlines", "a'b"], ids=repr)
+def test_what_is_short_is_shown_as_it_is(value: Any) -> None:
+    assert shown(value) == repr(value)

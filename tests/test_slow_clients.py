@@ -96,8 +96,8 @@ async def test_clients_that_stop_reading_are_closed_and_the_others_get_everythin
 
 
 def only_two_are_left(found: Figures) -> bool:
-    objects = found["objects"]
-    return found["connections"] == found["channels"] == objects["WebSocketTransport"] == objects["Member"] == 2
+    # Not the transports: hypercorn's trio worker cannot be cancelled while it sends, and keeps them until TCP gives up.
+    return found["connections"] == found["channels"] == found["objects"]["Member"] == 2
 
 
 @pytest.mark.anyio
@@ -143,6 +143,30 @@ async def test_a_client_that_does_not_read_its_replies_is_not_read_from_until_it
     await client.close()
     after = await figures_when(lambda found: found["connections"] == 0, server.http, "small", collect=True)
     assert after["counts"] == before["counts"]
+
+
+@pytest.mark.anyio
+async def test_messages_that_handlers_have_no_time_for_are_not_read_whatever_their_size(
+    server: Server, clients: Clients
+) -> None:
+    size, most = 900_000, 100
+    path = "/socket/websocket?vsn=2.0.0"
+    client, other = await clients.join(path), await clients.join(path)
+    before = await figures(server.http)
+    client.send(text("1", None, TOPIC, "hold", "the gate"))
+    sent = 0
+    for sent in range(1, most):
+        client.send(text("1", str(sent), TOPIC, "echo", "x" * size))
+        if client.writer.transport.get_write_buffer_size() > size and await stalled(server, client):
+            break
+    else:
+        raise AssertionError("the server takes whatever comes for a handler that is busy")
+    now = await figures(server.http)
+    assert now["rss"] < before["rss"] + 64 * MEGABYTE
+    await other.call("1", "2", TOPIC, "echo")  # the same topic, but another client
+    other.send(text("1", None, TOPIC, "release", "the gate"))
+    for number in range(1, sent + 1):
+        assert json.loads(await client.receive())[1] == str(number)
 
 
 async def stalled(server: Server, client: Wire) -> bool:

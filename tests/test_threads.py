@@ -219,12 +219,17 @@ def test_an_event_loop_that_has_ended_is_forgotten(house: tuple[House, Callable[
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_the_lifespan_closes_the_clients_of_the_test_client(backend: Any) -> None:
-    house = House()
-    with ExitStack() as stack:
-        with TestClient(house.app, backend=backend) as client:
-            session = stack.enter_context(client.websocket_connect("/socket/websocket?vsn=2.0.0"))
-            join(session)
-            session.close()
-        assert house.ends == ["closed"]
-        assert house.channels.statistics().connections == 0
+def test_clients_of_one_event_loop_can_chat_as_well(backend: Any) -> None:
+    here = House()
+    path = "/socket/websocket?vsn=2.0.0"
+    with (
+        TestClient(here.app, backend=backend) as client,
+        client.websocket_connect(path) as ann,
+        client.websocket_connect(path) as bob,
+    ):
+        join(ann)
+        join(bob)
+        ann.send_json(["1", "2", "room:a", "say", {"text": "hi"}])
+        assert ann.receive_json() == bob.receive_json() == [None, None, "room:a", "said", {"text": "hi"}]
+    assert here.ends == ["closed", "closed"]
+    assert here.channels.statistics().connections == 0

@@ -21,6 +21,9 @@ logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 CLOSE_SECONDS = 2.0
 """How long the last frames and the close may take to leave."""
 
+HANGING_SECONDS = 0.05
+"""How long a send takes before it counts as hanging, where that cannot be seen otherwise."""
+
 UNBOUNDED_UVICORN = ((0, 50, 0), (0, 52, 0))
 """The first and the last uvicorn whose default WebSocket implementation never waits for a slow client."""
 
@@ -37,7 +40,10 @@ class WebSocketTransport:
         self._waiting_bytes = 0
         self._sweeper = sweeper_of_this_loop()
         self._flushing = False
+        self._abandoned = False
+        self._cancel_flush: Cancel | None = None
         self._cancel_send: Cancel | None = None
+        self._sending_since = 0.0
         self._closing: tuple[int, str] | None = None
         self._gone = False
         self._paused = False
@@ -50,7 +56,7 @@ class WebSocketTransport:
         """Queue a frame. A client that does not take what is sent is closed with 1008 once too much waits for it."""
         if self._gone or self._closing is not None:
             return
-        if self._cancel_send is not None and self._waiting_bytes > self._limits.outbox_bytes:
+        if self._waiting_bytes > self._limits.outbox_bytes and self._send_hangs():
             self._give_up_on_slow_client()
             return
         self._outbox.append(frame)
@@ -120,7 +126,7 @@ class WebSocketTransport:
         if self._sweeper is not None:
             self._sweeper.add(self)
         else:
-            self._cancel_send = self._tasks.spawn(self.flush)
+            self._cancel_flush = self._tasks.spawn(self.flush)
 
     def waits(self, cancel: Cancel) -> None:
         """Take note that the client does not take what is sent, for now."""
@@ -131,26 +137,36 @@ class WebSocketTransport:
         try:
             while self._outbox:
                 await self._send_frame(self._outbox.popleft())
-            if self._closing is not None:
+            if self._closing is not None and not self._abandoned:
                 await self._send_close(*self._closing)
                 self._gone = True
         except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
             logger.debug("The client is gone: %r", error)
             self._lose()
         finally:
-            self._flushing = False
+            self._flushing = self._abandoned = False
             self._cancel_send = None
             if self._closing is not None and not self._gone:
                 self._start_flush()  # this writer was cancelled in the middle of a frame, but the close is still to go
             self._note_progress()
 
     async def _send_frame(self, frame: Frame) -> None:
+        if self._sweeper is None:
+            self._cancel_send = self._cancel_flush
+            self._sending_since = anyio.current_time()
         if isinstance(frame, str):
             await self._send({"type": "websocket.send", "text": frame})
         else:
             await self._send({"type": "websocket.send", "bytes": frame})
+        self._cancel_send = None
         self._waiting_bytes -= frame_size(frame)
         self._note_progress()
+
+    def _send_hangs(self) -> bool:
+        """Whether the server waits for the client. On trio every send gives way to others, so only time can tell."""
+        if self._cancel_send is None:
+            return False
+        return self._sweeper is not None or anyio.current_time() - self._sending_since > HANGING_SECONDS
 
     async def _send_close(self, code: int, reason: str) -> None:
         await self._send({"type": "websocket.close", "code": code, "reason": reason})
@@ -161,6 +177,8 @@ class WebSocketTransport:
         logger.warning("Connection closed with 1008: %d bytes wait for the client", self._waiting_bytes)
         self._outbox.clear()
         self._closing = (1008, "slow_client")
+        self._abandoned = self._flushing
+        self._start_flush()
         if self._cancel_send is not None:
             self._cancel_send()
         if self._reading is not None:

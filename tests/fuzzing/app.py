@@ -51,6 +51,7 @@ FAILURES = Failures()
 for name in ("starlette_channels", "asyncio"):  # and no other handler: the log is for what nobody expects
     logging.getLogger(name).addHandler(FAILURES)
 RECEIVED: Counter[str] = Counter()
+GATES: dict[str, anyio.Event] = {}
 
 
 @channel("room:*")
@@ -105,6 +106,16 @@ async def bin_(socket: Socket, payload: bytes) -> bytes:
 async def wait(socket: Socket, payload: Any) -> dict[str, Any]:
     await anyio.lowlevel.checkpoint()
     return {}
+
+
+@room.on("hold")
+async def hold(socket: Socket, payload: str) -> None:
+    await GATES.setdefault(payload, anyio.Event()).wait()
+
+
+@room.on("release")
+async def release(socket: Socket, payload: str) -> None:
+    GATES.setdefault(payload, anyio.Event()).set()
 
 
 @room.on("later")

@@ -150,8 +150,8 @@ async def on_attrs(socket: Socket[User], msg: Colour) -> Colour:
 
 
 @room.on("pydantic")
-async def on_pydantic(socket: Socket[User], msg: Model) -> dict[str, Any]:
-    return msg.model_dump()
+async def on_pydantic(socket: Socket[User], msg: Model) -> Model:
+    return msg
 
 
 @room.on("bytes")
@@ -235,7 +235,16 @@ room.on("again")(on_struct)
 
 
 async def use_socket(socket: Socket[User]) -> None:
-    payloads: list[Payload] = [{}, {"a": [1, None]}, NewMsg("hi"), Point(1), Colour("red"), b"\x00", Raw(b"{}")]
+    payloads: list[Payload] = [
+        {},
+        {"a": [1, None]},
+        NewMsg("hi"),
+        Point(1),
+        Colour("red"),
+        Model(body="hi"),
+        Raw(b"{}"),
+    ]
+    payloads.append(b"\x00")
     for payload in payloads:
         socket.push("event", payload)
         socket.broadcast("event", payload)

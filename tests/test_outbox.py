@@ -1,0 +1,230 @@
+"""What waits for a client: bounded in bytes, for the slow one alone, and nothing is lost for one that reads."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+from trio.testing import MockClock
+
+from starlette_channels import Channels, Limits, Reply, Socket, channel
+from starlette_channels.testing import connect
+from tests.conftest import frames, until
+
+pytestmark = pytest.mark.anyio
+
+
+class Hall:
+    """Channels that can flood a client."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.ends: list[str] = []
+
+        @channel("hall:*")
+        async def hall(socket: Socket, payload: Any) -> None:
+            pass
+
+        @hall.on("flood")
+        async def flood(socket: Socket, payload: dict[str, int]) -> dict[str, Any]:
+            for n in range(payload["frames"]):
+                socket.push("flood", {"n": n, "text": "x" * payload["size"]})
+            return {}
+
+        @hall.terminate
+        async def terminate(socket: Socket, reason: str) -> None:
+            self.ends.append(reason)
+            socket.push("bye", {})
+
+        self.channels = Channels([hall], limits=Limits(**limits))
+
+
+class Server:
+    """An ASGI server in front of the channels whose client can stop reading."""
+
+    def __init__(self, hall: Hall, *, close_hangs: bool = False) -> None:
+        self.hall = hall
+        self.reading = anyio.Event()
+        self.reading.set()
+        self.taken = 0
+        self.handed_over = 0
+        self.close_hangs = close_hangs
+
+    def stop_reading(self) -> None:
+        """Let every send wait from now on."""
+        self.reading = anyio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def take() -> Message:
+            message = await receive()
+            self.taken += 1
+            return message
+
+        async def give(message: Message) -> None:
+            if message["type"] == "websocket.send" or self.close_hangs:
+                self.handed_over += 1
+                await self.reading.wait()
+            await send(message)
+
+        await self.hall.channels(scope, take, give)
+
+
+def waiting_bytes(hall: Hall) -> int:
+    """Return what waits for the client that has the most waiting for it."""
+    connections: set[Any] = hall.channels._service.connections  # type: ignore  # pyright: ignore[reportPrivateUsage]
+    return max(connection._transport._waiting_bytes for connection in connections)
+
+
+async def test_a_client_that_does_not_read_is_closed_with_1008_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    hall = Hall(outbox_bytes=100_000)
+    server = Server(hall)
+    async with connect(server) as slow, connect(hall.channels) as quick:
+        await slow.join("hall:a")
+        there = await quick.join("hall:a")
+        server.stop_reading()
+        most = 0
+        for n in range(50):
+            hall.channels.broadcast("hall:a", "news", {"n": n, "text": "x" * 10_000})
+            assert (await there.receive("news"))["n"] == n  # nobody else waits for it
+            if hall.channels.statistics().connections == 2:
+                most = max(most, waiting_bytes(hall))
+        assert 90_000 < most < 120_000
+        assert await slow.closed() == 1008
+        await until(lambda: hall.channels.statistics().connections == 1)
+        assert hall.ends == ["closed"]
+        assert hall.channels.statistics().counts["slow_client"] == 1
+        assert server.handed_over == 2  # the join reply, and the frame that hung
+        assert await there.received_nothing()
+    (record,) = [record for record in caplog.records if "1008" in record.message]
+    assert record.levelno == logging.WARNING
+
+
+async def test_a_client_that_reads_again_in_time_gets_everything_in_order() -> None:
+    hall = Hall(outbox_bytes=1_000_000)
+    server = Server(hall)
+    async with connect(server) as client:
+        await client.join("hall:a")
+        server.stop_reading()
+        for n in range(50):
+            hall.channels.broadcast("hall:a", "news", {"n": n, "text": "x" * 10_000})
+            await anyio.lowlevel.checkpoint()
+        server.reading.set()
+        assert [came.payload["n"] for came in await frames(client, 50)] == list(range(50))
+        assert await client.heartbeat() == Reply("ok", {})
+        assert waiting_bytes(hall) == 0
+    assert "slow_client" not in hall.channels.statistics().counts
+
+
+async def test_a_client_that_does_not_read_is_not_read_from_either() -> None:
+    hall = Hall(outbox_bytes=100_000)
+    server = Server(hall)
+    async with connect(server) as client:
+        room = await client.join("hall:a")
+        server.stop_reading()
+        refs = [room.send("flood", {"frames": 1, "size": 10_000}) for _ in range(100)]
+        await anyio.wait_all_tasks_blocked()
+        assert server.taken < 15
+        assert waiting_bytes(hall) < 100_000
+        server.reading.set()
+        for ref in refs:
+            assert await client.reply(ref) == Reply("ok", {})
+
+
+async def test_a_client_that_never_reads_again_is_closed_in_the_end(virtual_clock: MockClock) -> None:
+    hall = Hall(outbox_bytes=100_000, idle_seconds=30)
+    server = Server(hall)
+    async with connect(server, timeout=1000) as client:
+        room = await client.join("hall:a")
+        server.stop_reading()
+        for _ in range(100):
+            room.send("flood", {"frames": 1, "size": 10_000})
+        start = anyio.current_time()
+        assert await client.closed() == 1008
+        assert anyio.current_time() - start == pytest.approx(30)  # pyright: ignore[reportUnknownMemberType]
+    assert hall.channels.statistics().counts["slow_client"] == 1
+    assert hall.ends == ["closed"]
+
+
+@pytest.mark.parametrize("how", ["server", "lifespan", "slow", "client"])
+async def test_a_server_that_hangs_even_in_the_close_is_left_after_a_while(how: str, virtual_clock: MockClock) -> None:
+    hall = Hall(outbox_bytes=1000, shutdown_seconds=3)
+    server = Server(hall, close_hangs=True)
+    async with connect(server) as client:
+        room = await client.join("hall:a")
+        server.stop_reading()
+        room.send("flood", {"frames": 1, "size": 10})
+        await anyio.wait_all_tasks_blocked()
+        start = anyio.current_time()
+        match how:
+            case "server":
+                for connection in tuple(hall.channels._service.connections):  # pyright: ignore[reportPrivateUsage]
+                    connection.close(1001, "")
+            case "lifespan":
+                async with hall.channels.lifespan():
+                    pass
+            case "slow":
+                for _ in range(3):
+                    hall.channels.broadcast("hall:a", "news", {"text": "x" * 1000})
+            case _:
+                client.disconnect()
+        assert await client.closed() == 1006
+        assert anyio.current_time() - start < 6
+    assert hall.ends == ["closed"]
+    assert hall.channels.statistics().connections == 0
+
+
+async def test_one_big_frame_may_be_bigger_than_what_may_wait() -> None:
+    hall = Hall(outbox_bytes=1000)
+    async with connect(hall.channels) as client:
+        room = await client.join("hall:a")
+        hall.channels.broadcast("hall:a", "news", b"x" * 5_000_000)
+        assert len(await room.receive("news")) == 5_000_000
+        room.send("flood", {"frames": 1, "size": 1_000_000})
+        assert len((await room.receive("flood"))["text"]) == 1_000_000
+        assert await client.heartbeat() == Reply("ok", {})
+    assert "slow_client" not in hall.channels.statistics().counts
+
+
+async def test_a_burst_of_more_than_may_wait_reaches_a_client_that_reads() -> None:
+    hall = Hall(outbox_bytes=10_000)
+    async with connect(hall.channels) as client:
+        room = await client.join("hall:a")
+        for _ in range(2):
+            ref = room.send("flood", {"frames": 1000, "size": 100})
+            assert [came.payload["n"] for came in await frames(client, 1000)] == list(range(1000))
+            assert await client.reply(ref) == Reply("ok", {})
+    assert "slow_client" not in hall.channels.statistics().counts
+
+
+async def test_a_send_that_fails_ends_its_connection_and_nothing_else(
+    count_tasks: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    hall = Hall()
+    broken = False
+
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        async def give(message: Message) -> None:
+            if broken:
+                raise OSError("broken pipe")
+            await send(message)
+
+        await hall.channels(scope, receive, give)
+
+    async with connect(server) as client, connect(hall.channels) as other:
+        await client.join("hall:a")
+        there = await other.join("hall:a")
+        await anyio.wait_all_tasks_blocked()
+        before = count_tasks()
+        broken = True
+        hall.channels.broadcast("hall:a", "news", {})
+        assert await there.receive("news") == {}
+        assert await client.closed() == 1006
+        await until(lambda: hall.channels.statistics().connections == 1)
+        await anyio.wait_all_tasks_blocked()
+        assert hall.ends == ["closed"]
+        assert count_tasks() == before - 1
+        hall.channels.broadcast("hall:a", "news", {})
+        assert await there.receive("news") == {}
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
