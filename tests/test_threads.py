@@ -1,5 +1,6 @@
 """From other threads and other event loops: broadcasts, and every method of a socket (issue part 4)."""
 
+import asyncio
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -162,6 +163,22 @@ async def test_many_threads_at_once_lose_nothing() -> None:
         came = [one.payload for one in await frames(client, 500)]
     for thread in range(5):
         assert [one["n"] for one in came if one["thread"] == thread] == list(range(100))
+
+
+def test_a_thread_that_knows_nothing_of_async_can_wake_a_channel_of_a_plain_event_loop() -> None:
+    house = House()
+
+    async def main() -> None:
+        async with connect(house.channels) as client:
+            room = await client.join("room:a")
+            (socket,) = house.sockets
+            for function, args in [(socket.send_info, ("hello",)), (socket.push, ("info", {"message": "hello"}))]:
+                thread = threading.Thread(target=function, args=args)
+                thread.start()
+                assert await room.receive("info") == {"message": "hello"}
+                thread.join()
+
+    asyncio.run(main())
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -22,7 +22,7 @@ CLOSE_SECONDS = 2.0
 """How long the last frames and the close may take to leave."""
 
 HANGING_SECONDS = 0.05
-"""How long a send takes before it counts as hanging, where that cannot be seen otherwise."""
+"""How long a send takes before it counts as hanging."""
 
 UNBOUNDED_UVICORN = ((0, 50, 0), (0, 52, 0))
 """The first and the last uvicorn whose default WebSocket implementation never waits for a slow client."""
@@ -44,6 +44,7 @@ class WebSocketTransport:
         self._cancel_flush: Cancel | None = None
         self._cancel_send: Cancel | None = None
         self._sending_since = 0.0
+        self._suspected = False
         self._closing: tuple[int, str] | None = None
         self._gone = False
         self._paused = False
@@ -56,9 +57,13 @@ class WebSocketTransport:
         """Queue a frame. A client that does not take what is sent is closed with 1008 once too much waits for it."""
         if self._gone or self._closing is not None:
             return
-        if self._waiting_bytes > self._limits.outbox_bytes and self._send_hangs():
-            self._give_up_on_slow_client()
-            return
+        if self._waiting_bytes > self._limits.outbox_bytes and self._cancel_send is not None:
+            if self._send_hangs():
+                self._give_up_on_slow_client()
+                return
+            if not self._suspected:
+                self._suspected = True
+                self._tasks.spawn(self._look_again)
         self._outbox.append(frame)
         self._waiting_bytes += frame_size(frame)
         self._start_flush()
@@ -128,9 +133,10 @@ class WebSocketTransport:
         else:
             self._cancel_flush = self._tasks.spawn(self.flush)
 
-    def waits(self, cancel: Cancel) -> None:
+    def waits(self, cancel: Cancel | None) -> None:
         """Take note that the client does not take what is sent, for now."""
         self._cancel_send = cancel
+        self._sending_since = self._tasks.now()
 
     async def flush(self) -> None:
         """Send what waits, and the close after it; then there is no writer until something waits again."""
@@ -152,8 +158,7 @@ class WebSocketTransport:
 
     async def _send_frame(self, frame: Frame) -> None:
         if self._sweeper is None:
-            self._cancel_send = self._cancel_flush
-            self._sending_since = anyio.current_time()
+            self.waits(self._cancel_flush)
         if isinstance(frame, str):
             await self._send({"type": "websocket.send", "text": frame})
         else:
@@ -163,10 +168,14 @@ class WebSocketTransport:
         self._note_progress()
 
     def _send_hangs(self) -> bool:
-        """Whether the server waits for the client. On trio every send gives way to others, so only time can tell."""
-        if self._cancel_send is None:
-            return False
-        return self._sweeper is not None or anyio.current_time() - self._sending_since > HANGING_SECONDS
+        """Whether the server waits for the client. Some servers give way to others at every send: only time tells."""
+        return self._cancel_send is not None and self._tasks.now() - self._sending_since >= HANGING_SECONDS
+
+    async def _look_again(self) -> None:
+        await anyio.sleep(HANGING_SECONDS)
+        self._suspected = False
+        if self._send_hangs() and self._waiting_bytes > self._limits.outbox_bytes and self._closing is None:
+            self._give_up_on_slow_client()
 
     async def _send_close(self, code: int, reason: str) -> None:
         await self._send({"type": "websocket.close", "code": code, "reason": reason})
