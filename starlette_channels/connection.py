@@ -15,7 +15,7 @@ from starlette_channels.channels import Channel
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.limits import Limits
 from starlette_channels.members import Member
-from starlette_channels.messages import EMPTY, Frame, Message, encode_payload, frame_size, shown
+from starlette_channels.messages import EMPTY, Frame, Message, encode_payload, frame_size, message_size, shown
 from starlette_channels.protocol import Answer, ClientProtocol, Join, Leave, Push, Stale
 from starlette_channels.serializers import Serializer
 from starlette_channels.tasks import Cancel
@@ -74,6 +74,7 @@ class Connection:
 
     __slots__ = (
         "_backlog",
+        "_backlog_bytes",
         "_over",
         "_paused",
         "_protocol",
@@ -103,6 +104,7 @@ class Connection:
         self._transport = transport
         self._socket_id = socket_id
         self._backlog = 0
+        self._backlog_bytes = 0
         self._paused = False
         self._over: anyio.Event | None = None
         self._protocol: ClientProtocol[Member, tuple[Channel[Any], Match]] = ClientProtocol(
@@ -207,10 +209,11 @@ class Connection:
         """Note that a topic is free again, unless another member has taken it."""
         self._protocol.free(topic, member)
 
-    def relieve(self) -> None:
-        """Note that one message of the client has been dealt with."""
+    def relieve(self, message: Message) -> None:
+        """Note that a message of the client has been dealt with."""
         self._backlog -= 1
-        if self._paused and self._backlog <= self.limits.backlog // 2:
+        self._backlog_bytes -= message_size(message)
+        if self._paused and not self._is_burdened(0.5):
             self._paused = False
             self._transport.resume()
 
@@ -235,15 +238,15 @@ class Connection:
         decision = self._protocol.receive(message)
         match decision:
             case Push():
-                self._burden()
+                self._burden(message)
                 decision.member.receive(message)
             case Answer():
                 self.answer(message, decision)
             case Join():
-                self._burden()
+                self._burden(message)
                 self._join(decision)
             case Leave():
-                self._burden()
+                self._burden(message)
                 decision.member.leave(message)
             case Stale():
                 self.counts["stale_message"] += 1
@@ -256,11 +259,17 @@ class Connection:
         self._protocol.take(member.topic, member)
         member.start(join.message)
 
-    def _burden(self) -> None:
+    def _burden(self, message: Message) -> None:
         self._backlog += 1
-        if not self._paused and self._backlog >= self.limits.backlog:
+        self._backlog_bytes += message_size(message)
+        if not self._paused and self._is_burdened(1.0):
             self._paused = True
             self._transport.pause()
+
+    def _is_burdened(self, share: float) -> bool:
+        """Whether as many messages wait as may, or as large ones; or that share of them."""
+        limits = self.limits
+        return self._backlog >= share * limits.backlog or self._backlog_bytes > share * limits.message_bytes
 
     def _fail(self, code: int, counter: str, why: str) -> None:
         self.counts[counter] += 1

@@ -19,9 +19,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """What may wait for a client that reads too slowly; beyond it the connection is closed with 1008."""
 
     backlog: int = 1_000
-    """Messages of one client that may wait for its handlers; at that many the connection is not read from until half
-    are done.
-    """
+    """Messages of one client that may wait for its handlers, of `message_bytes` in all; at that many the connection is
+    not read from until half are done."""
 
     mailbox: int = 10_000
     """Letters of any kind that may wait for one channel; beyond it the channel ends with `phx_error`."""

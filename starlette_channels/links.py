@@ -60,8 +60,8 @@ class Link(Spawner, Protocol):
         """Note that a topic is free again, unless another member has taken it."""
         ...
 
-    def relieve(self) -> None:
-        """Note that one message of the client has been dealt with."""
+    def relieve(self, message: Message) -> None:
+        """Note that a message of the client has been dealt with."""
         ...
 
 

@@ -291,7 +291,7 @@ class Member(Actor, Socket[Any]):
 
     def _dealt_with(self, letter: object) -> None:
         if isinstance(letter, Message):
-            self._link.relieve()
+            self._link.relieve(letter)
 
     # Sending.
 

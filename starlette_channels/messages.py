@@ -150,3 +150,9 @@ def as_reply(answer: object) -> Reply:
 def frame_size(frame: Frame) -> int:
     """Return the bytes that a frame's payload takes on the wire."""
     return len(frame) if isinstance(frame, bytes) or frame.isascii() else len(frame.encode("utf-8", "surrogatepass"))
+
+
+def message_size(message: Message) -> int:
+    """Return about how many bytes a waiting message holds."""
+    texts = (message.join_ref, message.ref, message.topic, message.event)
+    return memoryview(message.payload).nbytes + sum(len(text) for text in texts if isinstance(text, str))
