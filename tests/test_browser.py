@@ -23,8 +23,6 @@ OPTIONS = [
 ]
 PATIENCE = 15_000  # milliseconds
 
-pytestmark = pytest.mark.xdist_group("browser")  # one Chromium is enough
-
 Person = Callable[..., Page]
 
 

@@ -32,11 +32,7 @@ class Outcomes(NamedTuple):
     log: str
 
 
-CASES = [
-    pytest.param(kind, name, id=f"{kind}:{name}", marks=pytest.mark.xdist_group(f"conformance {kind}"))
-    for kind in SERVERS
-    for name in chosen(kind)
-]
+CASES = [pytest.param(kind, name, id=f"{kind}:{name}") for kind in SERVERS for name in chosen(kind)]
 
 
 @pytest.fixture(scope="module")

@@ -218,6 +218,21 @@ async def test_a_subscription_to_the_own_topic_comes_beside_the_broadcast_itself
         assert await client.received_nothing()
 
 
+async def test_a_subscription_to_the_own_topic_gets_what_is_intercepted_through_that_handler_too() -> None:
+    house = Hall()
+
+    @house.hall.intercept("secret")
+    async def secret(socket: Socket, payload: Any) -> None:
+        socket.push("intercepted", {})
+
+    async with connect(house.channels) as client:
+        hall = await client.join("hall:a")
+        await hall.push("subscribe", "hall:a")
+        house.channels.broadcast("hall:a", "secret", {})
+        assert [one.event for one in await frames(client, 2)] == ["intercepted", "intercepted"]
+        assert await client.received_nothing()
+
+
 async def test_what_a_channel_sends_from_itself_reaches_none_of_its_own_subscriptions() -> None:
     house = Hall()
     async with connect(house.channels) as one, connect(house.channels) as two:

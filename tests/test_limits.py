@@ -179,6 +179,19 @@ async def test_a_client_that_is_far_ahead_of_its_handlers_is_not_read_from_until
         assert await client.heartbeat() == Reply("ok", {})
 
 
+async def test_what_waits_for_handlers_is_bounded_in_bytes_too() -> None:
+    hall = Hall(message_bytes=1000)
+    server = Server(hall.channels)
+    async with connect(server) as client:
+        room = await client.join("hall:a")
+        refs = [room.send("wait", "x" * 300) for _ in range(50)]
+        await anyio.wait_all_tasks_blocked()
+        assert server.taken < 2 + 4 + 2
+        hall.gate.set()
+        assert [one.ref for one in await frames(client, 50)] == refs
+        assert await client.heartbeat() == Reply("ok", {})
+
+
 async def test_messages_that_nobody_will_handle_do_not_count_for_the_backlog() -> None:
     hall = Hall(backlog=4)
     async with connect(hall.channels) as client:

@@ -211,3 +211,38 @@ async def test_a_join_lets_a_cancellation_through_that_was_not_meant_for_it(anyi
         client.send("j", "j", "door", "phx_join", {})
         assert await client.reply("j") == Reply("error", {"reason": "join crashed"})
         assert await bystander.push("echo", {"n": 1}) == Reply("ok", {"n": 1})
+
+
+async def test_a_join_that_stops_itself_and_is_refused_all_the_same_is_just_refused() -> None:
+    @channel("room:*")
+    async def room(socket: Socket, payload: Any) -> None:
+        socket.stop()
+        raise JoinError("no")
+
+    channels = Channels([room])
+    async with connect(channels) as client:
+        client.send("1", "1", "room:a", "phx_join", {})
+        assert await client.receive() == Received("1", "1", "room:a", "phx_reply", error("no"))
+        assert await client.received_nothing()
+        assert channels.statistics().channels == 0
+
+
+async def test_a_channel_can_be_stopped_by_its_own_join() -> None:
+    ends: list[str] = []
+
+    @channel("room:*")
+    async def room(socket: Socket, payload: Any) -> None:
+        socket.push("sorry", {})
+        socket.stop()
+
+    @room.terminate
+    async def terminate(socket: Socket, reason: str) -> None:
+        ends.append(reason)
+
+    channels = Channels([room])
+    async with connect(channels) as client:
+        await client.join("room:a")
+        assert [one.event for one in await frames(client, 2)] == ["sorry", "phx_close"]
+        await client.heartbeat()
+        assert ends == ["stopped"]
+        assert channels.statistics().channels == 0

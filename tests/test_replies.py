@@ -1,5 +1,6 @@
 """Replies: what a handler returns, and answers that come later (protocol §8.1-8.8)."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,6 +106,35 @@ async def test_a_handler_that_returns_what_is_no_reply_has_crashed(
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], TypeError)
+
+
+async def test_what_a_handler_lets_through_ends_its_channel_only(anyio_backend_name: str) -> None:
+    @channel("bad:*")
+    async def bad(socket: Socket, payload: Any) -> None:
+        pass
+
+    @bad.on("group")
+    async def group(socket: Socket, payload: Any) -> None:
+        raise ExceptionGroup("several", [ValueError()])
+
+    @bad.on("cancelled")
+    async def cancelled(socket: Socket, payload: Any) -> None:
+        if anyio_backend_name == "trio":
+            raise TimeoutError
+        task = asyncio.create_task(asyncio.sleep(10))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    channels = Channels([bad])
+    async with connect(channels) as client:
+        other = await client.join("bad:other")
+        for event in ("group", "cancelled"):
+            room = await client.join("bad:a")
+            room.send(event)
+            assert await room.receive("phx_error") == {"reason": "channel_crash"}
+        assert (await other.push("nothing")).payload == {"reason": "unmatched event"}
+    assert channels.statistics().counts["channel_crashed"] == 2
 
 
 @pytest.mark.parametrize("ref", ["1", 1, 1.5, None, True, [1, "a"], {"a": None}, "x" * 1000])
