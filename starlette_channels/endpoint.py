@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +30,9 @@ logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 
 A = TypeVar("A")
 Connect: TypeAlias = Callable[[Handshake], Coroutine[Any, Any, A]]
+
+Attach: TypeAlias = Callable[[Callable[[Transport], Connection], Limits, Counter[str]], bool]
+"""What the fast lane offers in the ASGI scope; see `transports.uvicorn`."""
 
 CLIENT_FILES = ("channels.js", "channels.d.ts")
 
@@ -174,8 +178,14 @@ class Channels(Generic[A]):
         except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
             logger.debug("The client was gone before its answer: %r", error)
             return
-        if connected is not None:
+        if connected is not None and not self._take_fast_lane(scope, connected):
             await serve_websocket(receive, send, connected, self._service.limits, self._service.counts)
+
+    def _take_fast_lane(self, scope: Scope, connected: Callable[[Transport], Connection]) -> bool:
+        """Attach to the server's connection if it lets us, and free the ASGI call."""
+        extensions: dict[str, Any] = scope.get("extensions") or {}
+        attach: Attach | None = extensions.get("starlette_channels", {}).get("attach")
+        return attach is not None and attach(connected, self._service.limits, self._service.counts)
 
     async def _shake_hands(self, scope: Scope) -> tuple[Callable[[Transport], Connection], str | None]:
         """Ask `connect`; return what makes the connection, and the subprotocol. Raises `Refused`."""

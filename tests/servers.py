@@ -31,10 +31,10 @@ class Kind:
         return self.name
 
 
-def uvicorn(ws: str, *options: str) -> Kind:
-    """Uvicorn with one of its websocket implementations."""
+def uvicorn(ws: str, *options: str, name: str = "") -> Kind:
+    """Uvicorn with one of its websocket implementations, or ours."""
     common = f"uvicorn {{app}} --host {HOST} --port {{port}} --no-access-log --ws {ws}"
-    return Kind(f"uvicorn-{ws}", " ".join([common, *options]))
+    return Kind(f"uvicorn-{name or ws}", " ".join([common, *options]))
 
 
 def hypercorn(worker: str) -> Kind:
@@ -46,6 +46,7 @@ def hypercorn(worker: str) -> Kind:
 
 UVICORN = uvicorn("websockets-sansio")
 UVICORN_WSPROTO = uvicorn("wsproto")
+FAST_LANE = uvicorn("starlette_channels.transports.uvicorn:FastLane", name="fast-lane")
 HYPERCORN = hypercorn("asyncio")
 HYPERCORN_TRIO = hypercorn("trio")
 GRANIAN = Kind("granian", f"granian {{app}} --interface asgi --host {HOST} --port {{port}} --workers-kill-timeout 1")

@@ -16,6 +16,7 @@ import pytest
 
 from tests.fuzzing.wire import SECONDS, Address, Refused, Wire, binary, text
 from tests.servers import (
+    FAST_LANE,
     GRANIAN,
     HYPERCORN,
     HYPERCORN_TRIO,
@@ -29,8 +30,8 @@ from tests.servers import (
 )
 
 UVICORNS = {
-    f"uvicorn {ws} {loop} {http}": uvicorn(ws, "--loop", loop, "--http", http)
-    for ws in ("websockets-sansio", "wsproto")
+    f"uvicorn {ws.rpartition(':')[2]} {loop} {http}": uvicorn(ws, "--loop", loop, "--http", http)
+    for ws in ("websockets-sansio", "wsproto", "starlette_channels.transports.uvicorn:FastLane")
     for loop in ("asyncio", "uvloop")
     for http in ("httptools", "h11")
 }
@@ -258,6 +259,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 TLS = {
     "uvicorn": (UVICORN, "--ssl-certfile {cert} --ssl-keyfile {key}"),
     "uvicorn wsproto": (UVICORN_WSPROTO, "--ssl-certfile {cert} --ssl-keyfile {key}"),
+    "uvicorn fast lane": (FAST_LANE, "--ssl-certfile {cert} --ssl-keyfile {key}"),
     "hypercorn": (HYPERCORN, "--certfile {cert} --keyfile {key}"),
     "granian": (GRANIAN, "--ssl-certificate {cert} --ssl-keyfile {key}"),
 }

@@ -15,7 +15,15 @@ from tests.fuzzing.wire import Address, Wire, frame, opened, text
 from tests.servers import GRANIAN, HYPERCORN, HYPERCORN_TRIO, Kind, Server, serve, uvicorn
 
 QUIET = ("--log-level", "warning")
-SERVERS = (uvicorn("websockets-sansio", *QUIET), uvicorn("wsproto", *QUIET), HYPERCORN, HYPERCORN_TRIO, GRANIAN)
+FAST_LANE = uvicorn("starlette_channels.transports.uvicorn:FastLane", *QUIET, name="fast-lane")
+SERVERS = (
+    FAST_LANE,
+    uvicorn("websockets-sansio", *QUIET),
+    uvicorn("wsproto", *QUIET),
+    HYPERCORN,
+    HYPERCORN_TRIO,
+    GRANIAN,
+)
 
 SMALL = "/small/websocket?vsn=2.0.0"
 OUTBOX = 256 * 1024  # of that mount

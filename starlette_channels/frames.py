@@ -1,0 +1,198 @@
+"""WebSocket frames (RFC 6455, no extensions) as a server needs them: reads what a client sends, builds what goes to it.
+
+No I/O. Home-made because it is the hot path of the fast lane; in the tests the parser of `websockets` is its judge.
+"""
+
+from codecs import utf_8_decode
+from struct import pack
+
+from msgspec import Struct
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # websockets was installed without its C helper
+    from websockets.utils import apply_mask
+
+_NO_CODE, _CODES = 1005, frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))  # §7.4, and IANA
+_TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x88, 0x89, 0x8A  # first bytes; 0x80 is "final", 0x08 is "control"
+_BETWEEN = frozenset((0x01, 0x02, _TEXT, _BINARY, _CLOSE, _PING, _PONG))  # first bytes allowed between messages,
+_WITHIN = frozenset((0x00, 0x80, _CLOSE, _PING, _PONG))  # and within one
+_SMALL = 125  # bytes: longest payload whose length fits into the second byte, and longest of any control frame
+
+
+class Ping(Struct, frozen=True):
+    """Wants a pong with the same data."""
+
+    data: bytes
+
+
+class Pong(Struct, frozen=True):
+    """The answer to a ping, or a sign of life without one."""
+
+    data: bytes
+
+
+class Close(Struct, frozen=True):
+    """The client closes the connection; 1005 when it gave no code."""
+
+    code: int
+    reason: str
+
+
+class Failure(Struct, frozen=True):
+    """The client broke a rule: close with 1002 (protocol error), 1007 (text that is not UTF-8) or 1009 (too big)."""
+
+    code: int
+    reason: str
+
+
+Event = str | bytes | Ping | Pong | Close | Failure
+
+
+class FrameReader:
+    """Turns what a client sends into messages (text is `str`, binary is `bytes`), pings, pongs and its close.
+
+    A message may have `max_bytes` bytes, in however many frames; control frames do not count.
+    """
+
+    __slots__ = (
+        *("_ended", "_final", "_idle", "_mask", "_max_bytes", "_message"),
+        *("_missing", "_rest", "_room", "_text", "_valid"),
+    )
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = self._room = max_bytes  # what a message, and what the rest of this one, may have
+        self._idle, self._ended = True, False  # idle: nothing is half read, and nothing has ended
+        self._rest = b""  # the beginning of a frame: too little of a header, or of a control frame
+        self._message: bytearray | None = None  # what has come of a message, unmasked, until it is complete
+        self._text, self._valid = False, 0  # whether it is text, and how many bytes of it are whole characters
+        # Of its current frame: whether it is the last one, how much has yet to come, the mask as it applies to that.
+        self._final, self._missing, self._mask = False, 0, b""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Take bytes in pieces of any size; return what they complete, in order. A `Close` or `Failure` is the last."""
+        size = len(data)
+        # A short cut for what is nearly always so: one small text message, whole and alone.
+        if self._idle and 6 <= size <= 131 and data[0] == _TEXT and data[1] - 0x80 == size - 6 <= self._room:
+            try:
+                return [apply_mask(data[6:], data[2:6]).decode()]
+            except UnicodeDecodeError:
+                pass  # found once more, and reported, on the long way
+        events: list[Event] = []
+        if not self._ended:
+            try:
+                last = self._read(self._rest + data if self._rest else data, events)
+            except UnicodeDecodeError:
+                last = Failure(1007, "text is not UTF-8")
+            if last is not None:
+                events.append(last)
+                self._idle, self._ended, self._rest, self._message = False, True, b"", None
+        return events
+
+    def _read(self, data: bytes, events: list[Event]) -> Close | Failure | None:
+        at, end = 0, len(data)
+        if self._missing:
+            at = min(self._missing, end)
+            self._take(apply_mask(data[:at], self._mask), events)
+        while end - at >= 2:
+            first, second = data[at], data[at + 1]
+            if second < 0x80 or first not in (_BETWEEN if self._message is None else _WITHIN):
+                return Failure(1002, _objection(first, second))
+            length, body, control = second - 0x80, at + 6, first & 0x08
+            if length > _SMALL:
+                if control:
+                    return Failure(1002, "control frame too long")
+                body = at + (4 if length == 126 else 10)
+                if body > end:
+                    break
+                length = int.from_bytes(data[at + 2 : body], "big")
+                if length >> 63:
+                    return Failure(1002, "length out of range")
+                body += 4
+            if length > self._room and not control:
+                return Failure(1009, f"message of more than {self._max_bytes} bytes")
+            stop = body + length
+            if stop > end and (control or body > end):
+                break
+            at, mask = stop, data[body - 4 : body]
+            payload = apply_mask(data[body:stop], mask)
+            if first == _TEXT and stop <= end:
+                events.append(payload.decode())
+            elif first == _BINARY and stop <= end:
+                events.append(payload)
+            elif first == _CLOSE:
+                return _close(payload)
+            elif control:
+                events.append(Ping(payload) if first == _PING else Pong(payload))
+            else:  # one frame of several, or one that has not come in full
+                if self._message is None:
+                    self._message, self._text, self._valid = bytearray(), first & 0x0F == 1, 0
+                self._room -= length
+                self._final, self._missing, self._mask = first >= 0x80, length, mask
+                self._take(payload, events)
+        self._rest = data[at:]
+        self._idle = at >= end and self._message is None
+        return None
+
+    def _take(self, payload: bytes, events: list[Event]) -> None:
+        message, turn = self._message, len(payload) % 4
+        assert message is not None
+        message += payload
+        if self._text:  # wrong text ends a connection at once, not when the rest of a long message has come
+            self._valid += utf_8_decode(message[self._valid :], "strict", False)[1]
+        self._mask = self._mask[turn:] + self._mask[:turn]
+        self._missing -= len(payload)
+        if self._final and not self._missing:
+            events.append(message.decode() if self._text else bytes(message))
+            self._message, self._room = None, self._max_bytes
+
+
+def _objection(first: int, second: int) -> str:
+    if first & 0x70 or first & 0x07 > 2:
+        return "reserved bits or an unknown opcode"
+    if second < 0x80:
+        return "frame is not masked"
+    if first & 0x08:
+        return "control frame in fragments"
+    return "message within a message" if first & 0x0F else "continuation of no message"
+
+
+def _close(payload: bytes) -> Close | Failure:
+    code, reason = int.from_bytes(payload[:2], "big") if payload else _NO_CODE, payload[2:].decode()
+    return Close(code, reason) if code in _CODES or not payload else Failure(1002, "invalid close code")
+
+
+def text_frame(payload: bytes) -> bytes:
+    """A text message in one frame; the payload is UTF-8."""
+    return _frame(_TEXT, payload)
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """A binary message in one frame."""
+    return _frame(_BINARY, payload)
+
+
+def ping_frame(data: bytes) -> bytes:
+    """A ping; raises `ValueError` for more than 125 bytes."""
+    return _frame(_PING, data)
+
+
+def pong_frame(data: bytes) -> bytes:
+    """The answer to a `Ping`, with its data; raises `ValueError` for more than 125 bytes."""
+    return _frame(_PONG, data)
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A close frame with as many characters of the reason as fit; an empty one for 1005, which answers an empty one."""
+    # What is no Unicode becomes a question mark; a character that the cut goes through is left out.
+    text = reason.encode(errors="replace")[: _SMALL - 2].decode(errors="ignore")
+    return _frame(_CLOSE, b"" if code == _NO_CODE else pack("!H", code) + text.encode())
+
+
+def _frame(first: int, payload: bytes) -> bytes:
+    size = len(payload)
+    if size <= _SMALL:
+        return b"%c%c%b" % (first, size, payload)
+    if first & 0x08:
+        raise ValueError(f"control frame of {size} bytes; it may have {_SMALL}")
+    return (pack("!BBH", first, 126, size) if size < 1 << 16 else pack("!BBQ", first, 127, size)) + payload

@@ -1,0 +1,251 @@
+"""The fast lane: bytes go from the event loop's transport straight to a client's connection, frames straight back.
+
+Nothing is parked for an idle client: no task, no queue, no timer. Frames of one turn of the loop leave in one write.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from starlette_channels.connection import Connection, Transport
+from starlette_channels.frames import Close, Failure, FrameReader, Ping, close_frame, pong_frame
+from starlette_channels.limits import Limits
+from starlette_channels.messages import Frame
+from starlette_channels.tasks import Cancel, Tasks
+from starlette_channels.transports.pulse import Pulse
+
+logger: logging.Logger = logging.getLogger("starlette_channels.transport")
+
+HANGING_SECONDS = 0.05
+"""How long a client may not take what is sent before what waits for it is counted against it."""
+
+CLOSE_SECONDS = 2.0
+"""How long the client may take to answer a close, or to read what is left for it."""
+
+
+class Lane(asyncio.Protocol):
+    """One client on the fast lane; to its connection it is the transport."""
+
+    __slots__ = (
+        "_closing",
+        "_connection",
+        "_counts",
+        "_gone",
+        "_heard",
+        "_held",
+        "_limits",
+        "_loop",
+        "_outbox",
+        "_pulse",
+        "_reader",
+        "_register",
+        "_server_tasks",
+        "_stalled_bytes",
+        "_stalled_since",
+        "_suspected",
+        "_tasks",
+        "_transport",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        pulse: Pulse,
+        limits: Limits,
+        counts: Counter[str],
+        max_bytes: int,
+        register: set[Any],
+        server_tasks: set[asyncio.Task[Any]],
+    ) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._pulse = pulse
+        self._limits = limits
+        self._counts = counts
+        self._reader = FrameReader(max_bytes)
+        self._register = register
+        self._server_tasks = server_tasks
+        self._tasks = Tasks()
+        self._heard = loop.time()
+        self._outbox: list[bytes] | None = None
+        self._stalled_bytes: int | None = None
+        self._stalled_since = 0.0
+        self._suspected = False
+        self._held = False
+        self._closing = False
+        self._gone = False
+
+    def start(self, connect: Callable[[Transport], Connection]) -> None:
+        """Begin: from now on the client's messages reach its connection."""
+        self._connection: Connection = connect(self)
+        self._register.add(self)
+        self._pulse.add(self)
+
+    # What the connection calls.
+
+    def write(self, frame: Frame) -> None:
+        """Queue a frame for the end of this turn of the loop."""
+        if self._closing:
+            return
+        wire = self._pulse.wire(frame)
+        if self._outbox is None:
+            self._outbox = [wire]
+            if self._stalled_bytes is None:
+                self._pulse.flush_soon(self)
+        else:
+            self._outbox.append(wire)
+        if self._stalled_bytes is not None:
+            self._stalled_bytes += len(wire)
+            if self._stalled_bytes - len(wire) > self._limits.outbox_bytes:
+                self._judge_slow_client()
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Send what is queued, then close. The first call decides."""
+        if self._closing:
+            return
+        self.flush()
+        self._say_goodbye(code, reason)
+
+    def pause(self) -> None:
+        """Read nothing more until `resume`."""
+        self._held = True
+        self._regulate()
+
+    def resume(self) -> None:
+        """Read again."""
+        self._held = False
+        self._regulate()
+
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
+        """Run an async function beside the others of this client; return what cancels it."""
+        return self._tasks.spawn(function, *args)
+
+    # What the pulse calls.
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long the client may be silent."""
+        return self._limits.idle_seconds
+
+    def flush(self) -> None:
+        """Write what waits, in one piece, unless the client has to catch up first."""
+        outbox = self._outbox
+        if outbox is None or self._stalled_bytes is not None:
+            return
+        self._outbox = None
+        self._transport.write(outbox[0] if len(outbox) == 1 else b"".join(outbox))
+
+    def check(self, now: float) -> None:
+        """Close if the client has been silent for too long, of its own accord."""
+        if self._closing or self._held or now - self._heard < self._limits.idle_seconds:
+            return
+        if self._stalled_bytes is not None:
+            self._give_up_on_slow_client()
+            return
+        self._counts["idle_timeout"] += 1
+        logger.info("Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds)
+        self.close(1002, "idle_timeout")
+
+    # What the event loop calls.
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of the client."""
+        self._heard = self._loop.time()
+        for event in self._reader.feed(data):
+            if isinstance(event, str | bytes):
+                if not self._closing:
+                    self._connection.receive(event)
+            elif isinstance(event, Ping):
+                self._transport.write(pong_frame(event.data))
+            elif isinstance(event, Close):
+                self._answer_close(event)
+            elif isinstance(event, Failure):
+                self._counts["broken_frame"] += 1
+                logger.warning("Connection closed with %d: %s", event.code, event.reason)
+                self.close(event.code, event.reason)
+
+    def eof_received(self) -> None:
+        """Let the transport close: a client that has nothing more to say has gone."""
+
+    def pause_writing(self) -> None:
+        """Keep frames back: the client has to catch up."""
+        self._stalled_bytes = 0
+        self._stalled_since = self._loop.time()
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has caught up."""
+        self._stalled_bytes = None
+        self.flush()
+        self._regulate()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: the client is gone."""
+        if self._gone:
+            return
+        self._gone = self._closing = True
+        self._outbox = None
+        self._pulse.remove(self)
+        self._register.discard(self)
+        self._tasks.spawn(self._end)
+
+    # What uvicorn calls.
+
+    def shutdown(self) -> None:
+        """Close because the server stops."""
+        self.close(1012, "restart")
+
+    def _answer_close(self, close: Close) -> None:
+        if not self._closing:
+            self.flush()
+            self._transport.write(close_frame(1000 if close.code == 1005 else close.code, ""))
+            self._closing = True
+        self._transport.close()
+
+    def _say_goodbye(self, code: int, reason: str) -> None:
+        self._closing = True
+        self._transport.write(close_frame(code, reason))
+        self._transport.resume_reading()  # to hear the answer
+        self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
+
+    def _judge_slow_client(self) -> None:
+        """Give up on a client for which too much waits; but a burst alone, for one that reads, is no reason."""
+        if self._closing or self._stalled_bytes is None or self._stalled_bytes <= self._limits.outbox_bytes:
+            return
+        if self._loop.time() - self._stalled_since >= HANGING_SECONDS:
+            self._give_up_on_slow_client()
+        elif not self._suspected:
+            self._suspected = True
+            self._loop.call_later(HANGING_SECONDS, self._judge_again)
+
+    def _judge_again(self) -> None:
+        self._suspected = False
+        self._judge_slow_client()
+
+    def _give_up_on_slow_client(self) -> None:
+        self._counts["slow_client"] += 1
+        logger.warning("Connection closed with 1008: %d bytes wait for the client", self._stalled_bytes)
+        self._outbox = None
+        self._say_goodbye(1008, "slow_client")
+
+    def _regulate(self) -> None:
+        """Read only while handlers keep up, and the client with reading what it asked for."""
+        if self._gone or self._closing:
+            return
+        if self._held or self._stalled_bytes is not None:
+            self._transport.pause_reading()
+        else:
+            self._heard = self._loop.time()
+            self._transport.resume_reading()
+
+    async def _end(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._server_tasks.add(task)  # the server waits for these before it ends the lifespan
+        try:
+            await self._connection.end()
+        finally:
+            self._server_tasks.discard(task)

@@ -1,0 +1,111 @@
+"""What is particular to the fast lane; whatever it shares with other servers is tested where they are."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fuzzing.wire import PING, SECONDS, Address, Wire, frame, opened, text
+from tests.servers import FAST_LANE, Server, serve
+
+pytestmark = pytest.mark.anyio
+PATH = "/socket/websocket?vsn=2.0.0"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serve("tests.lane_app:app", FAST_LANE) as server:
+        yield server
+
+
+@pytest.fixture
+async def figures(server: Server) -> Callable[..., Any]:
+    async def wait_for(**wanted: Any) -> dict[str, Any]:
+        deadline = time.monotonic() + SECONDS
+        async with httpx.AsyncClient(trust_env=False) as http:
+            while True:
+                found = (await http.get(f"{server.http}/figures")).json()
+                if all(found[name] == value for name, value in wanted.items()):
+                    return found
+                assert time.monotonic() < deadline, f"wanted {wanted}, found {found}\n{server.tail()}"
+
+    return wait_for
+
+
+async def test_the_asgi_call_returns_and_the_connection_goes_on(server: Server, figures: Callable[..., Any]) -> None:
+    async with opened(Address(server.port), PATH) as wire:
+        await figures(open_calls=0, connections=1)
+        await wire.join("room:a")
+        assert await wire.call("1", "2", "room:a", "echo", {"n": 1}) == {"status": "ok", "response": {"n": 1}}
+        await wire.close()
+    await figures(open_calls=0, connections=0)
+
+
+async def test_other_websocket_endpoints_stay_what_they_are(server: Server, figures: Callable[..., Any]) -> None:
+    async with opened(Address(server.port), "/plain") as wire:
+        await figures(open_calls=1)
+        wire.send("hello", "bye")
+        assert [await wire.receive(), await wire.receive()] == ["HELLO", "BYE"]
+        closed = await wire.closed()
+        assert (closed.code, closed.reason) == (4001, "as you wish")
+    await figures(open_calls=0)
+
+
+async def test_a_client_that_does_not_wait_for_the_handshake_is_served_through_asgi(
+    server: Server, figures: Callable[..., Any]
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    lines = [f"GET {PATH}&hold=1 HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade"]
+    lines += ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version: 13", "", ""]
+    writer.write("\r\n".join(lines).encode())
+    await figures(open_calls=1)
+    writer.write(frame(text("1", "1", "room:a", "phx_join")))
+    await writer.drain()
+    async with httpx.AsyncClient(trust_env=False) as http:
+        await http.get(f"{server.http}/release")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+    wire = Wire(reader, writer)
+    assert json.loads(await wire.receive())[3] == "phx_reply"
+    await figures(open_calls=1, connections=1)
+    assert await wire.call("1", "2", "room:a", "echo", {}) == {"status": "ok", "response": {}}
+    await wire.close()
+    await figures(open_calls=0, connections=0)
+
+
+async def test_frames_that_arrive_byte_by_byte_and_pings_between_fragments_are_understood(server: Server) -> None:
+    async with opened(Address(server.port), PATH) as wire:
+        await wire.join("room:a")
+        message = text("1", "2", "room:a", "echo", {"text": "é" * 10})
+        for byte in frame(message[:20], final=False) + frame(b"?", PING) + frame(message[20:], 0):
+            wire.write(bytes([byte]))
+            await wire.drain()
+        assert (await wire.until("2"))[-1][4]["response"] == {"text": "é" * 10}
+
+
+async def test_a_broken_frame_is_counted_and_ends_its_connection_only(
+    server: Server, figures: Callable[..., Any]
+) -> None:
+    async with opened(Address(server.port), PATH) as other, opened(Address(server.port), PATH) as wire:
+        await other.join("room:a")
+        wire.write(frame("x", mask=False))
+        assert (await wire.closed()).code == 1002
+        assert (await figures(connections=1))["counts"]["broken_frame"] == 1
+        assert await other.call("1", "2", "room:a", "echo", {}) == {"status": "ok", "response": {}}
+
+
+async def test_clients_are_told_to_come_back_when_the_server_stops() -> None:
+    with serve("tests.lane_app:app", FAST_LANE) as server:
+        async with opened(Address(server.port), PATH) as wire:
+            await wire.join("room:a")
+            stopping = asyncio.create_task(asyncio.to_thread(server.stop))
+            assert (await wire.closed()).code == 1012
+        await stopping
