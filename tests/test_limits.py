@@ -244,6 +244,18 @@ async def test_a_mailbox_that_overflows_ends_its_channel(caplog: pytest.LogCaptu
     assert "letters wait" in caplog.text
 
 
+async def test_a_client_can_fill_a_mailbox_itself_again_and_again() -> None:
+    hall = Hall(mailbox=2, backlog=6)
+    async with connect(hall.channels) as client:
+        for _ in range(5):
+            room = await client.join("hall:a")
+            for _ in range(6):
+                room.send("wait")
+            assert await room.receive("phx_error") == {"reason": "channel_crash"}
+        assert await client.heartbeat() == Reply("ok", {})
+    assert hall.ends == ["error"] * 5
+
+
 async def test_a_silent_client_is_closed_with_1002_when_its_time_is_over(virtual_clock: MockClock) -> None:
     hall = Hall()
     async with connect(hall.channels, timeout=1000) as client:
