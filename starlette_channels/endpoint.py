@@ -128,8 +128,9 @@ class Channels(Generic[A]):
     async def lifespan(self, app: object = None) -> AsyncGenerator[None]:
         """Close what is open when the application ends: `Starlette(lifespan=channels.lifespan)`.
 
-        Connections are closed with 1012, handlers and `terminate` have their time. uvicorn does the same by itself before
-        the lifespan ends; hypercorn and granian end the calls of their connections by then, without a code of ours.
+        Connections are closed with 1012, handlers and `terminate` have their time. uvicorn does the same by itself
+        before the lifespan ends; hypercorn and granian end the calls of their connections by then, without a code of
+        ours.
         """
         self._closing = False
         try:
