@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-
 PROGRAMS = Path(__file__).parent / "typing"
 GOOD, BAD = PROGRAMS / "good.py", PROGRAMS / "bad.py"
 
