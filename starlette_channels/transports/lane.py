@@ -14,15 +14,10 @@ from starlette_channels.frames import Close, Failure, FrameReader, Ping, close_f
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame
 from starlette_channels.tasks import Cancel, Tasks
+from starlette_channels.transports import CLOSE_SECONDS, HANGING_SECONDS
 from starlette_channels.transports.pulse import Pulse
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
-
-HANGING_SECONDS = 0.05
-"""How long a client may not take what is sent before what waits for it is counted against it."""
-
-CLOSE_SECONDS = 2.0
-"""How long the client may take to answer a close, or to read what is left for it."""
 
 
 class Lane(asyncio.Protocol):

@@ -14,15 +14,10 @@ from starlette_channels.connection import Connection, Transport
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame, frame_size
 from starlette_channels.tasks import Cancel, Tasks
+from starlette_channels.transports import CLOSE_SECONDS, HANGING_SECONDS
 from starlette_channels.transports.sweeper import sweeper_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
-
-CLOSE_SECONDS = 2.0
-"""How long the last frames and the close may take to leave."""
-
-HANGING_SECONDS = 0.05
-"""How long a send takes before it counts as hanging."""
 
 UNBOUNDED_UVICORN = ((0, 50, 0), (0, 52, 0))
 """The first and the last uvicorn whose default WebSocket implementation never waits for a slow client."""
