@@ -43,7 +43,9 @@ def close(code: int, reason: bytes = b"") -> bytes:
 
 def feed(pieces: Iterable[bytes], max_bytes: int = PLENTY) -> list[Event]:
     reader = FrameReader(max_bytes)
-    return [event for piece in pieces for event in reader.feed(piece)]
+    events = [event for piece in pieces for event in reader.feed(piece)]
+    assert all(type(event) is not bytearray for event in events)
+    return events
 
 
 def bytewise(data: bytes) -> list[bytes]:
@@ -244,7 +246,9 @@ def test_wrong_text_fails_at_its_first_wrong_byte(name: str, before: str) -> Non
 
 
 def test_wrong_text_in_a_fragment_comes_before_the_ping_that_follows_it() -> None:
-    assert feed([frame(TEXT & MORE, b"\xff") + frame(PING)]) == [Failure(1007, "text is not UTF-8")]
+    first, wrong = frame(TEXT & MORE, "first") + frame(CONTINUATION), Failure(1007, "text is not UTF-8")
+    assert feed([frame(TEXT & MORE, b"\xff") + frame(PING)]) == [wrong]
+    assert feed([first + frame(TEXT & MORE, b"\xff") + frame(PING)]) == ["first", wrong]
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999])

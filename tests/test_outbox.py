@@ -1,6 +1,7 @@
 """What waits for a client: bounded in bytes, for the slow one alone, and nothing is lost for one that reads."""
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -202,7 +203,8 @@ async def test_a_burst_of_more_than_may_wait_reaches_a_client_that_reads() -> No
     assert "slow_client" not in hall.channels.statistics().counts
 
 
-async def test_a_burst_while_a_send_is_under_way_reaches_a_client_that_reads() -> None:
+@pytest.mark.parametrize("blocked_seconds", [0, 0.1])
+async def test_a_burst_while_a_send_is_under_way_reaches_a_client_that_reads(blocked_seconds: float) -> None:
     hall = Hall(outbox_bytes=10_000)
 
     async def server(scope: Scope, receive: Receive, send: Send) -> None:
@@ -219,6 +221,7 @@ async def test_a_burst_while_a_send_is_under_way_reaches_a_client_that_reads() -
         await client.join("hall:a")
         hall.channels.broadcast("hall:a", "first", {})
         await until(lambda: hall.sending > 0)
+        time.sleep(blocked_seconds)  # noqa: ASYNC251 - a handler that blocks the event loop
         for n in range(100):
             hall.channels.broadcast("hall:a", "news", {"n": n, "text": "x" * 1000})
         assert [came.payload["n"] for came in (await frames(client, 101))[1:]] == list(range(100))

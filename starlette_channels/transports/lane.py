@@ -196,7 +196,7 @@ class Lane(asyncio.Protocol):
     def _answer_close(self, close: Close) -> None:
         if not self._closing:
             self.flush()
-            self._transport.write(close_frame(1000 if close.code == 1005 else close.code, ""))
+            self._transport.write(close_frame(close.code, ""))
             self._closing = True
         self._transport.close()
 

@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx
 
-from tests.fuzzing.wire import SECONDS, Address, Wire, text
+from tests.fuzzing.wire import SECONDS, Address, Wire, strict, text
 
 Figures = dict[str, Any]
 
@@ -60,7 +59,7 @@ class Pair:
         """Echo, and a broadcast that reaches both."""
         self.rounds += 1
         ref = f"honest {self.rounds}"
-        said = {"from": "an honest client", "number": self.rounds}
+        said = {"from": "an honest client", "number": str(self.rounds)}
         if self.rounds % 100 == 0:  # who says nothing for a minute is closed
             self._listener.send(text(None, "alive", "phoenix", "heartbeat"))
         self._speaker.send(text("1", ref, self._topic, "echo", said), text("1", None, self._topic, "shout", said))
@@ -73,8 +72,8 @@ class Pair:
             message = await wire.receive()
             self.heard += 1
             if isinstance(message, str):  # others may speak here as well; but what they say must be JSON
-                found = json.loads(message)
-                assert len(found) == 5, message
+                found = strict(message)
+                assert found is None or len(found) == 5, message
                 if found == wanted:
                     return
 

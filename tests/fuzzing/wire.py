@@ -10,7 +10,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 SECONDS = 20.0  # that a server may take on a busy machine, until we say that it hangs
@@ -108,6 +108,18 @@ def binary(join_ref: str, ref: str, topic: str, event: str, data: bytes = b"") -
     """A binary frame of version 2."""
     names = [name.encode() for name in (join_ref, ref, topic, event)]
     return b"".join((b"\0", bytes(map(len, names)), *names, data))
+
+
+def strict(message: str) -> Any:
+    """What a message says, if it is JSON as browsers understand it; `None` if it is too deep for this Python."""
+    try:
+        return json.loads(message, parse_constant=_refuse, parse_int=str)  # no limit to the digits of a string
+    except RecursionError:
+        return None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise AssertionError(f"{constant} is not JSON")
 
 
 class Wire:
