@@ -26,12 +26,14 @@ Fate: TypeAlias = EndReason | Literal["refused"]
 Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
 
 
-def crash_types() -> tuple[type[BaseException], ...]:
-    """Return the exceptions that end a channel and nothing else: all that are errors.
+def is_crash(error: BaseException) -> bool:
+    """Whether what a handler let through ends its channel, and nothing else.
 
-    A cancellation that reaches a task that nobody cancels is one of them: a handler awaited something cancelled.
+    A cancellation that reaches a task that nobody cancels is a crash, too: the handler awaited something cancelled.
     """
-    return (Exception,) if being_cancelled() else (Exception, anyio.get_cancelled_exc_class())
+    if isinstance(error, Exception):
+        return True
+    return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit) and not being_cancelled()
 
 
 class Spawner(Protocol):
@@ -138,7 +140,9 @@ class Actor(ABC):
                 step, letter = self._mail.popleft()
                 try:
                     await step(letter)
-                except crash_types():
+                except BaseException as error:
+                    if not is_crash(error):
+                        raise
                     self._failed(step, interrupt=False)
                 finally:
                     self._dealt_with(letter)
@@ -199,7 +203,9 @@ class Actor(ABC):
     ) -> None:
         try:
             await function(*args)
-        except crash_types():
+        except BaseException as error:
+            if not is_crash(error):
+                raise
             self._failed(function, interrupt=True)
         finally:
             assert self._children is not None

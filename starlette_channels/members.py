@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 
-from starlette_channels.actors import Actor, Stage, crash_types
+from starlette_channels.actors import Actor, Stage, is_crash
 from starlette_channels.broker import Publication, Subscriptions
 from starlette_channels.channels import Channel, EndReason
 from starlette_channels.exceptions import InvalidPayload, JoinError
@@ -193,7 +193,9 @@ class Member(Actor, Socket[Any]):
             self._refuse(message, "join_refused", error.payload)
         except InvalidPayload as error:
             self._refuse(message, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
-        except crash_types():
+        except BaseException as error:
+            if not is_crash(error):
+                raise
             logger.exception("The join of %r crashed", self)
             self._refuse(message, "join_crashed", {"reason": "join crashed"})
         else:

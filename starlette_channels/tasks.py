@@ -6,11 +6,14 @@ the handlers of that connection are still ended by us, in order. Whoever makes a
 
 import asyncio
 import contextvars
+import logging
 import math
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 import anyio
+
+logger: logging.Logger = logging.getLogger("starlette_channels.tasks")
 
 Function: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 Cancel: TypeAlias = Callable[[], object]
@@ -89,6 +92,8 @@ class Tasks:
     async def _run(self, run: Run, function: Function, args: tuple[Any, ...]) -> None:
         try:
             await run(function, args)
+        except Exception:  # trio would end the whole run for it
+            logger.exception("%r failed", function)
         finally:
             self._running.discard(run)
             if self._done is not None and not self._running:

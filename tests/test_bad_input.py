@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.fuzzing.watch import ANY, hostile, under_watch
+from tests.fuzzing.watch import ANY, LANES, hostile, under_watch
 from tests.fuzzing.wire import Closed, Wire, binary, text
-from tests.servers import Server, serve, uvicorn
+from tests.servers import Server, serve
 
 V1_PATH = "/socket/websocket"
 HEARTBEAT = text(None, "the end", "phoenix", "heartbeat")
@@ -23,9 +23,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serve("tests.fuzzing.app:app", uvicorn("websockets-sansio", "--log-level warning")) as server:
+@pytest.fixture(scope="module", params=LANES, ids=str)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with serve("tests.fuzzing.app:app", request.param) as server:
         yield server
 
 

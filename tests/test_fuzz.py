@@ -14,8 +14,9 @@ import pytest
 
 from tests.fuzzing.honest import Figures, Pair, figures, figures_when, honest_pair, nothing_left
 from tests.fuzzing.mutate import TOPICS, broken_stream, mutated, version_1
+from tests.fuzzing.watch import LANES
 from tests.fuzzing.wire import Address, Closed, Frame, Wire, frame, strict, text
-from tests.servers import Server, serve, uvicorn
+from tests.servers import Kind, Server, serve
 
 MESSAGES = int(os.environ.get("FUZZ_MESSAGES") or 100_000)
 ATTACKERS = 8
@@ -23,7 +24,7 @@ BATCH = 50
 CODES = {1002, 1007, 1008, 1009, 1011}
 COUNTED = {
     *("malformed_message", "unmatched_topic", "unmatched_event", "invalid_payload", "stale_message", "join_refused"),
-    *("join_crashed", "channel_crashed", "inexpressible_broadcast", "pushed_after_end"),
+    *("join_crashed", "channel_crashed", "inexpressible_broadcast", "pushed_after_end", "broken_frame"),
 }
 SEED = int(os.environ.get("FUZZ_SEED") or random.randrange(1 << 32))
 
@@ -133,9 +134,10 @@ async def throw(server: Server, attack: Attack, pair: Pair, messages: int) -> Fi
 
 
 @pytest.mark.anyio
-async def test_a_hundred_thousand_mutated_messages_leave_the_server_healthy_and_others_unharmed() -> None:
+@pytest.mark.parametrize("kind", LANES, ids=str)
+async def test_a_hundred_thousand_mutated_messages_leave_the_server_healthy_and_others_unharmed(kind: Kind) -> None:
     try:
-        with serve("tests.fuzzing.app:app", uvicorn("websockets-sansio", "--log-level warning")) as server:
+        with serve("tests.fuzzing.app:app", kind) as server:
             address = Address(server.port)
             attack = Attack(address, SEED)
             async with honest_pair(address) as pair:

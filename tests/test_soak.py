@@ -7,8 +7,9 @@ import random
 import pytest
 
 from tests.fuzzing.honest import Figures, figures, figures_when, honest_pair, nothing_left
+from tests.fuzzing.watch import LANES
 from tests.fuzzing.wire import Address, Wire, binary, text
-from tests.servers import Server, serve, uvicorn
+from tests.servers import Kind, Server, serve
 
 CYCLES = 6_000
 AT_ONCE = 20
@@ -85,14 +86,16 @@ async def one_round(server: Server, rnd: random.Random, cycles: int) -> Figures:
 
 
 def only_the_pair_is_left(found: Figures) -> bool:
-    kinds = ("Connection", "WebSocketTransport", "Member")
-    left = (found["connections"], found["channels"], *(found["objects"][kind] for kind in kinds))
+    objects = found["objects"]
+    transports = objects["WebSocketTransport"] + objects["Lane"]
+    left = (found["connections"], found["channels"], objects["Connection"], objects["Member"], transports)
     return set(left) == {2} and found["topics"] == 1
 
 
 @pytest.mark.anyio
-async def test_thousands_of_clients_that_come_and_go_leave_nothing_behind() -> None:
-    with serve("tests.fuzzing.app:app", uvicorn("websockets-sansio", "--log-level", "warning")) as server:
+@pytest.mark.parametrize("kind", LANES, ids=str)
+async def test_thousands_of_clients_that_come_and_go_leave_nothing_behind(kind: Kind) -> None:
+    with serve("tests.fuzzing.app:app", kind) as server:
         before = await figures(server.http)
         rnd = random.Random(1)
         async with honest_pair(Address(server.port)):

@@ -57,7 +57,8 @@ class FastLane(WebSocketsSansIOProtocol):
         ):
             return False
         self.stop_keepalive()
-        transport, self.transport = self.transport, Detached()
+        transport = self.transport
+        self.transport: asyncio.Transport = Detached()
         lane = Lane(
             transport,
             self.loop,

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_channels import Channel, Channels, Handshake, JoinError, Limits, Reply, Socket, channel
 
 PACKAGE = "starlette_channels."
-WATCHED = ("Connection", "WebSocketTransport", "Member", "Handshake")
+WATCHED = ("Connection", "WebSocketTransport", "Lane", "Member", "Handshake")
 
 
 class Asked(Exception):
