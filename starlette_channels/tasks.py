@@ -64,14 +64,6 @@ class Tasks:
         run.task = self._start(self._run, run, function, args)
         return run.cancel
 
-    def now(self) -> float:
-        """Return the time of the event loop; unlike anyio's function, in plain callbacks as well."""
-        if self._loop is not None:
-            return self._loop.time()
-        import trio
-
-        return trio.current_time()
-
     async def finish(self, seconds: float) -> None:
         """Wait until none is left; those that take longer are cancelled."""
         with anyio.move_on_after(seconds):

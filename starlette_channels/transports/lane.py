@@ -38,7 +38,6 @@ class Lane(asyncio.Protocol):
         "_register",
         "_server_tasks",
         "_stalled_bytes",
-        "_stalled_since",
         "_suspected",
         "_tasks",
         "_transport",
@@ -67,7 +66,6 @@ class Lane(asyncio.Protocol):
         self._heard = loop.time()
         self._outbox: list[bytes] | None = None
         self._stalled_bytes: int | None = None
-        self._stalled_since = 0.0
         self._suspected = False
         self._held = False
         self._closing = False
@@ -95,7 +93,7 @@ class Lane(asyncio.Protocol):
         if self._stalled_bytes is not None:
             self._stalled_bytes += len(wire)
             if self._stalled_bytes - len(wire) > self._limits.outbox_bytes:
-                self._judge_slow_client()
+                self._suspect_slow_client()
 
     def close(self, code: int, reason: str = "") -> None:
         """Send what is queued, then close. The first call decides."""
@@ -168,7 +166,6 @@ class Lane(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Keep frames back: the client has to catch up."""
         self._stalled_bytes = 0
-        self._stalled_since = self._loop.time()
         self._regulate()
 
     def resume_writing(self) -> None:
@@ -206,19 +203,26 @@ class Lane(asyncio.Protocol):
         self._transport.resume_reading()  # to hear the answer
         self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
-    def _judge_slow_client(self) -> None:
-        """Give up on a client for which too much waits; but a burst alone, for one that reads, is no reason."""
+    def _suspect_slow_client(self) -> None:
+        """Look again after a moment: a burst alone, or a busy server, is no reason to give up on a client."""
+        if not self._suspected:
+            self._suspected = True
+            self._loop.call_soon(self._watch)  # when the burst that is going on is over
+
+    def _watch(self) -> None:
+        self._loop.call_later(HANGING_SECONDS, self._look_again, self._waiting_bytes())
+
+    def _look_again(self, before: int) -> None:
+        self._suspected = False
         if self._closing or self._stalled_bytes is None or self._stalled_bytes <= self._limits.outbox_bytes:
             return
-        if self._loop.time() - self._stalled_since >= HANGING_SECONDS:
+        if self._waiting_bytes() >= before:
             self._give_up_on_slow_client()
-        elif not self._suspected:
-            self._suspected = True
-            self._loop.call_later(HANGING_SECONDS, self._judge_again)
+        else:
+            self._suspect_slow_client()
 
-    def _judge_again(self) -> None:
-        self._suspected = False
-        self._judge_slow_client()
+    def _waiting_bytes(self) -> int:
+        return self._transport.get_write_buffer_size() + (self._stalled_bytes or 0)
 
     def _give_up_on_slow_client(self) -> None:
         self._counts["slow_client"] += 1

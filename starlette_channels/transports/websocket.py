@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from starlette.types import Receive, Send
 
 from starlette_channels.connection import Connection, Transport
@@ -38,7 +39,6 @@ class WebSocketTransport:
         self._abandoned = False
         self._cancel_flush: Cancel | None = None
         self._cancel_send: Cancel | None = None
-        self._sending_since = 0.0
         self._suspected = False
         self._closing: tuple[int, str] | None = None
         self._gone = False
@@ -52,13 +52,9 @@ class WebSocketTransport:
         """Queue a frame. A client that does not take what is sent is closed with 1008 once too much waits for it."""
         if self._gone or self._closing is not None:
             return
-        if self._waiting_bytes > self._limits.outbox_bytes and self._cancel_send is not None:
-            if self._send_hangs():
-                self._give_up_on_slow_client()
-                return
-            if not self._suspected:
-                self._suspected = True
-                self._tasks.spawn(self._look_again)
+        if self._waiting_bytes > self._limits.outbox_bytes and self._cancel_send is not None and not self._suspected:
+            self._suspected = True
+            self._tasks.spawn(self._watch_slow_client)
         self._outbox.append(frame)
         self._waiting_bytes += frame_size(frame)
         self._start_flush()
@@ -131,7 +127,6 @@ class WebSocketTransport:
     def waits(self, cancel: Cancel | None) -> None:
         """Take note that the client does not take what is sent, for now."""
         self._cancel_send = cancel
-        self._sending_since = self._tasks.now()
 
     async def flush(self) -> None:
         """Send what waits, and the close after it; then there is no writer until something waits again."""
@@ -162,15 +157,19 @@ class WebSocketTransport:
         self._waiting_bytes -= frame_size(frame)
         self._note_progress()
 
-    def _send_hangs(self) -> bool:
-        """Whether the server waits for the client. Some servers give way to others at every send: only time tells."""
-        return self._cancel_send is not None and self._tasks.now() - self._sending_since >= HANGING_SECONDS
+    async def _watch_slow_client(self) -> None:
+        """Give up on a client for which too much waits and no less after a moment.
 
-    async def _look_again(self) -> None:
-        await anyio.sleep(HANGING_SECONDS)
+        A burst alone, or a server that was busy, is no reason.
+        """
+        while self._waiting_bytes > self._limits.outbox_bytes and self._closing is None:
+            before = self._waiting_bytes
+            await anyio.sleep(HANGING_SECONDS)
+            for _ in range(3):  # after a stall of the event loop, whoever was ready has a turn first
+                await anyio.lowlevel.checkpoint()
+            if self._waiting_bytes >= before and self._closing is None:
+                self._give_up_on_slow_client()
         self._suspected = False
-        if self._send_hangs() and self._waiting_bytes > self._limits.outbox_bytes and self._closing is None:
-            self._give_up_on_slow_client()
 
     async def _send_close(self, code: int, reason: str) -> None:
         await self._send({"type": "websocket.close", "code": code, "reason": reason})
