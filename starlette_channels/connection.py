@@ -15,7 +15,16 @@ from starlette_channels.channels import Channel
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.limits import Limits
 from starlette_channels.members import Member
-from starlette_channels.messages import EMPTY, Frame, Message, encode_payload, frame_size, message_size, shown
+from starlette_channels.messages import (
+    EMPTY,
+    Frame,
+    Message,
+    encode_payload,
+    frame_size,
+    message_size,
+    nests_too_deeply,
+    shown,
+)
 from starlette_channels.protocol import Answer, ClientProtocol, Join, Leave, Push, Stale
 from starlette_channels.serializers import Serializer
 from starlette_channels.tasks import Cancel
@@ -130,10 +139,10 @@ class Connection:
             logger.exception("The serializer of version %s failed", self.serializer.version)
             self._fail(1011, "malformed_message", "the serializer failed")
             return
-        try:
-            self._handle(message)
-        except RecursionError:  # a ref may be nested just so deeply that it can be decoded, but not encoded again
-            self._fail(1011, "malformed_message", "a ref or topic is nested too deeply")
+        if nests_too_deeply(message):
+            self._fail(1011, "malformed_message", "a ref or name is nested too deeply")
+            return
+        self._handle(message)
 
     async def end(self) -> None:
         """Let the members end, now that the client is gone.

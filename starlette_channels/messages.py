@@ -1,8 +1,8 @@
 """The words that all layers share: message, reply, broadcast, and what payloads are."""
 
 import reprlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
 import msgspec
 from msgspec import Raw, Struct
@@ -156,3 +156,22 @@ def message_size(message: Message) -> int:
     """Return about how many bytes a waiting message holds."""
     texts = (message.join_ref, message.ref, message.topic, message.event)
     return memoryview(message.payload).nbytes + sum(len(text) for text in texts if isinstance(text, str))
+
+
+MAX_REF_DEPTH = 32
+"""How deeply the names and refs of a message may be nested; no client nests them at all."""
+
+
+def nests_too_deeply(message: Message) -> bool:
+    """Whether a ref, the topic or the event is nested so deeply that it might be decoded, but not encoded again."""
+    fields = (message.join_ref, message.ref, message.topic, message.event)
+    return any(isinstance(field, list | dict) and _is_deeper(field, MAX_REF_DEPTH) for field in fields)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, list | dict):
+        return False
+    if levels == 0:
+        return True
+    inside = cast("Iterable[object]", value.values() if isinstance(value, dict) else value)
+    return any(_is_deeper(one, levels - 1) for one in inside)

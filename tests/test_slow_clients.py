@@ -4,14 +4,14 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import ModuleType
 
 import pytest
 
 from starlette_channels.transports.websocket import warn_about_server
 from tests.fuzzing.honest import Figures, figures, figures_when, nothing_left
-from tests.fuzzing.wire import Address, Wire, frame, opened, text
+from tests.fuzzing.wire import PING, Address, Wire, binary, frame, opened, text
 from tests.servers import GRANIAN, HYPERCORN, HYPERCORN_TRIO, Kind, Server, serve, uvicorn
 
 QUIET = ("--log-level", "warning")
@@ -177,6 +177,42 @@ async def test_messages_that_handlers_have_no_time_for_are_not_read_whatever_the
         assert json.loads(await client.receive())[1] == str(number)
 
 
+@pytest.mark.anyio
+async def test_a_flood_of_tiny_messages_waits_for_a_busy_handler(server: Server, clients: Clients) -> None:
+    messages = 30_000  # tens of thousands fit into what a server reads in one go
+    client, other = await clients.join(), await clients.join()
+    client.send(text("1", None, TOPIC, "hold", "the other gate"))
+    client.send(*(binary("1", "", TOPIC, "echo") for _ in range(messages)))
+    await client.drain()
+    other.send(text("1", None, TOPIC, "release", "the other gate"))
+    for _ in range(messages):
+        assert await client.receive() == b"\1\1\0\x09\2" + f"1{TOPIC}ok".encode()
+    await client.call("1", "end", TOPIC, "echo")
+
+
+@pytest.mark.anyio
+async def test_pings_after_the_close_are_not_answered(server: Server, clients: Clients) -> None:
+    if server.kind is not FAST_LANE:
+        pytest.skip("pings are the server's affair")
+    client = await clients.join("/impatient/websocket?vsn=2.0.0", lazy=True)
+    before = await figures(server.http, "impatient")
+    client.write(b"".join(frame(text("1", str(n), TOPIC, "echo", "x" * 10_000)) for n in range(2_000)))
+    await figures_when(grown("slow_client", before), server.http, "impatient")
+    pings = frame(b"x" * 125, PING) * 8_000
+    client.writer.transport.set_write_buffer_limits(high=len(pings))
+    for _ in range(200):  # 200 MB, until the server hangs up
+        if client.writer.transport.is_closing():
+            break
+        client.write(pings)
+        await client.drain()
+    after = await figures(server.http, "impatient")
+    assert after["rss"] < before["rss"] + 32 * MEGABYTE
+
+
+def grown(code: str, before: Figures) -> Callable[[Figures], bool]:
+    return lambda found: found["counts"].get(code, 0) > before["counts"].get(code, 0)
+
+
 async def stalled(server: Server, client: Wire) -> bool:
     """Whether the server takes nothing more: what waits in the client and what has arrived are the same for a while."""
     state = None
@@ -193,10 +229,11 @@ async def stalled(server: Server, client: Wire) -> bool:
 async def test_a_client_that_never_reads_its_replies_is_closed_when_its_time_is_over(
     server: Server, clients: Clients
 ) -> None:
+    before = await figures(server.http, "impatient")
     client = await clients.join("/impatient/websocket?vsn=2.0.0", lazy=True)
     client.write(b"".join(frame(text("1", str(n), TOPIC, "echo", "x" * 10_000)) for n in range(2_000)))
     found = await figures_when(lambda found: found["connections"] == 0, server.http, "impatient", collect=True)
-    assert found["counts"]["slow_client"] == 1
+    assert grown("slow_client", before)(found)
     assert found["objects"]["Member"] == 0
     client.abort()
 

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import sys
 from collections import Counter
 from typing import Any
 
@@ -14,9 +15,15 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from starlette_channels import Channel, Channels, Handshake, JoinError, Limits, Reply, Socket, channel
+from starlette_channels.messages import Frame, Message
+from starlette_channels.serializers import V1, V2
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
 
 PACKAGE = "starlette_channels."
 WATCHED = ("Connection", "WebSocketTransport", "Lane", "Member", "Handshake")
@@ -31,6 +38,28 @@ class NewMsg(Struct):
 
     body: str
     count: int = 0
+
+
+class CountingV2(V2):
+    """Counts the messages that get as far as us, whatever the transport."""
+
+    messages = 0
+
+    @override
+    def decode(self, frame: Frame) -> Message:
+        CountingV2.messages += 1
+        return super().decode(frame)
+
+
+class CountingV1(V1):
+    """The same for the old version."""
+
+    messages = 0
+
+    @override
+    def decode(self, frame: Frame) -> Message:
+        CountingV1.messages += 1
+        return super().decode(frame)
 
 
 class Failures(logging.Handler):
@@ -50,7 +79,6 @@ class Failures(logging.Handler):
 FAILURES = Failures()
 for name in ("starlette_channels", "asyncio"):  # and no other handler: the log is for what nobody expects
     logging.getLogger(name).addHandler(FAILURES)
-RECEIVED: Counter[str] = Counter()
 GATES: dict[str, anyio.Event] = {}
 
 
@@ -168,11 +196,14 @@ def user_id(assigns: dict[str, Any]) -> str | None:
 CHANNELS: list[Channel[dict[str, Any]]] = [room, anything, typed]
 SMALL = Limits(channels=5, message_bytes=4096, outbox_bytes=256 * 1024, backlog=50, idle_seconds=30.0)
 IMPATIENT = Limits(idle_seconds=1.0, outbox_bytes=64 * 1024)
-MOUNTS = {
-    "socket": Channels(CHANNELS, connect=connect, socket_id=user_id),
-    "small": Channels(CHANNELS, connect=connect, socket_id=user_id, limits=SMALL),
-    "impatient": Channels(CHANNELS, connect=connect, socket_id=user_id, limits=IMPATIENT),
-}
+SERIALIZERS = (CountingV2(), CountingV1())
+
+
+def mount(limits: Limits | None = None) -> Channels[dict[str, Any]]:
+    return Channels(CHANNELS, connect=connect, socket_id=user_id, serializers=SERIALIZERS, limits=limits)
+
+
+MOUNTS = {"socket": mount(), "small": mount(SMALL), "impatient": mount(IMPATIENT)}
 
 
 def memory() -> int:
@@ -194,7 +225,7 @@ async def statistics(request: Request) -> Response:
         "tasks": len(anyio.get_running_tasks()),
         "rss": memory(),
         "objects": left_over() if "collect" in request.query_params else {},
-        "messages": RECEIVED["websocket.receive"],
+        "messages": CountingV2.messages + CountingV1.messages,
         "failures": FAILURES.texts,
     }
     return JSONResponse(about | msgspec.to_builtins(MOUNTS[request.path_params["mount"]].statistics()))
@@ -206,23 +237,9 @@ async def disconnect(request: Request) -> Response:
     return Response()
 
 
-def counting(app: ASGIApp) -> ASGIApp:
-    """Count the messages that the app takes from its clients."""
-
-    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-        async def receive_and_count() -> Message:
-            message = await receive()
-            RECEIVED[message["type"]] += 1
-            return message
-
-        await app(scope, receive_and_count if scope["type"] == "websocket" else receive, send)
-
-    return counted
-
-
 routes = [
     Route("/statistics/{mount}", statistics),
     Route("/disconnect/{user}", disconnect, methods=["POST"]),
     *(Mount(f"/{name}", app=channels) for name, channels in MOUNTS.items()),
 ]
-app = counting(Starlette(routes=routes))
+app = Starlette(routes=routes)
