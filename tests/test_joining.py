@@ -34,7 +34,7 @@ def answering(answer: Any) -> Channels[Any]:
     return Channels([room])
 
 
-def refusing(exception: Exception) -> Channels[Any]:
+def refusing(exception: BaseException) -> Channels[Any]:
     """Channels whose join handler raises this."""
 
     @channel("room:*")
@@ -111,9 +111,9 @@ async def test_a_refused_join_drops_its_pushes_and_ends_without_another_frame() 
         assert channels.statistics().counts["join_refused"] == 1
 
 
-@pytest.mark.parametrize("error", [RuntimeError("secret"), AssertionError("secret"), TimeoutError("secret")])
+@pytest.mark.parametrize("error", [RuntimeError("secret"), TimeoutError("secret"), BaseException("secret")])
 async def test_a_join_that_raises_is_answered_join_crashed_and_nothing_more(
-    error: Exception, caplog: pytest.LogCaptureFixture
+    error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     channels = refusing(error)
     async with connect(channels) as client:

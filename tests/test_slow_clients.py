@@ -91,7 +91,8 @@ async def test_clients_that_stop_reading_are_closed_and_the_others_get_everythin
             if now["counts"].get("slow_client", 0) == before["counts"].get("slow_client", 0) + lazy:
                 break
     else:
-        raise AssertionError("the server goes on to send to clients that do not read")
+        found = await figures(server.http, "small")
+        raise AssertionError(f"the server goes on to send to clients that do not read: {found}")
     found = await figures_when(only_two_are_left, server.http, "small", collect=True)
     assert not found["failures"]
     # What waited for them was bounded: an outbox each, and what the server and asyncio keep below it.
