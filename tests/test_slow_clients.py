@@ -11,7 +11,7 @@ import pytest
 
 from starlette_channels.transports.websocket import warn_about_server
 from tests.fuzzing.honest import Figures, figures, figures_when, nothing_left
-from tests.fuzzing.wire import PING, Address, Wire, binary, frame, opened, text
+from tests.fuzzing.wire import CLOSE, PING, Address, Wire, binary, frame, opened, text
 from tests.servers import GRANIAN, HYPERCORN, HYPERCORN_TRIO, Kind, Server, serve, uvicorn
 
 QUIET = ("--log-level", "warning")
@@ -180,7 +180,7 @@ async def test_messages_that_handlers_have_no_time_for_are_not_read_whatever_the
 
 @pytest.mark.anyio
 async def test_a_flood_of_tiny_messages_waits_for_a_busy_handler(server: Server, clients: Clients) -> None:
-    messages = 30_000  # tens of thousands fit into what a server reads in one go
+    messages = 20_000  # ten thousand fit into what a server reads in one go
     client, other = await clients.join(), await clients.join()
     client.send(text("1", None, TOPIC, "hold", "the other gate"))
     client.send(*(binary("1", "", TOPIC, "echo") for _ in range(messages)))
@@ -189,6 +189,21 @@ async def test_a_flood_of_tiny_messages_waits_for_a_busy_handler(server: Server,
     for _ in range(messages):
         assert await client.receive() == b"\1\1\0\x09\2" + f"1{TOPIC}ok".encode()
     await client.call("1", "end", TOPIC, "echo")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("way", ["close", "hang up"])
+async def test_a_client_that_leaves_without_reading_what_it_asked_for_is_forgotten(
+    server: Server, clients: Clients, way: str
+) -> None:
+    client = await clients.join("/impatient/websocket?vsn=2.0.0", lazy=True)
+    # Its reply, with the long ref, is there at once, and more than the operating systems will take.
+    client.send(text(None, "x" * 9_500_000, "phoenix", "heartbeat"))
+    if way == "close":
+        client.write(frame((1000).to_bytes(2), CLOSE))
+    else:
+        client.hang_up()
+    await figures_when(lambda found: found["connections"] == found["topics"] == 0, server.http, "impatient")
 
 
 @pytest.mark.anyio

@@ -5,12 +5,12 @@ Nothing is parked for an idle client: no task, no queue, no timer. Frames of one
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from starlette_channels.connection import Connection, Transport
-from starlette_channels.frames import Close, Failure, FrameReader, Ping, close_frame, pong_frame
+from starlette_channels.frames import Close, Event, Failure, FrameReader, Ping, close_frame, pong_frame
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame
 from starlette_channels.tasks import Cancel, Tasks
@@ -30,6 +30,7 @@ class Lane(asyncio.Protocol):
         "_gone",
         "_heard",
         "_held",
+        "_kept",
         "_limits",
         "_loop",
         "_outbox",
@@ -68,6 +69,7 @@ class Lane(asyncio.Protocol):
         self._stalled_bytes: int | None = None
         self._suspected = False
         self._held = False
+        self._kept: deque[Event] | None = None
         self._closing = False
         self._gone = False
 
@@ -108,9 +110,9 @@ class Lane(asyncio.Protocol):
         self._regulate()
 
     def resume(self) -> None:
-        """Read again."""
+        """Read again, beginning with what has been kept."""
         self._held = False
-        self._regulate()
+        self._loop.call_soon(self._take_kept)
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
         """Run an async function beside the others of this client; return what cancels it."""
@@ -147,18 +149,32 @@ class Lane(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client."""
         self._heard = self._loop.time()
-        for event in self._reader.feed(data):
-            if isinstance(event, str | bytes):
+        self._take(self._reader.feed(data))
+
+    def _take(self, events: Iterable[Event]) -> None:
+        """Act on what has come; what handlers have no time for is kept, though it has been read already."""
+        for event in events:
+            if self._held and not self._closing:
+                self._kept = self._kept or deque()
+                self._kept.append(event)
+            elif isinstance(event, str | bytes):
                 if not self._closing:
                     self._connection.receive(event)
             elif isinstance(event, Ping):
-                self._transport.write(pong_frame(event.data))
+                if not self._closing and self._stalled_bytes is None:
+                    self._transport.write(pong_frame(event.data))
             elif isinstance(event, Close):
                 self._answer_close(event)
             elif isinstance(event, Failure):
                 self._counts["broken_frame"] += 1
                 logger.warning("Connection closed with %d: %s", event.code, event.reason)
                 self.close(event.code, event.reason)
+
+    def _take_kept(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None and not self._gone:
+            self._take(kept)
+        self._regulate()
 
     def eof_received(self) -> None:
         """Let the transport close: a client that has nothing more to say has gone."""
@@ -195,6 +211,7 @@ class Lane(asyncio.Protocol):
             self.flush()
             self._transport.write(close_frame(close.code, ""))
             self._closing = True
+            self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
         self._transport.close()
 
     def _say_goodbye(self, code: int, reason: str) -> None:

@@ -72,7 +72,7 @@ class Pulse:
     def add(self, lane: Pulsed) -> None:
         """Watch a connection for silence."""
         self._lanes.add(lane)
-        if self._sweeping is None or len(self._lanes) == 1:
+        if self._sweeping is None or self._sweeping.when() > self._loop.time() + _pause(lane.idle_seconds):
             self._schedule(lane.idle_seconds)
 
     def remove(self, lane: Pulsed) -> None:
@@ -82,7 +82,7 @@ class Pulse:
     def _schedule(self, idle_seconds: float) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
-        self._sweeping = self._loop.call_later(min(idle_seconds / 8, SLOWEST_SWEEP), self._sweep)
+        self._sweeping = self._loop.call_later(_pause(idle_seconds), self._sweep)
 
     def _sweep(self) -> None:
         self._sweeping = None
@@ -91,6 +91,10 @@ class Pulse:
             lane.check(now)
         if self._lanes:
             self._schedule(min(lane.idle_seconds for lane in self._lanes))
+
+
+def _pause(idle_seconds: float) -> float:
+    return min(idle_seconds / 8, SLOWEST_SWEEP)
 
 
 _pulse: RunVar[Pulse] = RunVar("starlette_channels_pulse")
