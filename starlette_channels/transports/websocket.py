@@ -37,7 +37,6 @@ class WebSocketTransport:
         self._sweeper = sweeper_of_this_loop()
         self._flushing = False
         self._abandoned = False
-        self._cancel_flush: Cancel | None = None
         self._cancel_send: Cancel | None = None
         self._suspected = False
         self._closing: tuple[int, str] | None = None
@@ -52,7 +51,7 @@ class WebSocketTransport:
         """Queue a frame. A client that does not take what is sent is closed with 1008 once too much waits for it."""
         if self._gone or self._closing is not None:
             return
-        if self._waiting_bytes > self._limits.outbox_bytes and self._cancel_send is not None and not self._suspected:
+        if self._waiting_bytes > self._limits.outbox_bytes and not self._suspected:
             self._suspected = True
             self._tasks.spawn(self._watch_slow_client)
         self._outbox.append(frame)
@@ -122,9 +121,9 @@ class WebSocketTransport:
         if self._sweeper is not None:
             self._sweeper.add(self)
         else:
-            self._cancel_flush = self._tasks.spawn(self.flush)
+            self._cancel_send = self._tasks.spawn(self.flush)
 
-    def waits(self, cancel: Cancel | None) -> None:
+    def waits(self, cancel: Cancel) -> None:
         """Take note that the client does not take what is sent, for now."""
         self._cancel_send = cancel
 
@@ -147,13 +146,10 @@ class WebSocketTransport:
             self._note_progress()
 
     async def _send_frame(self, frame: Frame) -> None:
-        if self._sweeper is None:
-            self.waits(self._cancel_flush)
         if isinstance(frame, str):
             await self._send({"type": "websocket.send", "text": frame})
         else:
             await self._send({"type": "websocket.send", "bytes": frame})
-        self._cancel_send = None
         self._waiting_bytes -= frame_size(frame)
         self._note_progress()
 
