@@ -207,9 +207,8 @@ async def test_a_client_that_leaves_without_reading_what_it_asked_for_is_forgott
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("server", [FAST_LANE], indirect=True, ids=str)  # elsewhere pings are the server's affair
 async def test_pings_after_the_close_are_not_answered(server: Server, clients: Clients) -> None:
-    if server.kind is not FAST_LANE:
-        pytest.skip("pings are the server's affair")
     client = await clients.join("/impatient/websocket?vsn=2.0.0", lazy=True)
     before = await figures(server.http, "impatient")
     client.write(b"".join(frame(text("1", str(n), TOPIC, "echo", "x" * 10_000)) for n in range(2_000)))
