@@ -16,6 +16,7 @@ from starlette_channels.limits import Limits
 from starlette_channels.messages import Broadcast, Payload, Reply
 from starlette_channels.metrics import Statistics
 from starlette_channels.serializers import V1, V2, Serializer
+from starlette_channels.slow import WhenSlow, latest_by_key
 from starlette_channels.sockets import LaterReply, Socket
 
 __version__ = "0.1.0"
@@ -42,5 +43,7 @@ __all__ = [
     "SerializerError",
     "Socket",
     "Statistics",
+    "WhenSlow",
     "channel",
+    "latest_by_key",
 ]

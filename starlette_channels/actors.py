@@ -18,12 +18,16 @@ import anyio
 from starlette_channels.channels import EndReason
 from starlette_channels.limits import Limits
 from starlette_channels.sockets import Cleanup
-from starlette_channels.tasks import Cancel, being_cancelled
+from starlette_channels.tasks import Cancel, Run, Tasks, being_cancelled
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
 Fate: TypeAlias = EndReason | Literal["refused"]
-Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
+Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, Any] | None]
+"""What handles a letter: at once, or in the coroutine that it returns."""
+
+INTERRUPTING = frozenset({"error", "duplicate_join", "closed", "shutdown"})
+"""The fates that do not wait for the running handler, if they come from outside of it."""
 
 
 def is_crash(error: BaseException) -> bool:
@@ -38,6 +42,11 @@ def is_crash(error: BaseException) -> bool:
 
 class Spawner(Protocol):
     """What runs an actor's work."""
+
+    @property
+    def tasks(self) -> Tasks:
+        """Where handlers run."""
+        ...
 
     @property
     def limits(self) -> Limits:
@@ -65,14 +74,15 @@ class Stage(Enum):
 class Actor(ABC):
     """Handles letters in order until it has a fate; then it ends, exactly once, and gives back what is left."""
 
-    __slots__ = ("_busy", "_cancel", "_children", "_cleanups", "_mail", "_over", "_spawner", "_stage", "fate")
+    __slots__ = ("_busy", "_children", "_cleanups", "_letter", "_mail", "_over", "_run", "_spawner", "_stage", "fate")
 
     def __init__(self, spawner: Spawner) -> None:
         self.fate: Fate | None = None
         self._spawner = spawner
         self._stage = Stage.LIVING
         self._busy = False
-        self._cancel: Cancel | None = None
+        self._run: Run | None = None
+        self._letter: Any = None
         self._mail: deque[tuple[Step, Any]] | None = None
         self._children: dict[object, Cancel | None] | None = None
         self._cleanups: list[Cleanup] | None = None
@@ -83,8 +93,16 @@ class Actor(ABC):
         """Whether what is going on must be finished even though the fate is sealed."""
 
     @abstractmethod
+    def _answered(self, letter: Any, answer: Any) -> None:
+        """Take what the handler of a letter has returned."""
+
+    @abstractmethod
+    def _keep(self, letter: object) -> None:
+        """Take note of a letter that has to wait, or whose handler does."""
+
+    @abstractmethod
     def _dealt_with(self, letter: object) -> None:
-        """Take note of a letter that has been handled, or never will be."""
+        """Take note of a letter that was kept, and has been handled or never will be."""
 
     @abstractmethod
     async def _end(self, leftovers: Iterable[Any]) -> None:
@@ -96,19 +114,33 @@ class Actor(ABC):
             self._over = self._over or anyio.Event()
             await self._over.wait()
 
+    def _take(self, step: Step, letter: object) -> None:
+        """Handle a letter at once if nothing else is being handled, else behind those that wait."""
+        tasks = self._spawner.tasks
+        if self._busy or not tasks.eager or self._stage is not Stage.LIVING:
+            self._post(step, letter)
+            return
+        self._busy = True
+        run = tasks.begin(self._work(step, letter))
+        if self._busy:
+            self._run = run
+            if self._letter is letter:
+                self._keep(letter)
+            if self.fate in INTERRUPTING and not self._finishes_first():
+                self._interrupt()
+
     def _post(self, step: Step, letter: object) -> None:
-        """Put a letter behind those that wait."""
+        """Put a letter behind those that wait; it is not handled before the caller has gone on."""
         if self._stage is not Stage.LIVING:
-            self._dealt_with(letter)
             return
         if self._mail is None:
             self._mail = deque()
         if len(self._mail) >= self._spawner.limits.mailbox:
             self._spawner.counts["mailbox_overflow"] += 1
             logger.error("%r ended: %d letters wait", self, len(self._mail))
-            self._dealt_with(letter)
             self._seal("error")
             return
+        self._keep(letter)
         self._mail.append((step, letter))
         self._wake()
 
@@ -126,35 +158,54 @@ class Actor(ABC):
         self.fate = fate
 
     def _interrupt(self) -> None:
-        if self._busy and self._stage is Stage.LIVING and self._cancel is not None:
-            self._cancel()
+        if self._run is not None:
+            self._spawner.tasks.interrupt(self._run, self._is_handling)
+
+    def _is_handling(self) -> bool:
+        return self._letter is not None and self._stage is Stage.LIVING
 
     def _wake(self) -> None:
         if not self._busy:
             self._busy = True
-            self._cancel = self._spawner.spawn(self._work)
+            self._run = self._spawner.tasks.later(self._work())
 
-    async def _work(self) -> None:
+    async def _work(self, step: Step | None = None, letter: Any = None) -> None:
+        """Handle a letter, and those that come meanwhile."""
+        kept = False
         try:
-            while self._mail and (self.fate is None or self._finishes_first()):
-                step, letter = self._mail.popleft()
+            while self.fate is None or self._finishes_first():
+                if step is None:
+                    if not self._mail:
+                        break
+                    kept = True
+                    step, letter = self._mail.popleft()
+                self._letter = letter
                 try:
-                    await step(letter)
+                    coroutine = step(letter)
+                    if coroutine is not None:
+                        answer = await coroutine
+                        if answer is not None:
+                            self._answered(letter, answer)
                 except BaseException as error:
                     if not is_crash(error):
                         raise
                     self._failed(step, interrupt=False)
                 finally:
-                    self._dealt_with(letter)
+                    self._letter = None
+                    if kept or self._run is not None:
+                        self._dealt_with(letter)
+                step = None
         except BaseException:
             self.fate = self.fate or "shutdown"
             raise
         finally:
             if self.fate is not None:
+                self._stage = Stage.ENDING
+                self._spawner.tasks.recover()
                 with anyio.CancelScope(shield=True):
                     await self._finish()
             self._busy = False
-            self._cancel = self._mail = None
+            self._run = self._mail = None
 
     def _failed(self, what: Callable[..., Any], *, interrupt: bool) -> None:
         self._spawner.counts["channel_crashed"] += 1
@@ -162,9 +213,6 @@ class Actor(ABC):
         self._seal("error", interrupt=interrupt)
 
     async def _finish(self) -> None:
-        if self._stage is not Stage.LIVING:
-            return
-        self._stage = Stage.ENDING
         leftovers = [letter for _, letter in self._mail or ()]
         self._mail = None
         for cancel in tuple((self._children or {}).values()):

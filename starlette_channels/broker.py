@@ -1,140 +1,17 @@
-"""Fan-out: who is subscribed to a topic, and handing them a broadcast that is encoded once per wire.
+"""Broadcasts from anywhere in the process to the subscribers of a topic, on whatever event loop they are.
 
-Source: Phoenix's fastlane (`channel/server.ex`, `dispatch/3`) and `Phoenix.PubSub`.
+Source: `Phoenix.PubSub`.
 """
 
-import contextvars
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import anyio.lowlevel
 
 from starlette_channels.exceptions import SerializerError
-from starlette_channels.messages import Body, Frame, encode_payload
-from starlette_channels.serializers import Serializer
-
-logger: logging.Logger = logging.getLogger("starlette_channels.broker")
-
-
-class Publication:
-    """One broadcast on its way: the payload encoded once, and its frame once for each serializer."""
-
-    __slots__ = ("_frames", "body", "event", "sender", "topic")
-
-    def __init__(self, topic: str, event: str, body: Body, sender: object = None) -> None:
-        self.topic: str = topic
-        self.event: str = event
-        self.body: Body = body
-        self.sender: object = sender
-        self._frames: dict[Serializer, Frame | SerializerError] = {}
-
-    def frame(self, serializer: Serializer) -> Frame:
-        """Return the frame for a wire; raises `SerializerError` if that wire cannot express the payload."""
-        frame = self._frames.get(serializer)
-        if frame is None:
-            try:
-                frame = serializer.broadcast(self.topic, self.event, self.body)
-            except SerializerError as error:
-                frame = error
-            self._frames[serializer] = frame
-        if isinstance(frame, SerializerError):
-            raise frame
-        return frame
-
-
-class Subscriber(Protocol):
-    """What can be subscribed to a topic; it is known by its identity."""
-
-    def deliver(self, publication: Publication) -> None:
-        """Take a broadcast, without waiting. `SerializerError` says that this subscriber's wire cannot express it."""
-        ...
-
-
-class Hub:
-    """The subscribers of one event loop. All methods but `run` belong to that loop's thread."""
-
-    __slots__ = ("_context", "_counts", "_members", "_native", "_snapshots", "thread")
-
-    def __init__(self, native: Any, counts: Counter[str]) -> None:
-        self.thread: int = threading.get_ident()
-        self._native = native
-        self._context = contextvars.copy_context()  # what other threads ask for runs in it, not in theirs
-        self._counts = counts
-        self._members: dict[str, dict[Subscriber, None]] = {}
-        self._snapshots: dict[str, tuple[Subscriber, ...]] = {}
-
-    @property
-    def topics(self) -> int:
-        """How many topics have a subscriber."""
-        return len(self._members)
-
-    def serves(self, native: Any) -> bool:
-        """Whether this is the hub of the given event loop."""
-        return self._native is native
-
-    def run(self, function: Callable[..., Any], *args: Any) -> bool:
-        """Call a function in this hub's thread: now, or soon if that is not the caller's; false if it is over."""
-        if threading.get_ident() == self.thread:
-            function(*args)
-            return True
-        try:
-            if hasattr(self._native, "call_soon_threadsafe"):
-                self._native.call_soon_threadsafe(function, *args, context=self._context)
-            else:
-                self._native.run_sync_soon(function, *args)
-        except RuntimeError:
-            return False
-        return True
-
-    def subscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """Let a subscriber have the broadcasts of a topic, from the next one on."""
-        self._members.setdefault(topic, {})[subscriber] = None
-        self._snapshots.pop(topic, None)
-
-    def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """End a subscription; one that does not exist is no error."""
-        members = self._members.get(topic)
-        if members is not None:
-            members.pop(subscriber, None)
-            self._snapshots.pop(topic, None)
-            if not members:
-                del self._members[topic]
-
-    def dispatch(self, publication: Publication) -> None:
-        """Hand a broadcast to those who are subscribed now, its sender left out.
-
-        A subscriber that fails does not concern the others. Raises `SerializerError` if all wires refused it: then
-        the payload itself is wrong, and the broadcaster should know.
-        """
-        delivered = skipped = 0
-        refusal: SerializerError | None = None
-        for subscriber in self._snapshot(publication.topic):
-            if subscriber is publication.sender:
-                continue
-            try:
-                subscriber.deliver(publication)
-                delivered += 1
-            except SerializerError as error:
-                skipped, refusal = skipped + 1, error
-            except Exception:
-                self._counts["delivery_failed"] += 1
-                logger.exception("Delivering %r on %r failed for a subscriber", publication.event, publication.topic)
-        if refusal is not None:
-            self._counts["inexpressible_broadcast"] += skipped
-            logger.error("%r on %r was not sent to %d: %s", publication.event, publication.topic, skipped, refusal)
-            if not delivered:
-                raise refusal
-
-    def _snapshot(self, topic: str) -> tuple[Subscriber, ...]:
-        snapshot = self._snapshots.get(topic)
-        if snapshot is None:
-            if topic not in self._members:
-                return ()
-            snapshot = self._snapshots[topic] = tuple(self._members[topic])
-        return snapshot
+from starlette_channels.hub import Hub, Publication
+from starlette_channels.messages import encode_payload
 
 
 class Subscription:

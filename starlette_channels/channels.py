@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from starlette_channels.messages import Answer
 from starlette_channels.payloads import Decode, payload_decoder
+from starlette_channels.slow import WhenSlow, check_policy
 from starlette_channels.sockets import Socket
 from starlette_channels.topics import Pattern
 
@@ -99,7 +100,7 @@ class Channel(Generic[A]):
     It is a value: list it in `Channels([...])`, mount it twice, test it alone.
     """
 
-    def __init__(self, join: JoinHandler[A, Any], *patterns: str) -> None:
+    def __init__(self, join: JoinHandler[A, Any], *patterns: str, when_slow: WhenSlow = "disconnect") -> None:
         if not patterns:
             raise TypeError('channel(): name the topics, as in @channel("room:*")')
         self.patterns: tuple[Pattern, ...] = tuple(Pattern(text) for text in patterns)
@@ -108,6 +109,8 @@ class Channel(Generic[A]):
         self.events: dict[str, Handler] = {}
         self.any_event: Handler | None = None
         self.intercepts: dict[str, Handler] = {}
+        self.intercepted: frozenset[str] = frozenset()
+        self.when_slow: WhenSlow = when_slow
         self.infos: dict[type, Callable[[Socket[A], Any], Coroutine[Any, Any, None]]] = {}
         self.terminator: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]] | None = None
 
@@ -155,6 +158,7 @@ class Channel(Generic[A]):
 
         def register(handler: EventHandler[A, P, None], /) -> EventHandler[A, P, None]:
             self._put(self.intercepts, event, _handler(handler, label, ("socket", "payload")), label)
+            self.intercepted = frozenset(self.intercepts)
             return handler
 
         return register
@@ -212,18 +216,20 @@ class Channel(Generic[A]):
         return f"<Channel {self.name}: {', '.join(pattern.text for pattern in self.patterns)}>"
 
 
-def channel(*patterns: str) -> _RegisterChannel:
+def channel(*patterns: str, when_slow: WhenSlow = "disconnect") -> _RegisterChannel:
     """Make a channel of a join handler: `@channel("room:*") async def room(socket, payload)`.
 
     The handler decides who may join: `raise JoinError(...)` refuses, a returned payload is the join reply. Patterns
     are exact topics, `prefix*`, and named segments, which the handler takes by name: `@channel("room:{room_id}")`,
-    `room(socket, payload, room_id)`.
+    `room(socket, payload, room_id)`. `when_slow` says what becomes of broadcasts and pushes while a client is behind
+    with reading: `"disconnect"` it, `"drop_oldest"`, or keep the `latest_by_key(...)`.
     """
+    check_policy(when_slow)
 
     for pattern in patterns:
         _called(pattern, "channel", '"room:*"')
 
     def register(join: JoinHandler[A, P], /) -> Channel[A]:
-        return Channel(join, *patterns)
+        return Channel(join, *patterns, when_slow=when_slow)
 
     return register

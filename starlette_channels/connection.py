@@ -6,13 +6,14 @@ Bytes come in through `receive`, frames go out through a transport. Nothing here
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from starlette_channels.broker import Broker, Hub, Publication
+from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel
 from starlette_channels.exceptions import ProtocolError
+from starlette_channels.hub import Hub, Outlet, Publication, Writer
 from starlette_channels.limits import Limits
 from starlette_channels.members import Member
 from starlette_channels.messages import (
@@ -20,15 +21,19 @@ from starlette_channels.messages import (
     Frame,
     Message,
     encode_payload,
-    frame_size,
+    is_bigger,
     message_size,
     nests_too_deeply,
     shown,
 )
 from starlette_channels.protocol import Answer, ClientProtocol, Join, Leave, Push, Stale
 from starlette_channels.serializers import Serializer
-from starlette_channels.tasks import Cancel
+from starlette_channels.slow import Place
+from starlette_channels.tasks import Cancel, Tasks
 from starlette_channels.topics import Match, Pattern
+
+if TYPE_CHECKING:
+    from starlette_channels.links import Write
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 
@@ -36,8 +41,29 @@ logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 class Transport(Protocol):
     """How a connection reaches its client; no method waits."""
 
-    def write(self, frame: Frame) -> None:
-        """Queue a frame; frames leave in order. After `close` it does nothing."""
+    @property
+    def tasks(self) -> Tasks:
+        """Where what is done for this client runs."""
+        ...
+
+    @property
+    def outlet(self) -> Outlet:
+        """The short cut for broadcasts: what goes to the `writer` is as good as written.
+
+        The transport says with `Connection.hold` that it must not be used any more, for now or ever.
+        """
+        ...
+
+    @property
+    def writer(self) -> Writer:
+        """What the outlet knows this client by."""
+        ...
+
+    def write(self, frame: Frame, place: Place | None = None) -> None:
+        """Queue a frame; frames leave in order. After `close` it does nothing.
+
+        A frame with a place may be dropped for the sake of later ones, if the client is behind with reading.
+        """
         ...
 
     def close(self, code: int, reason: str = "") -> None:
@@ -50,10 +76,6 @@ class Transport(Protocol):
 
     def resume(self) -> None:
         """Read again."""
-        ...
-
-    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
-        """Run an async function beside the others of this client; return what cancels it."""
         ...
 
 
@@ -84,6 +106,7 @@ class Connection:
     __slots__ = (
         "_backlog",
         "_backlog_bytes",
+        "_flowing",
         "_over",
         "_paused",
         "_protocol",
@@ -94,6 +117,8 @@ class Connection:
         "assigns",
         "hub",
         "serializer",
+        "tasks",
+        "write",
     )
 
     def __init__(
@@ -109,12 +134,15 @@ class Connection:
         self.assigns: Any = assigns
         self.hub: Hub = service.broker.hub()
         self.serializer: Serializer = serializer
+        self.tasks: Tasks = transport.tasks
+        self.write: Write = transport.write
         self._service = service
         self._transport = transport
         self._socket_id = socket_id
         self._backlog = 0
         self._backlog_bytes = 0
         self._paused = False
+        self._flowing = True
         self._over: anyio.Event | None = None
         self._protocol: ClientProtocol[Member, tuple[Channel[Any], Match]] = ClientProtocol(
             service.match, service.limits.channels
@@ -127,7 +155,7 @@ class Connection:
 
     def receive(self, frame: Frame) -> None:
         """Take a message of the client; it never raises and never waits."""
-        if frame_size(frame) > self.limits.message_bytes:
+        if is_bigger(frame, self._service.limits.message_bytes):
             self._fail(1009, "message_too_big", f"a message of over {self.limits.message_bytes} bytes")
             return
         try:
@@ -167,6 +195,20 @@ class Connection:
             if self._over is not None:
                 self._over.set()
 
+    def hold(self) -> None:
+        """Let broadcasts take the long way, through `Transport.write`, until `flow`."""
+        self._flow(False)
+
+    def flow(self) -> None:
+        """Let broadcasts take the short cut again."""
+        self._flow(True)
+
+    def _flow(self, flowing: bool) -> None:
+        if flowing is not self._flowing:
+            self._flowing = flowing
+            for member in self._protocol.members.values():
+                member.reroute()
+
     def abort(self) -> None:
         """Let the members end at once: handlers are cancelled, `terminate` still has its time."""
         for member in tuple(self._protocol.members.values()):
@@ -194,13 +236,19 @@ class Connection:
         """How many topics the client has joined or is joining."""
         return len(self._protocol.members)
 
-    def write(self, frame: Frame) -> None:
-        """Queue a frame for the client."""
-        self._transport.write(frame)
+    @property
+    def outlet(self) -> Outlet | None:
+        """The short cut for broadcasts to the client, while there is one."""
+        return self._transport.outlet if self._flowing else None
+
+    @property
+    def writer(self) -> Writer:
+        """What the outlet knows the client by."""
+        return self._transport.writer
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
         """Run an async function beside the others; return what cancels it."""
-        return self._transport.spawn(function, *args)
+        return self.tasks.spawn(function, *args)
 
     def answer(self, message: Message, answer: Answer) -> None:
         """Answer a message in the name of the connection."""
@@ -218,8 +266,16 @@ class Connection:
         """Note that a topic is free again, unless another member has taken it."""
         self._protocol.free(topic, member)
 
+    def burden(self, message: Message) -> None:
+        """Note that a message of the client has to wait, or its handler does."""
+        self._backlog += 1
+        self._backlog_bytes += message_size(message)
+        if not self._paused and self._is_burdened(1.0):
+            self._paused = True
+            self._transport.pause()
+
     def relieve(self, message: Message) -> None:
-        """Note that a message of the client has been dealt with."""
+        """Note that a message that had to wait has been dealt with."""
         self._backlog -= 1
         self._backlog_bytes -= message_size(message)
         if self._paused and not self._is_burdened(0.5):
@@ -247,15 +303,12 @@ class Connection:
         decision = self._protocol.receive(message)
         match decision:
             case Push():
-                self._burden(message)
                 decision.member.receive(message)
             case Answer():
                 self.answer(message, decision)
             case Join():
-                self._burden(message)
                 self._join(decision)
             case Leave():
-                self._burden(message)
                 decision.member.leave(message)
             case Stale():
                 self.counts["stale_message"] += 1
@@ -267,13 +320,6 @@ class Connection:
         member = Member(self, channel, join.message, match, join.replaces)
         self._protocol.take(member.topic, member)
         member.start(join.message)
-
-    def _burden(self, message: Message) -> None:
-        self._backlog += 1
-        self._backlog_bytes += message_size(message)
-        if not self._paused and self._is_burdened(1.0):
-            self._paused = True
-            self._transport.pause()
 
     def _is_burdened(self, share: float) -> bool:
         """Whether as many messages wait as may, or as large ones; or that share of them."""

@@ -162,9 +162,13 @@ def _close(payload: bytes) -> Close | Failure:
     return Close(code, reason) if code in _CODES or not payload else Failure(1002, "invalid close code")
 
 
+_SMALL_TEXT = [bytes((_TEXT, size)) for size in range(_SMALL + 1)]
+
+
 def text_frame(payload: bytes) -> bytes:
     """A text message in one frame; the payload is UTF-8."""
-    return _frame(_TEXT, payload)
+    size = len(payload)
+    return _SMALL_TEXT[size] + payload if size <= _SMALL else _frame(_TEXT, payload)
 
 
 def binary_frame(payload: bytes) -> bytes:

@@ -4,16 +4,26 @@ import sys
 from typing import Any, Protocol
 
 from starlette_channels.actors import Spawner
-from starlette_channels.broker import Broker, Hub
+from starlette_channels.broker import Broker
+from starlette_channels.hub import Hub, Outlet, Writer
 from starlette_channels.messages import Frame, Message, Payload, Ref, Reply, as_reply, encode_payload
 from starlette_channels.protocol import Answer
 from starlette_channels.serializers import Serializer
+from starlette_channels.slow import Place
 from starlette_channels.sockets import LaterReply
 
 if sys.version_info >= (3, 12):
     from typing import override
 else:
     from typing_extensions import override
+
+
+class Write(Protocol):
+    """Queues a frame for a client; with a place, the client may miss it if it is behind with reading."""
+
+    def __call__(self, frame: Frame, place: Place | None = None) -> None:
+        """Return at once."""
+        ...
 
 
 class Link(Spawner, Protocol):
@@ -44,8 +54,19 @@ class Link(Spawner, Protocol):
         """The client's wire."""
         ...
 
-    def write(self, frame: Frame) -> None:
-        """Queue a frame for the client."""
+    @property
+    def outlet(self) -> Outlet | None:
+        """The short cut for broadcasts to the client, while there is one."""
+        ...
+
+    @property
+    def writer(self) -> Writer:
+        """What the outlet knows the client by."""
+        ...
+
+    @property
+    def write(self) -> Write:
+        """What queues a frame for the client."""
         ...
 
     def answer(self, message: Message, answer: Answer) -> None:
@@ -60,8 +81,12 @@ class Link(Spawner, Protocol):
         """Note that a topic is free again, unless another member has taken it."""
         ...
 
+    def burden(self, message: Message) -> None:
+        """Note that a message of the client has to wait, or its handler does."""
+        ...
+
     def relieve(self, message: Message) -> None:
-        """Note that a message of the client has been dealt with."""
+        """Note that a message that had to wait has been dealt with."""
         ...
 
 

@@ -9,20 +9,22 @@ import copy
 import functools
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 import anyio
 
-from starlette_channels.actors import Actor, Stage, is_crash
-from starlette_channels.broker import Publication, Subscriptions
+from starlette_channels.actors import Stage, is_crash
+from starlette_channels.broker import Subscriptions
 from starlette_channels.channels import Channel, EndReason
 from starlette_channels.exceptions import InvalidPayload, JoinError
-from starlette_channels.links import Link, PromisedReply, reply_frame
-from starlette_channels.messages import EMPTY, Broadcast, Frame, Message, Payload, Ref, Reply, as_reply, encode_payload
+from starlette_channels.hub import Publication, Route
+from starlette_channels.links import Link, reply_frame
+from starlette_channels.messages import Broadcast, Frame, Message, Reply, as_reply, encode_payload
 from starlette_channels.payloads import decode_anything
 from starlette_channels.protocol import UNMATCHED, Answer
-from starlette_channels.sockets import Cleanup, LaterReply, Socket
+from starlette_channels.sockets import Cleanup
+from starlette_channels.speakers import SILENT, Speaker
 from starlette_channels.topics import Match
 
 if sys.version_info >= (3, 12):
@@ -32,28 +34,11 @@ else:
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
-SILENT = frozenset({"duplicate_join", "closed", "shutdown"})
-"""The ends after which a channel tells its client nothing more."""
 
-
-class Member(Actor, Socket[Any]):
+class Member(Speaker):
     """One client on one topic."""
 
-    __slots__ = (
-        "_channel",
-        "_held",
-        "_joined",
-        "_link",
-        "_message",
-        "_push_ref",
-        "_replaces",
-        "_subscriptions",
-        "assigns",
-        "join_ref",
-        "subtopic",
-        "topic",
-        "topic_params",
-    )
+    __slots__ = ("_replaces", "_subscriptions", "assigns", "subtopic", "topic_params")
 
     def __init__(
         self,
@@ -63,35 +48,26 @@ class Member(Actor, Socket[Any]):
         match: Match,
         replaces: "Member | None",
     ) -> None:
-        super().__init__(link)
-        self.topic: str = message.topic
+        super().__init__(link, channel, message)
         self.subtopic: str = match.subtopic
         self.topic_params: Mapping[str, str] = match.params
         self.assigns: Any = link.assigns
-        self.join_ref: Ref = message.join_ref
-        # A join without join_ref is known to the client by its ref, but to the connection by the null it carried.
-        self._push_ref: Ref = message.ref if message.join_ref is None else message.join_ref
-        self._link = link
-        self._channel = channel
         self._replaces = replaces
-        self._joined: bool | None = None
-        self._message: Message | None = None
-        self._held: list[Frame] | None = None
         self._subscriptions: Subscriptions | None = None
 
     # What the connection calls.
 
     def start(self, message: Message) -> None:
         """Begin with the join."""
-        self._post(self._join, message)
+        self._take(self._join, message)
 
     def receive(self, message: Message) -> None:
         """Take an event of the client."""
-        self._post(self._handle_event, message)
+        self._take(self._handle_event, message)
 
     def leave(self, message: Message) -> None:
         """Take the client's wish to leave; what it sent before comes first."""
-        self._post(self._handle_leave, message)
+        self._take(self._handle_leave, message)
 
     def replace(self) -> None:
         """End because the client joins the topic anew; a join that is going on is answered first."""
@@ -100,21 +76,30 @@ class Member(Actor, Socket[Any]):
 
     def close(self) -> None:
         """End because the connection has, once all that the client sent is handled."""
-        self._post(self._handle_close, None)
+        self._take(self._handle_close, None)
 
     def abort(self, reason: EndReason) -> None:
         """End now, a join that is going on included."""
         self._seal(reason)
         self._interrupt()
 
+    def reroute(self) -> None:
+        """Take broadcasts in the way that the connection wants them from now on."""
+        if self._joined and self._stage is Stage.LIVING and self.fate not in SILENT:
+            link = self._link
+            outlet = link.outlet
+            route = None if outlet is None else Route(outlet, link.serializer, self._channel.intercepted)
+            link.hub.subscribe(self.topic, self, route, link.writer)
+
     def deliver(self, publication: Publication) -> None:
-        """Take a broadcast of the own topic."""
+        """Take a broadcast of the own topic that has no short cut to the client."""
         if self._stage is not Stage.LIVING or self.fate in SILENT:
             return
         if publication.event in self._channel.intercepts:
             self._post(self._handle_intercepted, publication)
         else:
-            self._link.write(publication.frame(self._link.serializer))
+            frame = publication.frame(self._link.serializer)
+            self._link.write(frame, self._place(publication.event, publication.body))
 
     def hear(self, publication: Publication) -> None:
         """Take a broadcast of a topic that a handler subscribed to."""
@@ -132,23 +117,6 @@ class Member(Actor, Socket[Any]):
         if self._link.app is None:
             raise RuntimeError("socket.app: there is none; mount the Channels, as in Mount('/socket', app=channels)")
         return self._link.app
-
-    @override
-    def push(self, event: str, payload: Payload) -> None:
-        frame = self._link.serializer.push(self._push_ref, None, self.topic, event, encode_payload(payload))
-        self._link.hub.run(self._send, frame)
-
-    @override
-    def broadcast(self, event: str, payload: Payload) -> None:
-        self._link.broker.broadcast(self.topic, event, payload)
-
-    @override
-    def broadcast_from(self, event: str, payload: Payload) -> None:
-        self._link.broker.broadcast(self.topic, event, payload, sender=self)
-
-    @override
-    def reply_later(self) -> LaterReply:
-        return PromisedReply(self._link, self._push_ref, self._message)
 
     @override
     def send_info(self, message: object) -> None:
@@ -208,9 +176,9 @@ class Member(Actor, Socket[Any]):
         held, self._held = self._held, None
         if self.fate in SILENT:
             return
-        self._link.hub.subscribe(self.topic, self)
-        for frame in held or ():
-            self._link.write(frame)
+        self.reroute()
+        for frame, place in held or ():
+            self._link.write(frame, place)
 
     def _refuse(self, message: Message, code: str, payload: object) -> None:
         try:
@@ -237,28 +205,25 @@ class Member(Actor, Socket[Any]):
 
     # Handling.
 
-    async def _handle_event(self, message: Message) -> None:
+    def _handle_event(self, message: Message) -> Coroutine[Any, Any, object] | None:
         event = message.event
         handler = self._channel.events.get(event) if isinstance(event, str) else None
-        args: tuple[str, ...] = ()
-        if handler is None:
-            handler = self._channel.any_event
-            args = (event if isinstance(event, str) else bytes(encode_payload(event)).decode(),)
-        if handler is None:
-            self._blame(message, "unmatched_event", {"reason": "unmatched event"})
-            return
+        any_event = self._channel.any_event
         try:
-            payload = handler.decode(message.payload)
+            if handler is not None:
+                return handler.call(self, handler.decode(message.payload))
+            if any_event is not None:
+                name = event if isinstance(event, str) else bytes(encode_payload(event)).decode()
+                return any_event.call(self, name, any_event.decode(message.payload))
         except InvalidPayload as error:
             self._blame(message, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
-            return
-        self._message = message
-        try:
-            answer = await handler.call(self, *args, payload)
-        finally:
-            self._message = None
-        if answer is not None:
-            self._reply(message, as_reply(answer))
+        else:
+            self._blame(message, "unmatched_event", {"reason": "unmatched event"})
+        return None
+
+    def _answered(self, letter: object, answer: object) -> None:
+        if type(letter) is Message:
+            self._reply(letter, as_reply(answer))
 
     def _blame(self, message: Message, code: str, payload: Mapping[str, str]) -> None:
         """Count and log a client's mistake, and answer it if the message has a ref."""
@@ -266,52 +231,38 @@ class Member(Actor, Socket[Any]):
         if message.ref is not None:
             self._reply(message, Reply("error", payload))
 
-    async def _handle_leave(self, message: Message) -> None:
+    def _handle_leave(self, message: Message) -> None:
         self._reply(message, Reply("ok"))
         self._seal("left", interrupt=False)
 
-    async def _handle_close(self, _: None) -> None:
+    def _handle_close(self, _: None) -> None:
         self._seal("closed", interrupt=False)
 
-    async def _handle_intercepted(self, publication: Publication) -> None:
+    def _handle_intercepted(self, publication: Publication) -> Coroutine[Any, Any, object] | None:
         handler = self._channel.intercepts[publication.event]
         try:
             payload = handler.decode(publication.body)
         except InvalidPayload as error:
             self._link.counts["inexpressible_broadcast"] += 1
             logger.error("%r: broadcast %r does not fit its intercept handler: %s", self, publication.event, error)
-        else:
-            await handler.call(self, payload)
+            return None
+        return handler.call(self, payload)
 
-    async def _handle_info(self, message: object) -> None:
+    def _handle_info(self, message: object) -> Coroutine[Any, Any, object] | None:
         handler = self._channel.info_handler(message)
         if handler is None:
             self._link.counts["unmatched_info"] += 1
             logger.warning("%r: no info handler for %s", self, type(message).__name__)
-            return
-        await handler(self, message)
+            return None
+        return handler(self, message)
+
+    def _keep(self, letter: object) -> None:
+        if type(letter) is Message:
+            self._link.burden(letter)
 
     def _dealt_with(self, letter: object) -> None:
-        if isinstance(letter, Message):
+        if type(letter) is Message:
             self._link.relieve(letter)
-
-    # Sending.
-
-    def _send(self, frame: Frame) -> None:
-        if self._joined is None:
-            self._held = self._held or []
-            self._held.append(frame)
-        elif self._stage is Stage.ENDED or self.fate in SILENT or not self._joined:
-            self._link.counts["pushed_after_end"] += 1
-        else:
-            self._link.write(frame)
-
-    def _reply(self, message: Message, reply: Reply) -> None:
-        self._send(reply_frame(self._link, self._push_ref, message.ref, self.topic, reply))
-
-    def _event_frame(self, event: str, payload: object = None) -> Frame:
-        body = EMPTY if payload is None else encode_payload(payload)
-        return self._link.serializer.push(self.join_ref, self.join_ref, self.topic, event, body)
 
     # Subscribing, stopping, ending.
 

@@ -87,6 +87,7 @@ def _encode_pydantic(instance: Any) -> Any:
 
 
 _encode = msgspec.json.Encoder(enc_hook=_encode_pydantic).encode
+_NOT_TO_ENCODE = (Raw, bytes, bytearray, Reply)
 
 
 def encode_payload(payload: object) -> Body:
@@ -95,12 +96,12 @@ def encode_payload(payload: object) -> Body:
     Raises `TypeError` for what msgspec cannot encode and for a `Reply`, which only a handler can return, and
     `SerializerError` for text that is no Unicode.
     """
-    if isinstance(payload, Raw | bytes):
-        return payload
-    if isinstance(payload, bytearray):
-        return bytes(payload)
-    if isinstance(payload, Reply):
-        raise TypeError("a Reply is an answer: return it from a handler; push and broadcast take the payload itself")
+    if isinstance(payload, _NOT_TO_ENCODE):
+        if isinstance(payload, Reply):
+            raise TypeError(
+                "a Reply is an answer: return it from a handler; push and broadcast take the payload itself"
+            )
+        return bytes(payload) if isinstance(payload, bytearray) else payload
     try:
         return Raw(_encode(payload))
     except UnicodeEncodeError as error:
@@ -125,11 +126,12 @@ def same_ref(one: Ref, other: Ref) -> bool:
     """Whether two refs are the same JSON value, type included: `1` is neither `"1"` nor `1.0` nor `true`."""
     if type(one) is not type(other):
         return False
-    if one is None or isinstance(one, str):
+    if type(one) is str or one is None:
         return one == other
     return msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
 
 
+_OBJECTS = (dict, Struct, Raw, bytes, Mapping)  # the most frequent first
 _OBJECT_MARKS = ("__dataclass_fields__", "__attrs_attrs__", "model_dump")
 
 
@@ -139,7 +141,7 @@ def as_reply(answer: object) -> Reply:
         return answer
     if answer is None:
         return Reply("ok")
-    if isinstance(answer, Mapping | Struct | Raw | bytes) or any(hasattr(answer, mark) for mark in _OBJECT_MARKS):
+    if isinstance(answer, _OBJECTS) or any(hasattr(answer, mark) for mark in _OBJECT_MARKS):
         return Reply("ok", answer)  # pyright: ignore[reportUnknownArgumentType]
     raise TypeError(
         f"a handler returned {type(answer).__name__}: return a dict, a Struct, a dataclass, a model, bytes or None,"
@@ -152,10 +154,18 @@ def frame_size(frame: Frame) -> int:
     return len(frame) if isinstance(frame, bytes) or frame.isascii() else len(frame.encode("utf-8", "surrogatepass"))
 
 
+def is_bigger(frame: Frame, max_bytes: int) -> bool:
+    """Whether a frame's payload takes more bytes on the wire; as good as free for one that cannot."""
+    return len(frame) > max_bytes >> 2 and frame_size(frame) > max_bytes  # a character takes four bytes at most
+
+
 def message_size(message: Message) -> int:
     """Return about how many bytes a waiting message holds."""
-    texts = (message.join_ref, message.ref, message.topic, message.event)
-    return memoryview(message.payload).nbytes + sum(len(text) for text in texts if isinstance(text, str))
+    size = memoryview(message.payload).nbytes
+    for text in (message.join_ref, message.ref, message.topic, message.event):
+        if isinstance(text, str):
+            size += len(text)
+    return size
 
 
 MAX_REF_DEPTH = 32
@@ -164,8 +174,13 @@ MAX_REF_DEPTH = 32
 
 def nests_too_deeply(message: Message) -> bool:
     """Whether a ref, the topic or the event is nested so deeply that it might be decoded, but not encoded again."""
-    fields = (message.join_ref, message.ref, message.topic, message.event)
-    return any(isinstance(field, list | dict) and _is_deeper(field, MAX_REF_DEPTH) for field in fields)
+    for field in (message.join_ref, message.ref, message.topic, message.event):
+        if type(field) not in _FLAT and _is_deeper(field, MAX_REF_DEPTH):
+            return True
+    return False
+
+
+_FLAT = frozenset((str, type(None), int, float, bool))
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

@@ -26,19 +26,26 @@ def payload_decoder(annotation: Any) -> Decode:
     The decoder raises `InvalidPayload`; this function raises `TypeError` for a type that nobody can decode.
     """
     members = list(_members(annotation))
-    decode_json = _json_decoder(annotation, members)
-    decode_binary = _binary_decoder(members)
+    decode_json = _json_decoder(annotation, members) or _wants_binary
+    decode_binary = _binary_decoder(members) or _wants_json
 
     def decode(body: Body) -> Any:
-        if isinstance(body, Raw):
-            if decode_json is None:
-                raise InvalidPayload("Expected a binary frame, got JSON")
-            return decode_json(body)
-        if decode_binary is None:
-            raise InvalidPayload("Expected JSON, got a binary frame")
-        return decode_binary(body)
+        try:
+            return decode_json(body) if type(body) is Raw else decode_binary(body)
+        except RecursionError:
+            raise InvalidPayload("Nested too deeply") from None
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise InvalidPayload(str(error)) from None
 
     return decode
+
+
+def _wants_binary(_: object) -> Any:
+    raise InvalidPayload("Expected a binary frame, got JSON")
+
+
+def _wants_json(_: object) -> Any:
+    raise InvalidPayload("Expected JSON, got a binary frame")
 
 
 def _members(annotation: Any) -> Iterator[tuple[Any, Any]]:
@@ -79,11 +86,11 @@ def _binary_decoder(members: list[tuple[Any, Any]]) -> Callable[[bytes], bytes] 
     spelt = next((spelt for bare, spelt in members if bare is bytes), None)
     if spelt is None or spelt is bytes:
         return spelt and (lambda data: data)
-    return _explained(lambda data: msgspec.convert(data, spelt))
+    return lambda data: msgspec.convert(data, spelt)
 
 
-def _msgspec_decoder(wanted: Any) -> Callable[[Raw], Any]:
-    return _explained(msgspec.json.Decoder(wanted).decode)
+def _msgspec_decoder(wanted: Any) -> Callable[[Any], Any]:
+    return msgspec.json.Decoder(wanted).decode
 
 
 def _pydantic_decoder(model: Any) -> Callable[[Raw], Any]:
@@ -99,18 +106,6 @@ def _pydantic_decoder(model: Any) -> Callable[[Raw], Any]:
             raise InvalidPayload(f"{first['msg']} - at `${path}`") from None
 
     return decode
-
-
-def _explained(decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def explained(body: Any) -> Any:
-        try:
-            return decode(body)
-        except RecursionError:
-            raise InvalidPayload("Nested too deeply") from None
-        except (msgspec.DecodeError, UnicodeError) as error:
-            raise InvalidPayload(str(error)) from None
-
-    return explained
 
 
 def _refuse_unknown_types(info: Any, seen: set[int] | None = None) -> None:

@@ -92,7 +92,8 @@ class ClientProtocol(Generic[M, R]):
             return self._join(message, member)
         if member is None:
             return Answer(message.join_ref, "ok") if event == "phx_leave" else UNMATCHED
-        if message.join_ref is not None and not same_ref(message.join_ref, member.join_ref):
+        join_ref = message.join_ref
+        if join_ref is not None and join_ref is not member.join_ref and not same_ref(join_ref, member.join_ref):
             return STALE
         return Leave(member, message) if event == "phx_leave" else Push(member, message)
 

@@ -135,7 +135,7 @@ class V2:
 
     def reply(self, join_ref: Ref, ref: Ref, topic: Any, status: str, body: Body) -> Frame:
         """Encode a reply; its payload may be any JSON value."""
-        if not isinstance(body, Raw):
+        if type(body) is not Raw:
             return self._binary(_REPLY, (_text(join_ref), _text(ref), _text(topic), status), body)
         return _encode((join_ref, ref, topic, "phx_reply", {"status": status, "response": body}))
 

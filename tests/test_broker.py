@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from starlette_channels import V1, V2, SerializerError
-from starlette_channels.broker import Broker, Publication, Subscriptions
+from starlette_channels.broker import Broker, Subscriptions
+from starlette_channels.hub import Publication
 from starlette_channels.messages import Body, Frame
 from starlette_channels.serializers import Serializer
 

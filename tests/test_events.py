@@ -122,7 +122,7 @@ async def test_an_idle_channel_owns_no_task_and_no_queue(count_tasks: Callable[[
         assert count_tasks() == idle
         for socket in sockets:
             assert not socket._busy
-            assert socket._mail is socket._children is socket._cancel is socket._held is socket._message is None
+            assert socket._mail is socket._children is socket._run is socket._held is socket._letter is None
 
 
 async def test_an_event_without_handler_is_answered_and_the_channel_lives(caplog: pytest.LogCaptureFixture) -> None:

@@ -22,7 +22,8 @@ ROOT = Path(starlette_channels.__file__).parent
 PROMISED = {
     *("Broadcast", "Broker", "Channel", "Channels", "ChannelsError", "ConnectError", "EndReason", "Handshake"),
     *("InvalidPayload", "JoinError", "LaterReply", "Limits", "Payload", "ProtocolError", "Reply", "Serializer"),
-    *("SerializerError", "Socket", "Statistics", "V1", "V2", "channel"),
+    *("SerializerError", "Socket", "Statistics", "V1", "V2", "WhenSlow", "channel"),
+    *("latest_by_key",),
 }
 KIT = {"Client", "ConnectionClosed", "HandshakeRefused", "JoinRefused", "Joined", "Received", "connect"}
 

@@ -1,20 +1,23 @@
 """The fast lane: bytes go from the event loop's transport straight to a client's connection, frames straight back.
 
-Nothing is parked for an idle client: no task, no queue, no timer. Frames of one turn of the loop leave in one write.
+Nothing is parked for an idle client: no task, no queue, no timer. An outbox exists only while a client is behind.
 """
 
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from starlette_channels.connection import Connection, Transport
 from starlette_channels.frames import Close, Event, Failure, FrameReader, Ping, close_frame, pong_frame
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame
-from starlette_channels.tasks import Cancel, Tasks
+from starlette_channels.slow import Place
+from starlette_channels.tasks import Tasks
 from starlette_channels.transports import CLOSE_SECONDS, HANGING_SECONDS
+from starlette_channels.transports.outbox import Outbox
+from starlette_channels.transports.outlet import LaneOutlet, Write, wire
 from starlette_channels.transports.pulse import Pulse
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
@@ -38,10 +41,11 @@ class Lane(asyncio.Protocol):
         "_reader",
         "_register",
         "_server_tasks",
-        "_stalled_bytes",
         "_suspected",
-        "_tasks",
         "_transport",
+        "outlet",
+        "tasks",
+        "writer",
     )
 
     def __init__(
@@ -55,6 +59,9 @@ class Lane(asyncio.Protocol):
         register: set[Any],
         server_tasks: set[asyncio.Task[Any]],
     ) -> None:
+        self.tasks: Tasks = Tasks()
+        self.outlet: LaneOutlet = pulse.outlet
+        self.writer: Write = transport.write
         self._transport = transport
         self._loop = loop
         self._pulse = pulse
@@ -63,10 +70,8 @@ class Lane(asyncio.Protocol):
         self._reader = FrameReader(max_bytes)
         self._register = register
         self._server_tasks = server_tasks
-        self._tasks = Tasks()
         self._heard = loop.time()
-        self._outbox: list[bytes] | None = None
-        self._stalled_bytes: int | None = None
+        self._outbox: Outbox[bytes] | None = None
         self._suspected = False
         self._held = False
         self._kept: deque[Event] | None = None
@@ -81,27 +86,22 @@ class Lane(asyncio.Protocol):
 
     # What the connection calls.
 
-    def write(self, frame: Frame) -> None:
-        """Queue a frame for the end of this turn of the loop."""
+    def write(self, frame: Frame, place: Place | None = None) -> None:
+        """Queue a frame for the end of this turn of the loop, or until the client has caught up."""
         if self._closing:
             return
-        wire = self._pulse.wire(frame)
         if self._outbox is None:
-            self._outbox = [wire]
-            if self._stalled_bytes is None:
-                self._pulse.flush_soon(self)
-        else:
-            self._outbox.append(wire)
-        if self._stalled_bytes is not None:
-            self._stalled_bytes += len(wire)
-            if self._stalled_bytes - len(wire) > self._limits.outbox_bytes:
-                self._suspect_slow_client()
+            self.outlet.send(self.writer, wire(frame))
+            return
+        data = wire(frame)
+        self._outbox.add(data, len(data), place)
+        if self._outbox.is_full:
+            self._suspect_slow_client()
 
     def close(self, code: int, reason: str = "") -> None:
         """Send what is queued, then close. The first call decides."""
         if self._closing:
             return
-        self.flush()
         self._say_goodbye(code, reason)
 
     def pause(self) -> None:
@@ -114,10 +114,6 @@ class Lane(asyncio.Protocol):
         self._held = False
         self._loop.call_soon(self._take_kept)
 
-    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
-        """Run an async function beside the others of this client; return what cancels it."""
-        return self._tasks.spawn(function, *args)
-
     # What the pulse calls.
 
     @property
@@ -125,19 +121,11 @@ class Lane(asyncio.Protocol):
         """How long the client may be silent."""
         return self._limits.idle_seconds
 
-    def flush(self) -> None:
-        """Write what waits, in one piece, unless the client has to catch up first."""
-        outbox = self._outbox
-        if outbox is None or self._stalled_bytes is not None:
-            return
-        self._outbox = None
-        self._transport.write(outbox[0] if len(outbox) == 1 else b"".join(outbox))
-
     def check(self, now: float) -> None:
         """Close if the client has been silent for too long, of its own accord."""
         if self._closing or self._held or now - self._heard < self._limits.idle_seconds:
             return
-        if self._stalled_bytes is not None:
+        if self._outbox is not None:
             self._give_up_on_slow_client()
             return
         self._counts["idle_timeout"] += 1
@@ -157,18 +145,23 @@ class Lane(asyncio.Protocol):
             if self._held and not self._closing:
                 self._kept = self._kept or deque()
                 self._kept.append(event)
-            elif isinstance(event, str | bytes):
+            elif type(event) is str or type(event) is bytes:
                 if not self._closing:
                     self._connection.receive(event)
-            elif isinstance(event, Ping):
-                if not self._closing and self._stalled_bytes is None:
-                    self._transport.write(pong_frame(event.data))
-            elif isinstance(event, Close):
-                self._answer_close(event)
-            elif isinstance(event, Failure):
-                self._counts["broken_frame"] += 1
-                logger.warning("Connection closed with %d: %s", event.code, event.reason)
-                self.close(event.code, event.reason)
+            else:
+                self._obey(event)
+
+    def _obey(self, event: Event) -> None:
+        """Act on what is no message."""
+        if isinstance(event, Ping):
+            if not self._closing and self._outbox is None:
+                self.outlet.send(self.writer, pong_frame(event.data))
+        elif isinstance(event, Close):
+            self._answer_close(event)
+        elif isinstance(event, Failure):
+            self._counts["broken_frame"] += 1
+            logger.warning("Connection closed with %d: %s", event.code, event.reason)
+            self.close(event.code, event.reason)
 
     def _take_kept(self) -> None:
         kept, self._kept = self._kept, None
@@ -181,14 +174,22 @@ class Lane(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Keep frames back: the client has to catch up."""
-        self._stalled_bytes = 0
+        self._outbox = Outbox(self._limits.outbox_bytes, self._counts)
+        self._connection.hold()
         self._regulate()
 
     def resume_writing(self) -> None:
         """Go on: the client has caught up."""
-        self._stalled_bytes = None
-        self.flush()
+        self._release()
+        if not self._closing:
+            self._connection.flow()
         self._regulate()
+
+    def _release(self) -> None:
+        """Send what has been kept back, behind what is still on its way."""
+        outbox, self._outbox = self._outbox, None
+        if outbox is not None and len(outbox):
+            self.outlet.send(self.writer, b"".join(outbox.pop() for _ in range(len(outbox))))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: the client is gone."""
@@ -196,9 +197,10 @@ class Lane(asyncio.Protocol):
             return
         self._gone = self._closing = True
         self._outbox = None
+        self._connection.hold()
         self._pulse.remove(self)
         self._register.discard(self)
-        self._tasks.spawn(self._end)
+        self.tasks.spawn(self._end)
 
     # What uvicorn calls.
 
@@ -208,16 +210,18 @@ class Lane(asyncio.Protocol):
 
     def _answer_close(self, close: Close) -> None:
         if not self._closing:
-            self.flush()
-            self._transport.write(close_frame(close.code, ""))
-            self._closing = True
-            self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
-        self._transport.close()
+            self._write_last(close_frame(close.code, ""))
+        self.outlet.afterwards(self._transport.close)
 
     def _say_goodbye(self, code: int, reason: str) -> None:
-        self._closing = True
-        self._transport.write(close_frame(code, reason))
+        self._write_last(close_frame(code, reason))
         self._transport.resume_reading()  # to hear the answer
+
+    def _write_last(self, data: bytes) -> None:
+        self._release()
+        self._closing = True
+        self._connection.hold()
+        self.outlet.send(self.writer, data)
         self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
     def _suspect_slow_client(self) -> None:
@@ -231,7 +235,7 @@ class Lane(asyncio.Protocol):
 
     def _look_again(self, before: int) -> None:
         self._suspected = False
-        if self._closing or self._stalled_bytes is None or self._stalled_bytes <= self._limits.outbox_bytes:
+        if self._closing or self._outbox is None or not self._outbox.is_full:
             return
         if self._waiting_bytes() >= before:
             self._give_up_on_slow_client()
@@ -239,11 +243,11 @@ class Lane(asyncio.Protocol):
             self._suspect_slow_client()
 
     def _waiting_bytes(self) -> int:
-        return self._transport.get_write_buffer_size() + (self._stalled_bytes or 0)
+        return self._transport.get_write_buffer_size() + (self._outbox.bytes if self._outbox is not None else 0)
 
     def _give_up_on_slow_client(self) -> None:
         self._counts["slow_client"] += 1
-        logger.warning("Connection closed with 1008: %d bytes wait for the client", self._stalled_bytes)
+        logger.warning("Connection closed with 1008: %d bytes wait for the client", self._waiting_bytes())
         self._outbox = None
         self._say_goodbye(1008, "slow_client")
 
@@ -251,7 +255,7 @@ class Lane(asyncio.Protocol):
         """Read only while handlers keep up, and the client with reading what it asked for."""
         if self._gone or self._closing:
             return
-        if self._held or self._stalled_bytes is not None:
+        if self._held or self._outbox is not None:
             self._transport.pause_reading()
         else:
             self._heard = self._loop.time()

@@ -1,15 +1,11 @@
-"""What the fast lane's connections of one event loop share: one flush for each of its turns, one sweep for timeouts."""
+"""What the fast lane's connections of one event loop share: one outlet, and one sweep for timeouts."""
 
 import asyncio
 from typing import Protocol
 
 from anyio.lowlevel import RunVar
 
-from starlette_channels.frames import binary_frame, text_frame
-from starlette_channels.messages import Frame
-
-FLUSH_AT_ONCE = 256
-"""How many clients are written to before the loop may do something else: an echo waits for so many, not for all."""
+from starlette_channels.transports.outlet import LaneOutlet
 
 SLOWEST_SWEEP = 5.0
 
@@ -22,52 +18,21 @@ class Pulsed(Protocol):
         """How long the client may be silent."""
         ...
 
-    def flush(self) -> None:
-        """Write what waits."""
-        ...
-
     def check(self, now: float) -> None:
         """Close if the client has been silent for too long."""
         ...
 
 
 class Pulse:
-    """Flushes and sweeps. An idle connection costs it an entry in a set."""
+    """Sweeps. An idle connection costs it an entry in a set."""
 
-    __slots__ = ("_dirty", "_frame", "_lanes", "_loop", "_sweeping", "_wire")
+    __slots__ = ("_lanes", "_loop", "_sweeping", "outlet")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.outlet: LaneOutlet = LaneOutlet(loop)
         self._loop = loop
-        self._dirty: list[Pulsed] = []
         self._lanes: set[Pulsed] = set()
         self._sweeping: asyncio.TimerHandle | None = None
-        self._frame: Frame | None = None
-        self._wire = b""
-
-    def wire(self, frame: Frame) -> bytes:
-        """Return a frame with its header. Made once for a broadcast: its recipients ask for the same frame in a row."""
-        if frame is not self._frame:
-            self._wire = text_frame(frame.encode()) if isinstance(frame, str) else binary_frame(frame)
-            self._frame = frame
-        return self._wire
-
-    def flush_soon(self, lane: Pulsed) -> None:
-        """Flush a connection at the end of this turn of the loop."""
-        self._dirty.append(lane)
-        if len(self._dirty) == 1:
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._frame = None
-        dirty = self._dirty
-        if len(dirty) > FLUSH_AT_ONCE:
-            dirty = dirty[:FLUSH_AT_ONCE]
-            self._dirty = self._dirty[FLUSH_AT_ONCE:]
-            self._loop.call_soon(self._flush)
-        else:
-            self._dirty = []
-        for lane in dirty:
-            lane.flush()
 
     def add(self, lane: Pulsed) -> None:
         """Watch a connection for silence."""

@@ -4,8 +4,7 @@ import logging
 import math
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import anyio
 import anyio.lowlevel
@@ -14,6 +13,7 @@ from starlette.types import Receive, Send
 from starlette_channels.connection import Connection, Transport
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame, frame_size
+from starlette_channels.slow import Place
 from starlette_channels.tasks import Cancel, Tasks
 from starlette_channels.transports import CLOSE_SECONDS, HANGING_SECONDS
 from starlette_channels.transports.sweeper import sweeper_of_this_loop
@@ -24,12 +24,27 @@ UNBOUNDED_UVICORN = ((0, 50, 0), (0, 52, 0))
 """The first and the last uvicorn whose default WebSocket implementation never waits for a slow client."""
 
 
+class OneByOne:
+    """An outlet for clients each of which has a queue of its own."""
+
+    def spread(self, writers: Sequence[Callable[[Frame], None]], frame: Frame) -> None:
+        """Queue a frame for every client."""
+        for write in writers:
+            write(frame)
+
+
+ONE_BY_ONE = OneByOne()
+
+
 class WebSocketTransport:
     """Frames to and from one client. A writer task exists only while frames wait."""
 
+    outlet: OneByOne = ONE_BY_ONE
+
     def __init__(self, send: Send, tasks: Tasks, limits: Limits, counts: Counter[str]) -> None:
+        self.tasks: Tasks = tasks
+        self.writer: Callable[[Frame], None] = self.write
         self._send = send
-        self._tasks = tasks
         self._limits = limits
         self._counts = counts
         self._outbox: deque[Frame] = deque()
@@ -47,13 +62,13 @@ class WebSocketTransport:
 
     # What the connection calls.
 
-    def write(self, frame: Frame) -> None:
+    def write(self, frame: Frame, place: Place | None = None) -> None:
         """Queue a frame. A client that does not take what is sent is closed with 1008 once too much waits for it."""
         if self._gone or self._closing is not None:
             return
         if self._waiting_bytes > self._limits.outbox_bytes and not self._suspected:
             self._suspected = True
-            self._tasks.spawn(self._watch_slow_client)
+            self.tasks.spawn(self._watch_slow_client)
         self._outbox.append(frame)
         self._waiting_bytes += frame_size(frame)
         self._start_flush()
@@ -75,10 +90,6 @@ class WebSocketTransport:
         """Read again."""
         self._paused = False
         self._note_progress()
-
-    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
-        """Run an async function beside the others of this client; return what cancels it."""
-        return self._tasks.spawn(function, *args)
 
     # Reading.
 
@@ -121,7 +132,7 @@ class WebSocketTransport:
         if self._sweeper is not None:
             self._sweeper.add(self)
         else:
-            self._cancel_send = self._tasks.spawn(self.flush)
+            self._cancel_send = self.tasks.spawn(self.flush)
 
     def waits(self, cancel: Cancel) -> None:
         """Take note that the client does not take what is sent, for now."""

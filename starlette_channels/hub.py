@@ -1,0 +1,209 @@
+"""Fan-out on one event loop: who is subscribed to a topic, and handing them a broadcast that is encoded once per wire.
+
+Source: Phoenix's fastlane (`channel/server.ex`, `dispatch/3`).
+"""
+
+import contextvars
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from starlette_channels.exceptions import SerializerError
+from starlette_channels.messages import Body, Frame
+from starlette_channels.serializers import Serializer
+
+logger: logging.Logger = logging.getLogger("starlette_channels.broker")
+
+Writer: TypeAlias = Any
+"""What an outlet knows one of its clients by."""
+
+
+class Publication:
+    """One broadcast on its way: the payload encoded once, and its frame once for each serializer."""
+
+    __slots__ = ("_frames", "body", "event", "sender", "topic")
+
+    def __init__(self, topic: str, event: str, body: Body, sender: object = None) -> None:
+        self.topic: str = topic
+        self.event: str = event
+        self.body: Body = body
+        self.sender: object = sender
+        self._frames: dict[Serializer, Frame | SerializerError] = {}
+
+    def frame(self, serializer: Serializer) -> Frame:
+        """Return the frame for a wire; raises `SerializerError` if that wire cannot express the payload."""
+        frame = self._frames.get(serializer)
+        if frame is None:
+            try:
+                frame = serializer.broadcast(self.topic, self.event, self.body)
+            except SerializerError as error:
+                frame = error
+            self._frames[serializer] = frame
+        if isinstance(frame, SerializerError):
+            raise frame
+        return frame
+
+
+class Subscriber(Protocol):
+    """What can be subscribed to a topic; it is known by its identity."""
+
+    def deliver(self, publication: Publication) -> None:
+        """Take a broadcast, without waiting. `SerializerError` says that this subscriber's wire cannot express it."""
+        ...
+
+
+class Outlet(Protocol):
+    """Where frames for many clients go at once."""
+
+    def spread(self, writers: Sequence[Writer], frame: Frame) -> None:
+        """Send a frame to many clients; what is sent to one of them in whatever way keeps its order."""
+        ...
+
+
+class Route(NamedTuple):
+    """A short cut to clients that nobody has to be asked for: those who share one get a broadcast all at once."""
+
+    outlet: Outlet
+    serializer: Serializer
+    intercepts: frozenset[str]
+    """The events that take the long way nevertheless, through `Subscriber.deliver`."""
+
+
+class Group:
+    """The subscribers of a topic that share a route, or have none."""
+
+    __slots__ = ("_ready", "_writers", "route")
+
+    def __init__(self, route: Route | None) -> None:
+        self.route: Route | None = route
+        self._writers: dict[Subscriber, Writer] = {}
+        self._ready: tuple[Writer, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self._writers)
+
+    def add(self, subscriber: Subscriber, writer: Writer) -> None:
+        """Take a subscriber in, with what the route's outlet knows it by."""
+        self._writers[subscriber] = writer
+        self._ready = None
+
+    def remove(self, subscriber: Subscriber) -> bool:
+        """Let a subscriber go, and return whether it was here."""
+        if subscriber not in self._writers:
+            return False
+        del self._writers[subscriber]
+        self._ready = None
+        return True
+
+    def deliveries(self, publication: Publication) -> list[tuple[int, Callable[[Publication], None]]]:
+        """Return what hands a broadcast over, and to how many: over the route in one step, else one by one."""
+        route, sender = self.route, publication.sender
+        if route is None or publication.event in route.intercepts:
+            return [(1, subscriber.deliver) for subscriber in self._writers if subscriber is not sender]
+        writers = self._ready_writers(sender)
+
+        def spread(publication: Publication) -> None:
+            route.outlet.spread(writers, publication.frame(route.serializer))
+
+        return [(len(writers), spread)] if writers else []
+
+    def _ready_writers(self, sender: object) -> tuple[Writer, ...]:
+        """Return what stands for all but the sender; made anew only when somebody has come or gone."""
+        if sender is not None and sender in self._writers:
+            return tuple(writer for subscriber, writer in self._writers.items() if subscriber is not sender)
+        if self._ready is None:
+            self._ready = tuple(self._writers.values())
+        return self._ready
+
+
+class Hub:
+    """The subscribers of one event loop. All methods but `run` belong to that loop's thread."""
+
+    __slots__ = ("_context", "_counts", "_groups", "_native", "thread")
+
+    def __init__(self, native: Any, counts: Counter[str]) -> None:
+        self.thread: int = threading.get_ident()
+        self._native = native
+        self._context = contextvars.copy_context()  # what other threads ask for runs in it, not in theirs
+        self._counts = counts
+        self._groups: dict[str, list[Group]] = {}
+
+    @property
+    def topics(self) -> int:
+        """How many topics have a subscriber."""
+        return len(self._groups)
+
+    def serves(self, native: Any) -> bool:
+        """Whether this is the hub of the given event loop."""
+        return self._native is native
+
+    def run(self, function: Callable[..., Any], *args: Any) -> bool:
+        """Call a function in this hub's thread: now, or soon if that is not the caller's; false if it is over."""
+        if threading.get_ident() == self.thread:
+            function(*args)
+            return True
+        try:
+            if hasattr(self._native, "call_soon_threadsafe"):
+                self._native.call_soon_threadsafe(function, *args, context=self._context)
+            else:
+                self._native.run_sync_soon(function, *args)
+        except RuntimeError:
+            return False
+        return True
+
+    def subscribe(self, topic: str, subscriber: Subscriber, route: Route | None = None, writer: Writer = None) -> None:
+        """Let a subscriber have the broadcasts of a topic, from the next one on, over a route if it has one.
+
+        One that is subscribed already changes its route. Costs the same whatever the number of subscribers.
+        """
+        self.unsubscribe(topic, subscriber)
+        groups = self._groups.get(topic, [])
+        group = next((group for group in groups if group.route == route), None)
+        if group is None:
+            group = Group(route)
+            self._groups[topic] = [*groups, group]  # never changed in place: a fan-out may be going through it
+        group.add(subscriber, writer)
+
+    def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
+        """End a subscription; one that does not exist is no error."""
+        groups = self._groups.get(topic, [])
+        left = [group for group in groups if not group.remove(subscriber) or len(group)]
+        if len(left) < len(groups):
+            self._groups[topic] = left
+            if not left:
+                del self._groups[topic]
+
+    def dispatch(self, publication: Publication) -> None:
+        """Hand a broadcast to those who are subscribed now, its sender left out.
+
+        A subscriber that fails does not concern the others. Raises `SerializerError` if all wires refused it: then
+        the payload itself is wrong, and the broadcaster should know.
+        """
+        delivered = refused = 0
+        refusal: SerializerError | None = None
+        for group in self._groups.get(publication.topic, ()):
+            for number, deliver in group.deliveries(publication):
+                error = self._attempt(deliver, publication, number)
+                if error is None:
+                    delivered += number
+                else:
+                    refused, refusal = refused + number, error
+        if refusal is not None:
+            self._counts["inexpressible_broadcast"] += refused
+            logger.error("%r on %r was not sent to %d: %s", publication.event, publication.topic, refused, refusal)
+            if not delivered:
+                raise refusal
+
+    def _attempt(
+        self, deliver: Callable[[Publication], None], publication: Publication, number: int
+    ) -> SerializerError | None:
+        try:
+            deliver(publication)
+        except SerializerError as error:
+            return error
+        except Exception:
+            self._counts["delivery_failed"] += number
+            logger.exception("Delivering %r on %r failed for %d", publication.event, publication.topic, number)
+        return None

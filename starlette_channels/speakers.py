@@ -1,0 +1,83 @@
+"""What a channel says to its client: pushes, broadcasts and replies, and when they go out."""
+
+import sys
+from typing import Any
+
+from starlette_channels.actors import Actor, Stage
+from starlette_channels.channels import Channel
+from starlette_channels.links import Link, PromisedReply
+from starlette_channels.messages import EMPTY, Body, Frame, Message, Payload, Ref, Reply, encode_payload
+from starlette_channels.payloads import decode_anything
+from starlette_channels.slow import LatestByKey, Place
+from starlette_channels.sockets import LaterReply, Socket
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+SILENT = frozenset({"duplicate_join", "closed", "shutdown"})
+"""The ends after which a channel tells its client nothing more."""
+
+
+class Speaker(Actor, Socket[Any]):
+    """One client on one topic, as far as it speaks."""
+
+    __slots__ = ("_channel", "_held", "_joined", "_link", "_push_ref", "join_ref", "topic")
+
+    def __init__(self, link: Link, channel: Channel[Any], message: Message) -> None:
+        super().__init__(link)
+        self.topic: str = message.topic
+        self.join_ref: Ref = message.join_ref
+        # A join without join_ref is known to the client by its ref, but to the connection by the null it carried.
+        self._push_ref: Ref = message.ref if message.join_ref is None else message.join_ref
+        self._link = link
+        self._channel = channel
+        self._joined: bool | None = None
+        self._held: list[tuple[Frame, Place | None]] | None = None
+
+    @override
+    def push(self, event: str, payload: Payload) -> None:
+        body = encode_payload(payload)
+        frame = self._link.serializer.push(self._push_ref, None, self.topic, event, body)
+        self._link.hub.run(self._send, frame, self._place(event, body))
+
+    @override
+    def broadcast(self, event: str, payload: Payload) -> None:
+        self._link.broker.broadcast(self.topic, event, payload)
+
+    @override
+    def broadcast_from(self, event: str, payload: Payload) -> None:
+        self._link.broker.broadcast(self.topic, event, payload, sender=self)
+
+    @override
+    def reply_later(self) -> LaterReply:
+        message = self._letter if self._joined and type(self._letter) is Message else None
+        return PromisedReply(self._link, self._push_ref, message)
+
+    def _send(self, frame: Frame, place: Place | None = None) -> None:
+        if self._joined is None:
+            self._held = self._held or []
+            self._held.append((frame, place))
+        elif self._stage is Stage.ENDED or self.fate in SILENT or not self._joined:
+            self._link.counts["pushed_after_end"] += 1
+        else:
+            self._link.write(frame, place)
+
+    def _place(self, event: str, body: Body) -> Place | None:
+        """What a client that is behind with reading may miss of what this channel sends, and for the sake of what."""
+        policy = self._channel.when_slow
+        if policy == "disconnect" or self._link.outlet is not None:
+            return None
+        if not isinstance(policy, LatestByKey):
+            return Place(self, None)
+        key = policy.key_of(event, decode_anything(body))
+        return None if key is None else Place(self, (event, key))
+
+    def _reply(self, message: Message, reply: Reply) -> None:
+        body = encode_payload(reply.payload)
+        self._send(self._link.serializer.reply(self._push_ref, message.ref, self.topic, reply.status, body))
+
+    def _event_frame(self, event: str, payload: object = None) -> Frame:
+        body = EMPTY if payload is None else encode_payload(payload)
+        return self._link.serializer.push(self.join_ref, self.join_ref, self.topic, event, body)

@@ -1,0 +1,117 @@
+"""What the fast lane's connections of one event loop send: logged in order, written once for each client and turn.
+
+A write is a system call, and by far the most expensive part of a delivery. What one turn of the event loop has for a
+client leaves in one write, and a broadcast alone is one loop over the writes of its recipients.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from starlette_channels.frames import binary_frame, text_frame
+from starlette_channels.messages import Frame
+
+logger: logging.Logger = logging.getLogger("starlette_channels.transport")
+
+Write: TypeAlias = Callable[[bytes], object]
+"""The `write` of a client's transport, always the same object for the same client."""
+
+WRITES_AT_ONCE = 256
+"""How many clients are written to before the loop may do something else: an echo waits for so many, not for all."""
+
+
+class LaneOutlet:
+    """The log of what is to be written, and its flush at the end of the turn."""
+
+    __slots__ = ("_afterwards", "_log", "_loop", "_pending", "_scheduled", "_upcoming")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._log: list[tuple[Sequence[Write], bytes]] = []
+        self._pending: dict[Write, list[bytes]] = {}  # what is left of a long flush
+        self._scheduled = False
+        self._afterwards: list[Callable[[], object]] = []
+        self._upcoming: list[Callable[[], object]] = []
+
+    def spread(self, writers: Sequence[Write], frame: Frame) -> None:
+        """Log one frame for many clients. What `writers` holds must not change afterwards."""
+        self._log.append((writers, wire(frame)))
+        if not self._scheduled:
+            self._schedule()
+
+    def send(self, write: Write, data: bytes) -> None:
+        """Log bytes for one client."""
+        if self._pending and not self._log:
+            # Others of a long flush may wait: this client's part of it is brought forward, so order is kept.
+            _write_all((write,), b"".join((*self._pending.pop(write, ()), data)))
+            return
+        self._log.append(((write,), data))
+        if not self._scheduled:
+            self._schedule()
+
+    def afterwards(self, function: Callable[[], object]) -> None:
+        """Call a function when all that is logged by now has been written."""
+        self._afterwards.append(function)
+        if not self._scheduled:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if not self._pending:
+            self._begin()
+        pending = self._pending
+        for _ in range(min(len(pending), WRITES_AT_ONCE)):
+            write, data = pending.popitem()
+            _write_all((write,), data[0] if len(data) == 1 else b"".join(data))
+        if not pending:
+            upcoming, self._upcoming = self._upcoming, []
+            for function in upcoming:
+                function()
+        if pending or self._log or self._afterwards:
+            self._schedule()
+
+    def _begin(self) -> None:
+        """Take over what is logged; what can be written at once is."""
+        log, self._log = self._log, []
+        self._upcoming, self._afterwards = self._afterwards, []
+        if not log:
+            return
+        writers = log[0][0]
+        if any(others is not writers for others, _ in log):
+            self._pending = _by_writer(log)
+            return
+        data = [wire for _, wire in log]
+        if len(writers) > WRITES_AT_ONCE:
+            self._pending = dict.fromkeys(writers, data)
+            return
+        _write_all(writers, data[0] if len(data) == 1 else b"".join(data))
+
+
+def wire(frame: Frame) -> bytes:
+    """Return a frame as it goes over the network."""
+    return binary_frame(frame) if isinstance(frame, bytes) else text_frame(frame.encode())
+
+
+def _write_all(writers: Sequence[Write], data: bytes) -> None:
+    for write in writers:
+        try:
+            write(data)
+        except RuntimeError as error:  # uvloop's word for a client that has gone meanwhile
+            logger.debug("The client is gone: %r", error)
+
+
+def _by_writer(log: list[tuple[Sequence[Write], bytes]]) -> dict[Write, list[bytes]]:
+    pending: dict[Write, list[bytes]] = {}
+    for writers, data in log:
+        for write in writers:
+            waiting = pending.get(write)
+            if waiting is None:
+                pending[write] = [data]
+            else:
+                waiting.append(data)
+    return pending
