@@ -26,7 +26,7 @@ from starlette_channels.messages import (
     nests_too_deeply,
     shown,
 )
-from starlette_channels.protocol import Answer, ClientProtocol, Join, Leave, Push, Stale
+from starlette_channels.protocol import Answer, ClientProtocol, Decision, Join, Leave, Push, Stale
 from starlette_channels.serializers import Serializer
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Cancel, Tasks
@@ -170,7 +170,11 @@ class Connection:
         if nests_too_deeply(message):
             self._fail(1011, "malformed_message", "a ref or name is nested too deeply")
             return
-        self._handle(message)
+        decision = self._protocol.receive(message)
+        if type(decision) is Push:
+            decision.member.receive(message)
+        else:
+            self._obey(decision, message)
 
     async def end(self) -> None:
         """Let the members end, now that the client is gone.
@@ -299,8 +303,7 @@ class Connection:
             self._over = self._over or anyio.Event()
             await self._over.wait()
 
-    def _handle(self, message: Message) -> None:
-        decision = self._protocol.receive(message)
+    def _obey(self, decision: Decision[Member, tuple[Channel[Any], Match]], message: Message) -> None:
         match decision:
             case Push():
                 decision.member.receive(message)

@@ -168,7 +168,9 @@ _SMALL_TEXT = [bytes((_TEXT, size)) for size in range(_SMALL + 1)]
 def text_frame(payload: bytes) -> bytes:
     """A text message in one frame; the payload is UTF-8."""
     size = len(payload)
-    return _SMALL_TEXT[size] + payload if size <= _SMALL else _frame(_TEXT, payload)
+    if size <= _SMALL:
+        return _SMALL_TEXT[size] + payload
+    return pack("!BBH", _TEXT, 126, size) + payload if size < 1 << 16 else _frame(_TEXT, payload)
 
 
 def binary_frame(payload: bytes) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from starlette_channels.actors import Spawner
 from starlette_channels.broker import Broker
 from starlette_channels.hub import Hub, Outlet, Writer
-from starlette_channels.messages import Frame, Message, Payload, Ref, Reply, as_reply, encode_payload
+from starlette_channels.messages import Frame, Message, Payload, Ref, Reply, encode_answer
 from starlette_channels.protocol import Answer
 from starlette_channels.serializers import Serializer
 from starlette_channels.slow import Place
@@ -90,9 +90,10 @@ class Link(Spawner, Protocol):
         ...
 
 
-def reply_frame(link: Link, join_ref: Ref, ref: Ref, topic: str, reply: Reply) -> Frame:
-    """Encode a reply for a client's wire."""
-    return link.serializer.reply(join_ref, ref, topic, reply.status, encode_payload(reply.payload))
+def reply_frame(link: Link, join_ref: Ref, ref: Ref, topic: str, answer: object) -> Frame:
+    """Encode what a handler returned for a client's wire."""
+    status, body = encode_answer(answer)
+    return link.serializer.reply(join_ref, ref, topic, status, body)
 
 
 class PromisedReply(LaterReply):
@@ -112,5 +113,5 @@ class PromisedReply(LaterReply):
 
     @override
     def __call__(self, answer: Payload | Reply | None = None) -> None:
-        frame = reply_frame(self._link, self._join_ref, self._ref, self._topic, as_reply(answer))
+        frame = reply_frame(self._link, self._join_ref, self._ref, self._topic, answer)
         self._link.hub.run(self._link.write, frame)

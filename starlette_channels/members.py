@@ -20,7 +20,7 @@ from starlette_channels.channels import Channel, EndReason
 from starlette_channels.exceptions import InvalidPayload, JoinError
 from starlette_channels.hub import Publication, Route
 from starlette_channels.links import Link, reply_frame
-from starlette_channels.messages import Broadcast, Frame, Message, Reply, as_reply, encode_payload
+from starlette_channels.messages import Broadcast, Frame, Message, Reply, encode_payload
 from starlette_channels.payloads import decode_anything
 from starlette_channels.protocol import UNMATCHED, Answer
 from starlette_channels.sockets import Cleanup
@@ -156,7 +156,7 @@ class Member(Speaker):
         try:
             self.assigns = copy.copy(self._link.assigns)
             answer = await handler.call(self, handler.decode(message.payload), **self.topic_params)
-            reply = self._join_reply(message, as_reply(answer))
+            reply = self._join_reply(message, answer)
         except JoinError as error:
             self._refuse(message, "join_refused", error.payload)
         except InvalidPayload as error:
@@ -194,8 +194,8 @@ class Member(Speaker):
         self._link.write(reply)
         self._say_goodbye_of_replaced()
 
-    def _join_reply(self, message: Message, reply: Reply) -> Frame:
-        return reply_frame(self._link, self.join_ref, message.ref, self.topic, reply)
+    def _join_reply(self, message: Message, answer: object) -> Frame:
+        return reply_frame(self._link, self.join_ref, message.ref, self.topic, answer)
 
     def _say_goodbye_of_replaced(self) -> None:
         """Close the replaced channel only now: the client must not take its close for that of the new one."""
@@ -223,7 +223,7 @@ class Member(Speaker):
 
     def _answered(self, letter: object, answer: object) -> None:
         if type(letter) is Message:
-            self._reply(letter, as_reply(answer))
+            self._reply(letter, answer)
 
     def _blame(self, message: Message, code: str, payload: Mapping[str, str]) -> None:
         """Count and log a client's mistake, and answer it if the message has a ref."""

@@ -131,18 +131,21 @@ def same_ref(one: Ref, other: Ref) -> bool:
     return msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
 
 
-_OBJECTS = (dict, Struct, Raw, bytes, Mapping)  # the most frequent first
+_OBJECTS = (dict, Struct, Raw, bytes, Mapping)  # the most frequent first; Reply is a Struct
 _OBJECT_MARKS = ("__dataclass_fields__", "__attrs_attrs__", "model_dump")
 
 
-def as_reply(answer: object) -> Reply:
-    """Return what a handler returned as a reply; raises `TypeError` for what is neither payload, `Reply` nor `None`."""
-    if isinstance(answer, Reply):
-        return answer
-    if answer is None:
-        return Reply("ok")
+def encode_answer(answer: object) -> tuple[str, Body]:
+    """Return the status and the encoded payload of what a handler returned.
+
+    Raises `TypeError` for what is neither payload, `Reply` nor `None`, and what `encode_payload` raises.
+    """
     if isinstance(answer, _OBJECTS) or any(hasattr(answer, mark) for mark in _OBJECT_MARKS):
-        return Reply("ok", answer)  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(answer, Reply):
+            return answer.status, encode_payload(answer.payload)
+        return "ok", encode_payload(cast("object", answer))
+    if answer is None:
+        return "ok", EMPTY
     raise TypeError(
         f"a handler returned {type(answer).__name__}: return a dict, a Struct, a dataclass, a model, bytes or None,"
         ' or Reply("ok", ...) for any other JSON value'

@@ -6,7 +6,7 @@ from typing import Any
 from starlette_channels.actors import Actor, Stage
 from starlette_channels.channels import Channel
 from starlette_channels.links import Link, PromisedReply
-from starlette_channels.messages import EMPTY, Body, Frame, Message, Payload, Ref, Reply, encode_payload
+from starlette_channels.messages import EMPTY, Body, Frame, Message, Payload, Ref, encode_answer, encode_payload
 from starlette_channels.payloads import decode_anything
 from starlette_channels.slow import LatestByKey, Place
 from starlette_channels.sockets import LaterReply, Socket
@@ -74,9 +74,9 @@ class Speaker(Actor, Socket[Any]):
         key = policy.key_of(event, decode_anything(body))
         return None if key is None else Place(self, (event, key))
 
-    def _reply(self, message: Message, reply: Reply) -> None:
-        body = encode_payload(reply.payload)
-        self._send(self._link.serializer.reply(self._push_ref, message.ref, self.topic, reply.status, body))
+    def _reply(self, message: Message, answer: object) -> None:
+        status, body = encode_answer(answer)
+        self._send(self._link.serializer.reply(self._push_ref, message.ref, self.topic, status, body))
 
     def _event_frame(self, event: str, payload: object = None) -> Frame:
         body = EMPTY if payload is None else encode_payload(payload)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import Raw, Struct
 
 from starlette_channels import Reply, SerializerError
-from starlette_channels.messages import EMPTY, as_reply, encode_payload, frame_size, same_ref, shown
+from starlette_channels.messages import EMPTY, encode_answer, encode_payload, frame_size, same_ref, shown
 
 bounded = settings(
     max_examples=100, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -111,22 +111,20 @@ ANSWERS: list[Any] = [
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
 def test_a_returned_payload_is_the_reply_ok(answer: object) -> None:
-    reply = as_reply(answer)
-    assert reply.status == "ok"
-    assert reply.payload is answer
+    assert encode_answer(answer) == ("ok", encode_payload(answer))
 
 
 def test_a_returned_reply_stays_and_none_is_an_empty_ok() -> None:
-    created = Reply("created", [1, 2])
-    assert as_reply(created) is created
-    assert as_reply(None) == Reply("ok", {})
+    status, body = encode_answer(Reply("created", [1, 2]))
+    assert (status, bytes(body)) == ("created", b"[1,2]")
+    assert encode_answer(None) == ("ok", EMPTY)
     assert bytes(EMPTY) == b"{}"
 
 
 @pytest.mark.parametrize("answer", [1, 1.5, True, "text", [1], (1,), {1}, object(), ("ok", {})])
 def test_a_handler_that_returns_anything_else_is_told_what_to_return(answer: object) -> None:
     with pytest.raises(TypeError, match=f"returned {type(answer).__name__}: return a dict, a Struct") as caught:
-        as_reply(answer)
+        encode_answer(answer)
     assert 'Reply("ok", ...)' in str(caught.value)
 
 

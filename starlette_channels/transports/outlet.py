@@ -67,7 +67,10 @@ class LaneOutlet:
         pending = self._pending
         for _ in range(min(len(pending), WRITES_AT_ONCE)):
             write, data = pending.popitem()
-            _write_all((write,), data[0] if len(data) == 1 else b"".join(data))
+            try:
+                write(data[0] if len(data) == 1 else b"".join(data))
+            except RuntimeError as error:
+                _report(error)
         if not pending:
             upcoming, self._upcoming = self._upcoming, []
             for function in upcoming:
@@ -101,8 +104,13 @@ def _write_all(writers: Sequence[Write], data: bytes) -> None:
     for write in writers:
         try:
             write(data)
-        except RuntimeError as error:  # uvloop's word for a client that has gone meanwhile
-            logger.debug("The client is gone: %r", error)
+        except RuntimeError as error:
+            _report(error)
+
+
+def _report(error: RuntimeError) -> None:
+    """Take note that a client has gone since this was logged; `RuntimeError` is uvloop's word for it."""
+    logger.debug("The client is gone: %r", error)
 
 
 def _by_writer(log: list[tuple[Sequence[Write], bytes]]) -> dict[Write, list[bytes]]:
