@@ -3,7 +3,7 @@
 from typing import Any
 
 import anyio
-from msgspec import Raw
+from msgspec import Raw, Struct
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -12,7 +12,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from starlette_channels import Channels, Handshake, Socket, channel
+from starlette_channels import Channels, Handshake, Limits, Socket, channel, latest_by_key
 
 open_calls = 0
 gate = anyio.Event()
@@ -52,6 +52,37 @@ async def echo(socket: Socket, payload: Raw | bytes) -> Raw | bytes:
     return payload
 
 
+class Tick(Struct):
+    symbol: str
+    price: int
+    text: str = ""
+
+
+@channel("pictures:*", when_slow="drop_oldest")
+async def pictures(socket: Socket, payload: Any) -> None:
+    """Only the newest are of interest, and only to those who keep up."""
+
+
+@channel("prices:*", when_slow=latest_by_key("symbol"))
+async def prices(socket: Socket, payload: Any) -> None:
+    """Only the last of each symbol is of interest."""
+
+
+@prices.on("echo")
+@pictures.on("echo")
+async def same(socket: Socket, payload: Raw) -> Raw:
+    return payload
+
+
+async def publish(request: Request) -> JSONResponse:
+    """Broadcast prices of two symbols, in turns."""
+    query = request.query_params
+    for number in range(int(query["first"]), int(query["first"]) + int(query["number"])):
+        tick = Tick("EUR" if number % 2 else "USD", number, "x" * int(query["size"]))
+        channels.broadcast(query["topic"], "tick", tick)
+    return JSONResponse({})
+
+
 async def plain(websocket: WebSocket) -> None:
     """No channel: an ordinary WebSocket endpoint behind the same server."""
     await websocket.accept()
@@ -74,11 +105,12 @@ async def figures(request: Request) -> JSONResponse:
     return JSONResponse({"open_calls": open_calls, "connections": numbers.connections, "counts": dict(numbers.counts)})
 
 
-channels = Channels([room], connect=connect)
+channels = Channels([room, pictures, prices], connect=connect, limits=Limits(outbox_bytes=200_000))
 app = Starlette(
     routes=[
         Route("/figures", figures),
         Route("/release", release),
+        Route("/publish", publish),
         WebSocketRoute("/plain", plain),
         Mount("/socket", app=channels),
     ],

@@ -102,6 +102,34 @@ async def test_a_broken_frame_is_counted_and_ends_its_connection_only(
         assert await other.call("1", "2", "room:a", "echo", {}) == {"status": "ok", "response": {}}
 
 
+@pytest.mark.parametrize("topic", ["pictures:a", "prices:a"])
+async def test_a_client_that_is_behind_misses_what_its_channel_allows_and_nothing_else(
+    server: Server, figures: Callable[..., Any], topic: str
+) -> None:
+    before = (await figures(connections=0))["counts"]
+    async with opened(Address(server.port, lazy=True), PATH) as lazy, opened(Address(server.port), PATH) as other:
+        await lazy.join(topic)
+        await other.join(topic)
+        batch, sent = 20, 0
+        async with httpx.AsyncClient(trust_env=False) as http:
+            while sent < 2_000:  # 20 MB: more than any buffer on the way holds
+                query = {"topic": topic, "first": sent, "number": batch, "size": 10_000}
+                await http.get(f"{server.http}/publish", params=query)
+                for _ in range(batch):
+                    assert json.loads(await other.receive())[4]["price"] == sent
+                    sent += 1
+        prices: list[int] = []
+        while not prices or prices[-1] < sent - 1:
+            prices.append(json.loads(await lazy.receive())[4]["price"])
+        assert prices == sorted(prices), "in order"
+        assert prices[-2:] == [sent - 2, sent - 1], "and up to date"
+        dropped = "dropped_oldest" if topic == "pictures:a" else "dropped_stale"
+        now = await figures(connections=2)
+        assert now["counts"][dropped] - before.get(dropped, 0) == sent - len(prices) > 0
+        assert "slow_client" not in now["counts"]
+        assert await lazy.call("1", "2", topic, "echo", {"n": 1}) == {"status": "ok", "response": {"n": 1}}
+
+
 async def test_clients_are_told_to_come_back_when_the_server_stops() -> None:
     with serve("tests.lane_app:app", FAST_LANE) as server:
         async with opened(Address(server.port), PATH) as wire:

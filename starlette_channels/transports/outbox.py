@@ -49,15 +49,15 @@ class Outbox(Generic[T]):
             if older is not None:
                 self._drop(older, "dropped_stale")
         while self.is_full and self._ageing:
-            number = self._ageing.popleft()
-            if number in self._frames:
-                self._drop(number, "dropped_oldest")
+            self._drop(self._ageing.popleft(), "dropped_oldest")
 
     def pop(self) -> T:
         """Take the oldest frame; raises `KeyError` if there is none."""
         number, (frame, size, place) = self._frames.popitem(last=False)
         self.bytes -= size
-        if place is not None and self._latest.get(place) == number:
+        if place is not None and place.key is None:
+            self._ageing.popleft()  # what is dropped is the oldest as well, so this is the first of them
+        elif place is not None and self._latest.get(place) == number:
             del self._latest[place]
         return frame
 
