@@ -42,8 +42,8 @@ KINDS = {**UVICORNS, "hypercorn asyncio": HYPERCORN, "hypercorn trio": HYPERCORN
 # hypercorn and granian end the application's calls, and only then its lifespan.
 STOPPED = {"uvicorn": 1012, "hypercorn asyncio": 1011, "hypercorn trio": 1006, "granian": 1006}
 
-# Before its `--graceful-timeout` begins, hypercorn 0.18 waits for `asyncio.Server.wait_closed`, which returns at once up
-# to Python 3.12.0, and when all connections are closed since (https://github.com/pgjones/hypercorn/issues/308).
+# Before its `--graceful-timeout` begins, hypercorn 0.18 waits for `asyncio.Server.wait_closed`, which returned at once up
+# to Python 3.12.0, and now does when the last connection ends (https://github.com/pgjones/hypercorn/issues/308).
 WAITS_FOR_CLIENTS = sys.version_info >= (3, 12, 1)
 
 
@@ -147,16 +147,22 @@ async def are_stopped(server: Server, clients: tuple[Wire, Wire]) -> set[int]:
 
 
 async def are_waited_for(server: Server, clients: tuple[Wire, Wire]) -> None:
-    """Ask a server to stop that then takes nobody in, goes on to serve those who are there, and ends when they leave."""
+    """Ask a server to stop that then takes nobody in, serves those who are there, and ends when they leave."""
     stopping = asyncio.create_task(asyncio.to_thread(server.stop, grace=SECONDS))
-    async with asyncio.timeout(SECONDS):
-        while accepts(server.port):
-            await asyncio.sleep(0.02)
+    await asyncio.to_thread(until_refused, server)
     for client in clients:
         assert await client.call(None, "last", "phoenix", "heartbeat") == {"status": "ok", "response": {}}
     for client in clients:
         assert (await client.close()).code == 1000
     assert await stopping, server.tail()
+
+
+def until_refused(server: Server) -> None:
+    """Wait until the server takes nobody in."""
+    deadline = time.monotonic() + SECONDS
+    while accepts(server.port):
+        assert time.monotonic() < deadline, server.tail()
+        time.sleep(0.02)
 
 
 async def come_back(server: Server, where: Address, mount: str) -> None:
