@@ -42,8 +42,8 @@ KINDS = {**UVICORNS, "hypercorn asyncio": HYPERCORN, "hypercorn trio": HYPERCORN
 # hypercorn and granian end the application's calls, and only then its lifespan.
 STOPPED = {"uvicorn": 1012, "hypercorn asyncio": 1011, "hypercorn trio": 1006, "granian": 1006}
 
-# Before its `--graceful-timeout` begins, hypercorn 0.18 waits for `asyncio.Server.wait_closed`, which returned at once up
-# to Python 3.12.0, and now does when the last connection ends (https://github.com/pgjones/hypercorn/issues/308).
+# Before its `--graceful-timeout` begins, hypercorn 0.18 waits for `asyncio.Server.wait_closed`: up to Python 3.12.0
+# that returned at once, now when the last connection has ended (https://github.com/pgjones/hypercorn/issues/308).
 WAITS_FOR_CLIENTS = sys.version_info >= (3, 12, 1)
 
 
