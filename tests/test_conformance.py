@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.conformance.play import play
+from tests.conformance.play import play, serve_slowly
 from tests.conformance.selection import (
     DIFFERENT,
     FAST_LANE_ONLY,
@@ -23,7 +23,7 @@ from tests.conformance.selection import (
     SERVERS,
     chosen,
 )
-from tests.servers import Kind, serve
+from tests.servers import Kind
 
 
 class Outcomes(NamedTuple):
@@ -43,7 +43,7 @@ def outcomes(request: pytest.FixtureRequest) -> Callable[[Kind], Outcomes]:
     @functools.cache
     def of(kind: Kind) -> Outcomes:
         ids = {item.name.partition("[")[2].removesuffix("]") for item in request.session.items}
-        with serve("tests.conformance.app:app", kind) as server:
+        with serve_slowly(kind) as server:
             scenarios = {name: SCENARIOS[name] for name in chosen(kind) if f"{kind}:{name}" in ids}
             return Outcomes(asyncio.run(play(server, scenarios)), server.tail())
 

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conformance.play import play
+from tests.conformance.play import play, serve_slowly
 from tests.conformance.selection import DIFFERENT, FAST_LANE_ONLY, SCENARIOS, SERVER_DECIDES, SERVERS
-from tests.servers import FAST_LANE, Server, serve
+from tests.servers import FAST_LANE, Server
 
 V2 = {"vsn": "2.0.0"}
 
@@ -78,7 +78,7 @@ OURS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.fixture(scope="module", params=SERVERS, ids=str)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with serve("tests.conformance.app:app", request.param) as server:
+    with serve_slowly(request.param) as server:
         yield server
 
 

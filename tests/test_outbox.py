@@ -147,6 +147,42 @@ async def test_a_client_that_takes_its_time_with_a_burst_gets_all_of_it(virtual_
     assert "slow_client" not in hall.channels.statistics().counts
 
 
+async def test_one_burst_after_the_other_is_no_reason_to_give_up(virtual_clock: MockClock) -> None:
+    hall = Hall(outbox_bytes=10_000)
+
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        async def give(message: Message) -> None:
+            await anyio.sleep(0.0005)
+            await send(message)
+
+        await hall.channels(scope, receive, give)
+
+    async with connect(server) as client:
+        room = await client.join("hall:a")
+        for burst in (50, 400):  # the first takes 25 ms, and the second is under way when 100 ms are over
+            room.send("flood", {"frames": burst, "size": 1000})
+            await frames(client, burst + 1)
+            await anyio.sleep(0.01)
+    assert "slow_client" not in hall.channels.statistics().counts
+
+
+async def test_large_frames_have_the_time_that_they_need(virtual_clock: MockClock) -> None:
+    hall = Hall(outbox_bytes=10_000)
+
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        async def give(message: Message) -> None:
+            await anyio.sleep(len(message.get("text", "")) / 1_000_000)
+            await send(message)
+
+        await hall.channels(scope, receive, give)
+
+    async with connect(server) as client:
+        room = await client.join("hall:a")
+        room.send("flood", {"frames": 10, "size": 900_000})
+        assert [came.payload["n"] for came in await frames(client, 10)] == list(range(10))
+    assert "slow_client" not in hall.channels.statistics().counts
+
+
 async def test_a_client_that_reads_again_in_time_gets_everything_in_order() -> None:
     hall = Hall(outbox_bytes=1_000_000)
     server = Server(hall)

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from types import ModuleType
 
 import pytest
+from starlette.types import Message, Scope
 
+from starlette_channels import Channels
 from starlette_channels.transports.websocket import warn_about_server
 from tests.fuzzing.honest import Figures, figures, figures_when, nothing_left
-from tests.fuzzing.wire import CLOSE, PING, Address, Wire, binary, frame, opened, text
+from tests.fuzzing.wire import CLOSE, PING, SECONDS, Address, Wire, binary, frame, opened, text
 from tests.servers import GRANIAN, HYPERCORN, HYPERCORN_TRIO, Kind, Server, serve, uvicorn
 
 QUIET = ("--log-level", "warning")
@@ -196,9 +198,10 @@ async def test_a_flood_of_tiny_messages_waits_for_a_busy_handler(server: Server,
 async def test_a_client_that_leaves_without_reading_what_it_asked_for_is_forgotten(
     server: Server, clients: Clients, way: str
 ) -> None:
-    client = await clients.join("/impatient/websocket?vsn=2.0.0", lazy=True)
     # Its reply, with the long ref, is there at once, and more than the operating systems will take.
-    client.send(text(None, "x" * 9_500_000, "phoenix", "heartbeat"))
+    heartbeat = frame(text(None, "x" * 9_500_000, "phoenix", "heartbeat"))
+    client = await clients.join("/impatient/websocket?vsn=2.0.0", lazy=True)
+    client.write(heartbeat)
     if way == "close":
         client.write(frame((1000).to_bytes(2), CLOSE))
     else:
@@ -209,9 +212,10 @@ async def test_a_client_that_leaves_without_reading_what_it_asked_for_is_forgott
 @pytest.mark.anyio
 @pytest.mark.parametrize("server", [FAST_LANE], indirect=True, ids=str)  # elsewhere pings are the server's affair
 async def test_pings_after_the_close_are_not_answered(server: Server, clients: Clients) -> None:
-    client = await clients.join("/impatient/websocket?vsn=2.0.0", lazy=True)
     before = await figures(server.http, "impatient")
-    client.write(b"".join(frame(text("1", str(n), TOPIC, "echo", "x" * 10_000)) for n in range(2_000)))
+    flood = echoes(2_000)
+    client = await clients.join("/impatient/websocket?vsn=2.0.0", lazy=True)
+    client.write(flood)
     await figures_when(grown("slow_client", before), server.http, "impatient")
     pings = frame(b"x" * 125, PING) * 8_000
     client.writer.transport.set_write_buffer_limits(high=len(pings))
@@ -222,6 +226,11 @@ async def test_pings_after_the_close_are_not_answered(server: Server, clients: C
         await client.drain()
     after = await figures(server.http, "impatient")
     assert after["rss"] < before["rss"] + 32 * MEGABYTE
+
+
+def echoes(number: int) -> bytes:
+    """Messages of 10 kB that ask for as much. It takes a while to make them: do it before an impatient server waits."""
+    return b"".join(frame(text("1", str(n), TOPIC, "echo", "x" * 10_000)) for n in range(number))
 
 
 def grown(code: str, before: Figures) -> Callable[[Figures], bool]:
@@ -245,12 +254,35 @@ async def test_a_client_that_never_reads_its_replies_is_closed_when_its_time_is_
     server: Server, clients: Clients
 ) -> None:
     before = await figures(server.http, "impatient")
+    flood = echoes(2_000)
     client = await clients.join("/impatient/websocket?vsn=2.0.0", lazy=True)
-    client.write(b"".join(frame(text("1", str(n), TOPIC, "echo", "x" * 10_000)) for n in range(2_000)))
+    client.write(flood)
     found = await figures_when(lambda found: found["connections"] == 0, server.http, "impatient", collect=True)
     assert grown("slow_client", before)(found)
     assert found["objects"]["Member"] == 0
     client.abort()
+
+
+@pytest.mark.anyio
+async def test_what_comes_after_the_close_does_not_get_stuck_in_hypercorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hypercorn", ModuleType("hypercorn"))
+    queue: asyncio.Queue[Message] = asyncio.Queue(1)
+    sent: list[str] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message["type"])
+
+    scope: Scope = {"type": "websocket", "path": "/websocket", "query_string": b"vsn=2.0.0", "headers": []}
+    async with asyncio.timeout(SECONDS):
+        await queue.put({"type": "websocket.connect"})
+        call = asyncio.create_task(Channels([])(scope, queue.get, send))
+        for _ in range(20):
+            await queue.put({"type": "websocket.receive", "text": "malformed"})
+        await call
+        await queue.put({"type": "websocket.disconnect", "code": 1006})
+        for _ in range(3):
+            await queue.put({"type": "websocket.receive", "text": "the rest of what was read"})
+    assert sent == ["websocket.accept", "websocket.close"]
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 import anyio
-import anyio.lowlevel
 from starlette.types import Receive, Send
 
 from starlette_channels.connection import Connection, Transport
@@ -22,6 +21,12 @@ logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
 UNBOUNDED_UVICORN = ((0, 50, 0), (0, 52, 0))
 """The first and the last uvicorn whose default WebSocket implementation never waits for a slow client."""
+
+SLOWEST = 1_000_000
+"""Bytes per second. A frame that leaves slower hangs; through ASGI we see it leave as a whole only."""
+
+STEP_SECONDS = HANGING_SECONDS / 10
+"""We wait in such steps. When the event loop stalls, only one of them counts, and whoever was ready has a turn."""
 
 
 class OneByOne:
@@ -49,13 +54,16 @@ class WebSocketTransport:
         self._counts = counts
         self._outbox: deque[Frame] = deque()
         self._waiting_bytes = 0
+        self._leaving_bytes = 0
         self._sweeper = sweeper_of_this_loop()
         self._flushing = False
         self._abandoned = False
         self._cancel_send: Cancel | None = None
         self._suspected = False
+        self._relieved = False
         self._closing: tuple[int, str] | None = None
         self._gone = False
+        self.disconnected: bool = False
         self._paused = False
         self._reading: anyio.CancelScope | None = None
         self._progress: anyio.Event | None = None
@@ -101,6 +109,7 @@ class WebSocketTransport:
                 self._reading.deadline = anyio.current_time() + self._limits.idle_seconds
                 message = await receive()
                 if message["type"] == "websocket.disconnect":
+                    self.disconnected = True
                     self._lose()
                     return
                 # Servers may send both keys, one of them empty.
@@ -157,24 +166,27 @@ class WebSocketTransport:
             self._note_progress()
 
     async def _send_frame(self, frame: Frame) -> None:
+        self._leaving_bytes = frame_size(frame)
         if isinstance(frame, str):
             await self._send({"type": "websocket.send", "text": frame})
         else:
             await self._send({"type": "websocket.send", "bytes": frame})
         self._waiting_bytes -= frame_size(frame)
+        self._relieved = self._relieved or self._waiting_bytes <= self._limits.outbox_bytes
         self._note_progress()
 
     async def _watch_slow_client(self) -> None:
-        """Give up on a client for which too much waits and no less after a moment.
+        """Give up on a client for which too much waits and no less after a moment, or after what a large frame needs.
 
-        A burst alone, or a server that was busy, is no reason.
+        A burst alone is no reason, nor is a second one after the first has left, nor a server that was busy.
         """
         while self._waiting_bytes > self._limits.outbox_bytes and self._closing is None:
-            before = self._waiting_bytes
-            await anyio.sleep(HANGING_SECONDS)
-            for _ in range(3):  # after a stall of the event loop, whoever was ready has a turn first
-                await anyio.lowlevel.checkpoint()
-            if self._waiting_bytes >= before and self._closing is None:
+            before, self._relieved = self._waiting_bytes, False
+            waited = 0.0
+            while waited < HANGING_SECONDS + min(self._leaving_bytes / SLOWEST, CLOSE_SECONDS):
+                await anyio.sleep(STEP_SECONDS)
+                waited += STEP_SECONDS
+            if self._waiting_bytes >= before and not self._relieved and self._closing is None:
                 self._give_up_on_slow_client()
         self._suspected = False
 
@@ -257,6 +269,8 @@ async def serve_websocket(
         tasks.spawn(end)
         await _wait_for_end(over, connection)
         await tasks.finish(limits.shutdown_seconds)
+    if not transport.disconnected and "hypercorn" in sys.modules:
+        Tasks().spawn(_forget_what_comes, receive)  # nobody waits for it: hypercorn closes when this call has ended
 
 
 async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
@@ -266,6 +280,19 @@ async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
     except BaseException:
         connection.abort()
         raise
+
+
+async def _forget_what_comes(receive: Receive) -> None:
+    """Read on until nothing comes for a while.
+
+    Hypercorn 0.18 hands over each message and then the end by way of a queue of ten, and waits for ever, with all that
+    the connection holds, when that is full and the call has ended.
+    """
+    nothing_came = False
+    while not nothing_came:
+        with anyio.move_on_after(CLOSE_SECONDS) as waiting:
+            await receive()
+        nothing_came = waiting.cancelled_caught
 
 
 def warn_about_server() -> None:

@@ -22,7 +22,7 @@ from starlette_channels.broker import Broker
 from starlette_channels.endpoint import Connect
 from tests.conformance.lab import lab
 from tests.conformance.room import room
-from tests.conformance.session import Session, connector, socket_id
+from tests.conformance.session import SLOWNESS, Session, connector, socket_id
 
 FORBIDDEN = {"bad": ConnectError(), "limited": ConnectError(), "denied": ConnectError()}
 REFUSE = connector(FORBIDDEN)
@@ -44,7 +44,7 @@ def socket(
 MOUNTS = {
     "/socket": socket(connect=REFUSE_IN_DETAIL),
     "/origin": socket(),
-    "/short": socket(limits=Limits(idle_seconds=1.0)),
+    "/short": socket(limits=Limits(idle_seconds=1.0 * SLOWNESS)),
     "/limits": socket([room], limits=Limits(channels=3, message_bytes=4096)),
     "/auth": socket(subprotocols=["sip"]),
     "/proto": socket(subprotocols=["chat", "sip"]),

@@ -1,6 +1,7 @@
 """What the channels of the conformance app share: who the client is, what payloads must be like, work for later."""
 
 import logging
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 log = logging.getLogger(__name__)
+
+SLOWNESS = float(os.environ.get("SLOWNESS", "1"))  # how many times as long everything takes as the scenarios say
 
 
 class Session(Struct):
@@ -101,7 +104,7 @@ async def wait(milliseconds: Any) -> None:
     """Be busy for so long."""
     if whole(milliseconds) < 0:
         raise Crash("no time runs backwards")
-    await anyio.sleep(milliseconds / 1000)
+    await anyio.sleep(milliseconds / 1000 * SLOWNESS)
 
 
 def broadcast(client: Client, topic: str, event: str, payload: Any) -> None:
