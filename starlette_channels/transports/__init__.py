@@ -3,5 +3,8 @@
 HANGING_SECONDS = 0.1
 """How long a client may not take what is sent before what waits counts against it: a burst alone is no reason."""
 
+STEP_SECONDS = HANGING_SECONDS / 10
+"""We wait in such steps. When the event loop stalls, only one of them counts, and whoever was ready has a turn."""
+
 CLOSE_SECONDS = 2.0
 """How long the last frames and the close may take to leave."""

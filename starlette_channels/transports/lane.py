@@ -5,6 +5,7 @@ Nothing is parked for an idle client: no task, no queue, no timer. An outbox exi
 
 import asyncio
 import logging
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,12 +16,29 @@ from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
-from starlette_channels.transports import CLOSE_SECONDS, HANGING_SECONDS
+from starlette_channels.transports import CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS
 from starlette_channels.transports.outbox import Outbox
 from starlette_channels.transports.outlet import LaneOutlet, Write, wire
 from starlette_channels.transports.pulse import Pulse
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
+
+
+class Suspicion:
+    """A client for which too much waits is slow if no less waits after a moment; a burst alone is no reason."""
+
+    __slots__ = ("_steps", "_waiting_bytes")
+
+    def __init__(self, waiting_bytes: int) -> None:
+        self._waiting_bytes = waiting_bytes
+        self._steps = 0
+
+    def is_confirmed(self, waiting_bytes: int) -> bool:
+        """Look again after one more step."""
+        self._steps += 1
+        if waiting_bytes < self._waiting_bytes:
+            self._waiting_bytes, self._steps = waiting_bytes, 0
+        return self._steps * STEP_SECONDS >= HANGING_SECONDS
 
 
 class Lane(asyncio.Protocol):
@@ -41,7 +59,7 @@ class Lane(asyncio.Protocol):
         "_reader",
         "_register",
         "_server_tasks",
-        "_suspected",
+        "_suspicion",
         "_transport",
         "outlet",
         "tasks",
@@ -72,7 +90,7 @@ class Lane(asyncio.Protocol):
         self._server_tasks = server_tasks
         self._heard = loop.time()
         self._outbox: Outbox[bytes] | None = None
-        self._suspected = False
+        self._suspicion: Suspicion | None = None
         self._held = False
         self._kept: deque[Event] | None = None
         self._closing = False
@@ -187,6 +205,7 @@ class Lane(asyncio.Protocol):
 
     def _release(self) -> None:
         """Send what has been kept back, behind what is still on its way."""
+        self._suspicion = None
         outbox, self._outbox = self._outbox, None
         if outbox is not None and len(outbox):
             self.outlet.send(self.writer, b"".join(outbox.pop() for _ in range(len(outbox))))
@@ -225,22 +244,19 @@ class Lane(asyncio.Protocol):
         self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
     def _suspect_slow_client(self) -> None:
-        """Look again after a moment: a burst alone, or a busy server, is no reason to give up on a client."""
-        if not self._suspected:
-            self._suspected = True
-            self._loop.call_soon(self._watch)  # when the burst that is going on is over
+        if self._suspicion is None:
+            self._suspicion = Suspicion(sys.maxsize)  # what waits is known when the burst that is going on is over
+            self._loop.call_later(STEP_SECONDS, self._look_again, self._suspicion)
 
-    def _watch(self) -> None:
-        self._loop.call_later(HANGING_SECONDS, self._look_again, self._waiting_bytes())
-
-    def _look_again(self, before: int) -> None:
-        self._suspected = False
-        if self._closing or self._outbox is None or not self._outbox.is_full:
+    def _look_again(self, suspicion: Suspicion) -> None:
+        if suspicion is not self._suspicion or self._closing or self._outbox is None:
             return
-        if self._waiting_bytes() >= before:
+        if not self._outbox.is_full:
+            self._suspicion = None
+        elif suspicion.is_confirmed(self._waiting_bytes()):
             self._give_up_on_slow_client()
         else:
-            self._suspect_slow_client()
+            self._loop.call_later(STEP_SECONDS, self._look_again, suspicion)
 
     def _waiting_bytes(self) -> int:
         return self._transport.get_write_buffer_size() + (self._outbox.bytes if self._outbox is not None else 0)

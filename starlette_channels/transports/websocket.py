@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import anyio
@@ -14,7 +14,8 @@ from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame, frame_size
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Cancel, Tasks
-from starlette_channels.transports import CLOSE_SECONDS, HANGING_SECONDS
+from starlette_channels.transports import CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS
+from starlette_channels.transports.outbox import Outbox
 from starlette_channels.transports.sweeper import sweeper_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
@@ -25,8 +26,8 @@ UNBOUNDED_UVICORN = ((0, 50, 0), (0, 52, 0))
 SLOWEST = 1_000_000
 """Bytes per second. A frame that leaves slower hangs; through ASGI we see it leave as a whole only."""
 
-STEP_SECONDS = HANGING_SECONDS / 10
-"""We wait in such steps. When the event loop stalls, only one of them counts, and whoever was ready has a turn."""
+BEHIND_BYTES = 65_536
+"""When so much waits, the client is behind; servers and kernels keep about as much below us."""
 
 
 class OneByOne:
@@ -52,8 +53,9 @@ class WebSocketTransport:
         self._send = send
         self._limits = limits
         self._counts = counts
-        self._outbox: deque[Frame] = deque()
-        self._waiting_bytes = 0
+        self._outbox = Outbox[Frame](limits.outbox_bytes, counts)
+        self._connection: Connection | None = None
+        self._behind = False
         self._leaving_bytes = 0
         self._sweeper = sweeper_of_this_loop()
         self._flushing = False
@@ -77,9 +79,20 @@ class WebSocketTransport:
         if self._waiting_bytes > self._limits.outbox_bytes and not self._suspected:
             self._suspected = True
             self.tasks.spawn(self._watch_slow_client)
-        self._outbox.append(frame)
-        self._waiting_bytes += frame_size(frame)
+        self._outbox.add(frame, frame_size(frame), place)
+        self._note_whether_behind()
         self._start_flush()
+
+    @property
+    def _waiting_bytes(self) -> int:
+        return self._outbox.bytes + self._leaving_bytes
+
+    def _note_whether_behind(self) -> None:
+        """Let the channels know that they may drop something now, or need not any more."""
+        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > BEHIND_BYTES
+        if behind is not self._behind and self._connection is not None:
+            self._behind = behind
+            (self._connection.hold if behind else self._connection.flow)()
 
     def close(self, code: int, reason: str = "") -> None:
         """Send what is queued, then close. The first call decides."""
@@ -103,6 +116,7 @@ class WebSocketTransport:
 
     async def read(self, receive: Receive, connection: Connection) -> None:
         """Hand the client's messages to its connection until one side closes, or the client is silent for too long."""
+        self._connection = connection
         with anyio.CancelScope() as self._reading:
             while self._closing is None:
                 await self._wait_for_room()
@@ -151,7 +165,7 @@ class WebSocketTransport:
         """Send what waits, and the close after it; then there is no writer until something waits again."""
         try:
             while self._outbox:
-                await self._send_frame(self._outbox.popleft())
+                await self._send_frame(self._outbox.pop())
             if self._closing is not None and not self._abandoned:
                 await self._send_close(*self._closing)
                 self._gone = True
@@ -160,6 +174,7 @@ class WebSocketTransport:
             self._lose()
         finally:
             self._flushing = self._abandoned = False
+            self._leaving_bytes = 0
             self._cancel_send = None
             if self._closing is not None and not self._gone:
                 self._start_flush()  # this writer was cancelled in the middle of a frame, but the close is still to go
@@ -171,7 +186,8 @@ class WebSocketTransport:
             await self._send({"type": "websocket.send", "text": frame})
         else:
             await self._send({"type": "websocket.send", "bytes": frame})
-        self._waiting_bytes -= frame_size(frame)
+        self._leaving_bytes = 0
+        self._note_whether_behind()
         self._relieved = self._relieved or self._waiting_bytes <= self._limits.outbox_bytes
         self._note_progress()
 
@@ -211,7 +227,6 @@ class WebSocketTransport:
     def _lose(self) -> None:
         self._gone = True
         self._outbox.clear()
-        self._waiting_bytes = 0
         if self._reading is not None:
             self._reading.cancel()
         self._note_progress()
