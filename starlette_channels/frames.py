@@ -79,15 +79,31 @@ class FrameReader:
             except UnicodeDecodeError:
                 pass  # found once more, and reported, on the long way
         events: list[Event] = []
-        if not self._ended:
+        at = self._skim(data, events) if self._idle else 0
+        if at < len(data) and not self._ended:
             try:
-                last = self._read(self._rest + data if self._rest else data, events)
+                last = self._read(self._rest + data if self._rest else data[at:], events)
             except UnicodeDecodeError:
                 last = Failure(1007, "text is not UTF-8")
             if last is not None:
                 events.append(last)
                 self._idle, self._ended, self._rest, self._message = False, True, b"", None
         return events
+
+    def _skim(self, data: bytes, events: list[Event]) -> int:
+        """Read small text messages, each whole, in a tight loop; return where the first of another kind begins."""
+        at, body, end = 0, 6, len(data)
+        most = _SMALL if self._room > _SMALL else self._room
+        while body <= end and data[at] == _TEXT:
+            stop = body + data[at + 1] - 0x80
+            if not body <= stop <= end or stop - body > most:
+                break
+            try:
+                events.append(apply_mask(data[body:stop], data[at + 2 : body]).decode())
+            except UnicodeDecodeError:
+                break
+            at, body = stop, stop + 6
+        return at
 
     def _read(self, data: bytes, events: list[Event]) -> Close | Failure | None:
         at, end = 0, len(data)

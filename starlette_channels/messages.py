@@ -1,13 +1,15 @@
 """The words that all layers share: message, reply, broadcast, and what payloads are."""
 
 import reprlib
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 from msgspec import Raw, Struct
 
 from starlette_channels.exceptions import SerializerError
+
+T = TypeVar("T")
 
 Frame: TypeAlias = str | bytes
 """One WebSocket message: `str` goes as a text frame, `bytes` as a binary frame."""
@@ -87,7 +89,6 @@ def _encode_pydantic(instance: Any) -> Any:
 
 
 _encode = msgspec.json.Encoder(enc_hook=_encode_pydantic).encode
-_NOT_TO_ENCODE = (Raw, bytes, bytearray, Reply)
 
 
 def encode_payload(payload: object) -> Body:
@@ -96,16 +97,92 @@ def encode_payload(payload: object) -> Body:
     Raises `TypeError` for what msgspec cannot encode and for a `Reply`, which only a handler can return, and
     `SerializerError` for text that is no Unicode.
     """
-    if isinstance(payload, _NOT_TO_ENCODE):
-        if isinstance(payload, Reply):
-            raise TypeError(
-                "a Reply is an answer: return it from a handler; push and broadcast take the payload itself"
-            )
-        return bytes(payload) if isinstance(payload, bytearray) else payload
+    return (_payload_encoders.get(type(payload)) or _payload_encoder(type(payload)))(payload)
+
+
+def encode_answer(answer: object) -> tuple[str, Body]:
+    """Return the status and the encoded payload of what a handler returned.
+
+    Raises `TypeError` for what is neither payload, `Reply` nor `None`, and what `encode_payload` raises.
+    """
+    return (_answer_encoders.get(type(answer)) or _answer_encoder(type(answer)))(answer)
+
+
+# How to encode is a question of the class, and remembered: asking takes longer than encoding does.
+
+
+def _payload_encoder(kind: type[Any]) -> Callable[[Any], Body]:
+    encoder: Callable[[Any], Body] = _as_json
+    if issubclass(kind, Raw | bytes):
+        encoder = _as_it_is
+    elif issubclass(kind, bytearray):
+        encoder = bytes
+    elif issubclass(kind, Reply):
+        encoder = _refuse_reply
+    return _remember(_payload_encoders, kind, encoder)
+
+
+def _answer_encoder(kind: type[Any]) -> Callable[[Any], tuple[str, Body]]:
+    encoder: Callable[[Any], tuple[str, Body]] = _refuse_answer
+    if issubclass(kind, Reply):
+        encoder = _explicit
+    elif kind is type(None):
+        encoder = _empty
+    elif issubclass(kind, Raw | bytes):
+        encoder = _ok_as_it_is
+    elif issubclass(kind, Mapping | Struct) or any(hasattr(kind, mark) for mark in _OBJECT_MARKS):
+        encoder = _ok_as_json
+    return _remember(_answer_encoders, cast("type", kind), encoder)
+
+
+def _remember(encoders: dict[type, T], kind: type[Any], encoder: T) -> T:
+    if len(encoders) < MAX_KNOWN_CLASSES:  # classes that are made again and again must not be held for ever
+        encoders[kind] = encoder
+    return encoder
+
+
+_payload_encoders: dict[type, Callable[[Any], Body]] = {}
+_answer_encoders: dict[type, Callable[[Any], tuple[str, Body]]] = {}
+MAX_KNOWN_CLASSES = 1_000
+_OBJECT_MARKS = ("__dataclass_fields__", "__attrs_attrs__", "model_dump")
+
+
+def _as_json(payload: object) -> Body:
     try:
         return Raw(_encode(payload))
     except UnicodeEncodeError as error:
         raise SerializerError(f"text that is no Unicode: {error}") from None
+
+
+def _as_it_is(payload: Body) -> Body:
+    return payload
+
+
+def _refuse_reply(_: object) -> Body:
+    raise TypeError("a Reply is an answer: return it from a handler; push and broadcast take the payload itself")
+
+
+def _ok_as_json(answer: object) -> tuple[str, Body]:
+    return "ok", _as_json(answer)
+
+
+def _ok_as_it_is(answer: Body) -> tuple[str, Body]:
+    return "ok", answer
+
+
+def _empty(_: None) -> tuple[str, Body]:
+    return "ok", EMPTY
+
+
+def _explicit(answer: Reply) -> tuple[str, Body]:
+    return answer.status, encode_payload(answer.payload)
+
+
+def _refuse_answer(answer: object) -> tuple[str, Body]:
+    raise TypeError(
+        f"a handler returned {type(answer).__name__}: return a dict, a Struct, a dataclass, a model, bytes or None,"
+        ' or Reply("ok", ...) for any other JSON value'
+    )
 
 
 _repr = reprlib.Repr()
@@ -124,42 +201,16 @@ EMPTY: Body = Raw(b"{}")
 
 def same_ref(one: Ref, other: Ref) -> bool:
     """Whether two refs are the same JSON value, type included: `1` is neither `"1"` nor `1.0` nor `true`."""
+    if type(one) is type(other) is str or one is None:
+        return one == other
     if type(one) is not type(other):
         return False
-    if type(one) is str or one is None:
-        return one == other
     return msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
-
-
-_OBJECTS = (dict, Struct, Raw, bytes, Mapping)  # the most frequent first; Reply is a Struct
-_OBJECT_MARKS = ("__dataclass_fields__", "__attrs_attrs__", "model_dump")
-
-
-def encode_answer(answer: object) -> tuple[str, Body]:
-    """Return the status and the encoded payload of what a handler returned.
-
-    Raises `TypeError` for what is neither payload, `Reply` nor `None`, and what `encode_payload` raises.
-    """
-    if isinstance(answer, _OBJECTS) or any(hasattr(answer, mark) for mark in _OBJECT_MARKS):
-        if isinstance(answer, Reply):
-            return answer.status, encode_payload(answer.payload)
-        return "ok", encode_payload(cast("object", answer))
-    if answer is None:
-        return "ok", EMPTY
-    raise TypeError(
-        f"a handler returned {type(answer).__name__}: return a dict, a Struct, a dataclass, a model, bytes or None,"
-        ' or Reply("ok", ...) for any other JSON value'
-    )
 
 
 def frame_size(frame: Frame) -> int:
     """Return the bytes that a frame's payload takes on the wire."""
     return len(frame) if isinstance(frame, bytes) or frame.isascii() else len(frame.encode("utf-8", "surrogatepass"))
-
-
-def is_bigger(frame: Frame, max_bytes: int) -> bool:
-    """Whether a frame's payload takes more bytes on the wire; as good as free for one that cannot."""
-    return len(frame) > max_bytes >> 2 and frame_size(frame) > max_bytes  # a character takes four bytes at most
 
 
 def message_size(message: Message) -> int:
@@ -177,13 +228,13 @@ MAX_REF_DEPTH = 32
 
 def nests_too_deeply(message: Message) -> bool:
     """Whether a ref, the topic or the event is nested so deeply that it might be decoded, but not encoded again."""
-    for field in (message.join_ref, message.ref, message.topic, message.event):
-        if type(field) not in _FLAT and _is_deeper(field, MAX_REF_DEPTH):
-            return True
-    return False
+    if type(message.topic) is type(message.event) is type(message.ref) is str and type(message.join_ref) in _FLAT:
+        return False  # as good as every message
+    fields = (message.join_ref, message.ref, message.topic, message.event)
+    return any(_is_deeper(field, MAX_REF_DEPTH) for field in fields)
 
 
-_FLAT = frozenset((str, type(None), int, float, bool))
+_FLAT = frozenset((str, type(None)))
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

@@ -87,13 +87,13 @@ class ClientProtocol(Generic[M, R]):
         topic, event = message.topic, message.event
         if topic == "phoenix" and event == "heartbeat":
             return OK
-        member = self.members.get(topic) if isinstance(topic, str) else None
+        member = self.members.get(topic) if type(topic) is str else None
         if event == "phx_join":
             return self._join(message, member)
         if member is None:
             return Answer(message.join_ref, "ok") if event == "phx_leave" else UNMATCHED
         join_ref = message.join_ref
-        if join_ref is not None and join_ref is not member.join_ref and not same_ref(join_ref, member.join_ref):
+        if join_ref is not None and not same_ref(join_ref, member.join_ref):
             return STALE
         return Leave(member, message) if event == "phx_leave" else Push(member, message)
 

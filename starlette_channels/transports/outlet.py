@@ -97,7 +97,7 @@ class LaneOutlet:
 
 def wire(frame: Frame) -> bytes:
     """Return a frame as it goes over the network."""
-    return binary_frame(frame) if isinstance(frame, bytes) else text_frame(frame.encode())
+    return text_frame(frame.encode()) if isinstance(frame, str) else binary_frame(frame)
 
 
 def _write_all(writers: Sequence[Write], data: bytes) -> None:
