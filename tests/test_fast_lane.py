@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from starlette_channels.frames import close_frame
+from starlette_channels.transports import CLOSE_SECONDS
 from tests.fuzzing.wire import PING, SECONDS, Address, Wire, frame, opened, text
 from tests.servers import FAST_LANE, Server, serve
 
@@ -128,6 +130,12 @@ async def test_a_client_that_is_behind_misses_what_its_channel_allows_and_nothin
         assert now["counts"][dropped] - before.get(dropped, 0) == sent - len(prices) > 0
         assert "slow_client" not in now["counts"]
         assert await lazy.call("1", "2", topic, "echo", {"n": 1}) == {"status": "ok", "response": {"n": 1}}
+
+
+async def test_the_server_hangs_up_on_who_broke_the_protocol_and_waits_for_no_answer(server: Server) -> None:
+    async with opened(Address(server.port), PATH) as wire, asyncio.timeout(CLOSE_SECONDS):
+        wire.write(frame("x", mask=False) + frame("y") * 100_000)
+        assert await wire.reader.read() == close_frame(1002, "frame is not masked")
 
 
 async def test_clients_are_told_to_come_back_when_the_server_stops() -> None:
