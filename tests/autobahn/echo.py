@@ -10,9 +10,10 @@ from starlette.types import Receive, Scope, Send
 
 from starlette_channels.connection import Transport
 from starlette_channels.limits import Limits
-from starlette_channels.messages import Frame
+from tests.servers import FAST_LANE, Kind
 
-LIMITS = Limits(outbox_bytes=64 << 20)
+KIND = Kind(str(FAST_LANE), f"{FAST_LANE.command} --lifespan off --log-level warning")
+LIMITS = Limits(outbox_bytes=64 << 20)  # the testsuite does not read while it sends its longest messages
 
 
 class Echo:
