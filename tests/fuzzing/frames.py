@@ -71,7 +71,7 @@ class Head(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """The events, without the reasons of failures; where frames end; what the library has another opinion on."""
+    """The events, without the reasons of failures; where frames end or should; what the library sees differently."""
 
     events: list[Event]
     ends: list[int]
@@ -98,6 +98,7 @@ def expected(data: bytes, max_bytes: int) -> Expected:
     while len(data) - at >= 2:
         head = Head.of(data[at : at + 10])
         stop = at + head.start + head.length
+        ends.append(stop)
         frame = data[at:stop]
         if head.known and (rule := head.breaks(within=held is not None)):
             full = Head.of(frame.ljust(10, b"\0"))
@@ -140,7 +141,6 @@ def expected(data: bytes, max_bytes: int) -> Expected:
             binary += part
             if ends_here:
                 events.append(text if decoder else binary)
-        ends.append(stop)
         at = stop
     return found
 
@@ -158,7 +158,7 @@ def unmasked(frame: bytes, start: int) -> bytes:
 def ways(data: bytes, ends: list[int], random: Random) -> Iterator[list[int]]:
     """Where to cut a stream."""
     yield []
-    yield ends
+    yield [end for end in ends if end < len(data)]
     yield sorted(random.choices(range(len(data) + 1), k=random.randrange(1, 8)))
     if len(data) < 150 or random.random() < 0.05:
         yield list(range(1, len(data)))

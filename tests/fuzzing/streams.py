@@ -43,7 +43,10 @@ class Stream(NamedTuple):
 
 
 def encoded(random: Random, first: int, payload: bytes, *, size: int | None = None, mask: bool = True) -> bytes:
-    """A frame; `size` is what it says of its length, if that is not true. Now and then that is in too long a form."""
+    """A frame; `size` is what it says of its length, if that is not true. Now and then that is in too long a form.
+
+    Without a mask, it may be that only the bit is missing that tells of it.
+    """
     size = len(payload) if size is None else size
     form = 0 if size < 126 else 2 if size < 1 << 16 else 8
     if random.random() < 0.05:
@@ -51,7 +54,7 @@ def encoded(random: Random, first: int, payload: bytes, *, size: int | None = No
     second = {0: size, 2: 126, 8: 127}[form]
     head = bytes((first, second | MASKED if mask else second)) + (size.to_bytes(form, "big") if form else b"")
     key = random.randbytes(4)
-    return head + key + apply_mask(payload, key) if mask else head + payload
+    return head + key + apply_mask(payload, key) if mask or random.random() < 0.5 else head + payload
 
 
 def payload(random: Random, *, text: bool) -> bytes:
@@ -75,14 +78,15 @@ def closing(random: Random) -> bytes:
 
 
 def message(random: Random) -> bytes:
-    """A message in fragments, cut anywhere, with control frames between them."""
+    """A message in fragments, cut anywhere, with control frames between them; now and then without an end."""
     text = random.random() < 0.7
     data = payload(random, text=text)
     cuts = sorted(random.choices(range(len(data) + 1), k=random.randrange(4)))
     pieces = [data[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+    last = len(pieces) - 1 if random.random() < 0.95 else None
     made = b""
     for i, piece in enumerate(pieces):
-        final = FINAL if i == len(pieces) - 1 else 0
+        final = FINAL if i == last else 0
         made += encoded(random, final | (0 if i else 1 if text else 2), piece)
         if random.random() < 0.2:
             made += control(random) if random.random() < 0.9 else closing(random)
