@@ -220,7 +220,6 @@ class Lane(asyncio.Protocol):
         self._outbox = None
         self._connection.hold()
         self._pulse.remove(self)
-        self._register.discard(self)
         self.tasks.spawn(self._end)
 
     # What uvicorn calls.
@@ -296,7 +295,9 @@ class Lane(asyncio.Protocol):
     async def _end(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._server_tasks.add(task)  # the server waits for these before it ends the lifespan
+        # The server waits for those in either of these before it ends the lifespan, so it must find this one.
+        self._server_tasks.add(task)
+        self._register.discard(self)
         try:
             await self._connection.end()
         finally:
