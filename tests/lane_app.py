@@ -1,5 +1,6 @@
-"""An application whose ASGI calls are counted, for the tests of the fast lane."""
+"""An application whose ASGI calls are counted, for the tests of the fast lane. Its garbage is not collected."""
 
+import gc
 from typing import Any
 
 import anyio
@@ -13,6 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from starlette_channels import Channels, Handshake, Limits, Socket, channel, latest_by_key
+from starlette_channels.transports.uvicorn import FastLane
+
+gc.disable()
 
 open_calls = 0
 gate = anyio.Event()
@@ -102,7 +106,10 @@ async def release(request: Request) -> JSONResponse:
 
 async def figures(request: Request) -> JSONResponse:
     numbers = channels.statistics()
-    return JSONResponse({"open_calls": open_calls, "connections": numbers.connections, "counts": dict(numbers.counts)})
+    kept = sum(isinstance(one, FastLane) for one in gc.get_objects())
+    return JSONResponse(
+        {"open_calls": open_calls, "kept": kept, "connections": numbers.connections, "counts": dict(numbers.counts)}
+    )
 
 
 channels = Channels([room, pictures, prices], connect=connect, limits=Limits(outbox_bytes=200_000))

@@ -3,12 +3,19 @@
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
+from starlette_channels.frames import close_frame
+from starlette_channels.limits import Limits
+from starlette_channels.transports import CLOSE_SECONDS
+from starlette_channels.transports.lane import Lane
+from starlette_channels.transports.pulse import pulse_of_this_loop
+from tests.autobahn.echo import Echo
 from tests.fuzzing.wire import PING, SECONDS, Address, Wire, frame, opened, text
 from tests.servers import FAST_LANE, Server, serve
 
@@ -48,6 +55,14 @@ async def test_the_asgi_call_returns_and_the_connection_goes_on(server: Server, 
         assert await wire.call("1", "2", "room:a", "echo", {"n": 1}) == {"status": "ok", "response": {"n": 1}}
         await wire.close()
     await figures(open_calls=0, connections=0)
+
+
+async def test_the_objects_of_uvicorn_are_let_go_without_waiting_for_the_collector(
+    server: Server, figures: Callable[..., Any]
+) -> None:
+    before = (await figures())["kept"]
+    async with opened(Address(server.port), PATH), opened(Address(server.port), "/plain"):
+        await figures(open_calls=1, connections=1, kept=before + 1)
 
 
 async def test_other_websocket_endpoints_stay_what_they_are(server: Server, figures: Callable[..., Any]) -> None:
@@ -130,6 +145,12 @@ async def test_a_client_that_is_behind_misses_what_its_channel_allows_and_nothin
         assert await lazy.call("1", "2", topic, "echo", {"n": 1}) == {"status": "ok", "response": {"n": 1}}
 
 
+async def test_the_server_hangs_up_on_who_broke_the_protocol_and_waits_for_no_answer(server: Server) -> None:
+    async with opened(Address(server.port), PATH) as wire, asyncio.timeout(CLOSE_SECONDS):
+        wire.write(frame("x", mask=False) + frame("y") * 100_000)
+        assert await wire.reader.read() == close_frame(1002, "frame is not masked")
+
+
 async def test_clients_are_told_to_come_back_when_the_server_stops() -> None:
     with serve("tests.lane_app:app", FAST_LANE) as server:
         async with opened(Address(server.port), PATH) as wire:
@@ -137,3 +158,32 @@ async def test_clients_are_told_to_come_back_when_the_server_stops() -> None:
             stopping = asyncio.create_task(asyncio.to_thread(server.stop))
             assert (await wire.closed()).code == 1012
         await stopping
+
+
+async def test_at_no_moment_does_the_server_believe_that_a_connection_has_ended_before_it_has() -> None:
+    """uvicorn, which ends the lifespan then, looks whenever it likes: at connections first, at tasks second."""
+    loop = asyncio.get_running_loop()
+    register, tasks = set[Any](), set[asyncio.Task[Any]]()
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    class Ending(Echo):
+        async def end(self) -> None:
+            await asyncio.sleep(0)
+            ended.set()
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport, pulse = cast("asyncio.Transport", writer.transport), pulse_of_this_loop(loop)
+        lane = Lane(transport, loop, pulse, Limits(), Counter(), 1 << 20, register, tasks)
+        transport.set_protocol(lane)
+        connect: Any = Ending
+        lane.start(connect)
+        begun.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    async with server, asyncio.timeout(SECONDS):
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await begun.wait()
+        writer.close()
+        while register or tasks:  # noqa: ASYNC110 - so does uvicorn
+            await asyncio.sleep(0)
+        assert ended.is_set()

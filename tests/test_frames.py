@@ -134,6 +134,10 @@ def test_what_looks_like_a_whole_message_is_none_where_another_has_not_ended() -
         assert feed([start + bytes(4), text]) == [event]
 
 
+def test_a_frame_without_a_mask_is_none_with_one_though_its_size_fits() -> None:
+    assert feed([header(TEXT, 5, mask=False) + MASK + masked(b"hello")]) == [Failure(1002, "frame is not masked")]
+
+
 def test_the_examples_of_the_rfc_are_read() -> None:
     assert feed([bytes.fromhex("818537fa213d7f9f4d5158")]) == ["Hello"]
     assert feed([bytes.fromhex("8a8537fa213d7f9f4d5158")]) == [Pong(b"Hello")]

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from starlette_channels.connection import Connection, Transport
@@ -180,6 +181,7 @@ class Lane(asyncio.Protocol):
             self._counts["broken_frame"] += 1
             logger.warning("Connection closed with %d: %s", event.code, event.reason)
             self.close(event.code, event.reason)
+            self.outlet.afterwards(self._hang_up)
 
     def _take_kept(self) -> None:
         kept, self._kept = self._kept, None
@@ -218,7 +220,6 @@ class Lane(asyncio.Protocol):
         self._outbox = None
         self._connection.hold()
         self._pulse.remove(self)
-        self._register.discard(self)
         self.tasks.spawn(self._end)
 
     # What uvicorn calls.
@@ -231,6 +232,20 @@ class Lane(asyncio.Protocol):
         if not self._closing:
             self._write_last(close_frame(close.code, ""))
         self.outlet.afterwards(self._transport.close)
+
+    def _hang_up(self) -> None:
+        """Tell the client that nothing more comes: who broke the protocol is not listened to, so its answer neither.
+
+        RFC 6455, §7.1.7. Closing outright would reset the connection while bytes of the client are unread, and then the
+        client might never see the close frame.
+        """
+        if self._transport.is_closing():
+            return
+        if self._transport.can_write_eof():
+            with suppress(OSError):  # the client was faster
+                self._transport.write_eof()
+        else:  # TLS, which says so itself
+            self._transport.close()
 
     def _say_goodbye(self, code: int, reason: str) -> None:
         self._write_last(close_frame(code, reason))
@@ -280,7 +295,9 @@ class Lane(asyncio.Protocol):
     async def _end(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._server_tasks.add(task)  # the server waits for these before it ends the lifespan
+        # The server waits for those in either of these before it ends the lifespan, so it must find this one.
+        self._server_tasks.add(task)
+        self._register.discard(self)
         try:
             await self._connection.end()
         finally:

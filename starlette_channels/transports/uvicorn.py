@@ -53,10 +53,11 @@ class FastLane(WebSocketsSansIOProtocol):
         if (
             not (self.handshake_complete and untouched and self.writable.is_set())
             or self.close_sent
-            or self.disconnected
+            or self.transport.is_closing()
         ):
             return False
         self.stop_keepalive()
+        del self.scope  # through the extension it leads back to this object, which would have to wait for the collector
         transport = self.transport
         self.transport: asyncio.Transport = Detached()
         lane = Lane(
