@@ -178,15 +178,13 @@ def _close(payload: bytes) -> Close | Failure:
     return Close(code, reason) if code in _CODES or not payload else Failure(1002, "invalid close code")
 
 
-_SMALL_TEXT = [bytes((_TEXT, size)) for size in range(_SMALL + 1)]
+_COMMON = 1024  # bytes: text of up to this length has its header made already
+_TEXT_HEADERS = [bytes((_TEXT, size)) if size <= _SMALL else pack("!BBH", _TEXT, 126, size) for size in range(_COMMON)]
 
 
 def text_frame(payload: bytes) -> bytes:
     """A text message in one frame; the payload is UTF-8."""
-    size = len(payload)
-    if size <= _SMALL:
-        return _SMALL_TEXT[size] + payload
-    return pack("!BBH", _TEXT, 126, size) + payload if size < 1 << 16 else _frame(_TEXT, payload)
+    return _TEXT_HEADERS[size] + payload if (size := len(payload)) < _COMMON else _frame(_TEXT, payload)
 
 
 def binary_frame(payload: bytes) -> bytes:
