@@ -7,6 +7,8 @@ from msgspec import Struct
 
 from benchmarks.wires import Wire
 
+Mode = Literal["fanout", "echo", "connect", "idle"]
+
 FRAME_BYTES = 100
 JOINING_AT_ONCE = 100
 CONNECTIONS_PER_ADDRESS = (
@@ -35,7 +37,7 @@ class Load(Struct, frozen=True, kw_only=True):
     connection that waits for its echo. With `rate` instead, messages are sent at so many a second, whatever comes back.
     """
 
-    mode: Literal["fanout", "echo", "connect", "idle"]
+    mode: Mode
     connections: int
     says: Literal["publish", "echo"] = "publish"
     topic: str = "room:{room}"
@@ -70,6 +72,7 @@ class Load(Struct, frozen=True, kw_only=True):
 class Measured(Struct, frozen=True, kw_only=True):
     """What the load generator reports; its names. Times of latency are in milliseconds."""
 
+    mode: Mode
     conns: int
     joined: int
     failed: int
@@ -98,7 +101,7 @@ class Measured(Struct, frozen=True, kw_only=True):
             return f"{self.closed:,} of {self.conns:,} connections were closed"
         if self.lost:
             return f"{self.lost:,} of {self.expected:,} were lost"
-        if self.expected and not self.count:
+        if self.mode != "idle" and not self.count:
             return "nothing arrived"
         return ""
 

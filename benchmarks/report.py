@@ -74,7 +74,8 @@ def _lines(results: Results) -> Iterator[str]:
 
 def _numbers(cell: Cell, scenario: Scenario, floors: str) -> str:
     figure = "-" if cell.figure is None else amount(cell.figure, scenario.unit)
-    return f"{figure:>10}{floors:>10}{cell.p50_ms:>10.2f}{cell.p99_ms:>10.2f}{cell.client:>8.0%}"
+    times = f"{cell.p50_ms:>10.2f}{cell.p99_ms:>10.2f}" if cell.p99_ms else f"{'':20}"
+    return f"{figure:>10}{floors:>10}{times}{cell.client:>8.0%}"
 
 
 def markdown(results: Results) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.compiler import ROOT, compiled
 from benchmarks.loads import Load, Measured, NoReport, Timing, parse
-from benchmarks.machine import cores
+from benchmarks.machine import cores, take_precedence
 from benchmarks.results import Sample
 from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.servers import FLOOR, HOST, Server
@@ -53,6 +53,7 @@ def serve(server: Server, python: str) -> Generator[Running]:
                 start_new_session=True,
             )
         os.sched_setaffinity(process.pid, {cores()[0]})
+        take_precedence(process.pid)
         running = Running(server, process.pid, port, log)
         try:
             wait_until_it_accepts(running, process)

@@ -1,6 +1,7 @@
 """The command `run`: everything that was asked for, so many times, and the table."""
 
 import fnmatch
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -37,10 +38,10 @@ def run(options: Namespace) -> int:
         return 0
     for program in ("wsload", "floor"):
         compiled(program)  # what is wrong with the compiler is said before anything is measured
-    machine.take_precedence()
+    machine.take_precedence(os.getpid())
     timing = QUICK if options.quick else NORMAL
     versions = machine.installed(options.python, {name for server in servers for name in server.requires})
-    pairs = plan(_permitted(scenarios), _installed(servers, versions))
+    pairs = plan(permitted(scenarios), installed(servers, versions))
     found = Results(date=machine.today(), machine=machine.kind(), versions=versions, seconds=timing.window, samples=[])
     for number in range(1 if options.quick else options.runs):
         for scenario, server in pairs:
@@ -67,7 +68,8 @@ def _chosen(name: str, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-def _permitted(scenarios: list[Scenario]) -> list[Scenario]:
+def permitted(scenarios: list[Scenario]) -> list[Scenario]:
+    """The scenarios for which enough files can be opened; the others are named."""
     fit: list[Scenario] = []
     for scenario in scenarios:
         if machine.permit_files(scenario.files):
@@ -77,7 +79,8 @@ def _permitted(scenarios: list[Scenario]) -> list[Scenario]:
     return fit
 
 
-def _installed(servers: list[Server], versions: dict[str, str]) -> list[Server]:
+def installed(servers: list[Server], versions: dict[str, str]) -> list[Server]:
+    """The servers that can be started; the others are named."""
     fit: list[Server] = []
     for server in servers:
         if missing := [name for name in server.requires if name not in versions]:
