@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,13 +144,13 @@ def measure(scenario: Scenario, server: Server, python: str, timing: Timing) -> 
     )
 
 
-def plan(scenarios: Iterable[Scenario], servers: Sequence[Server]) -> list[tuple[Scenario, Server]]:
+def plan(scenarios: Sequence[Scenario], servers: Sequence[Server]) -> list[tuple[Scenario, Server]]:
     """What to run: every server under every scenario, in turn.
 
     A scenario with a reference needs the floor under that one, and not under its own.
     """
-    chosen, floors = list(scenarios), [server for server in servers if server.name == FLOOR]
-    references = {scenario.reference for scenario in chosen} - {scenario.name for scenario in chosen}
+    floors = [server for server in servers if server.name == FLOOR]
+    references = {scenario.reference for scenario in scenarios} - {scenario.name for scenario in scenarios}
     extra = [(scenario, floor) for scenario in SCENARIOS for floor in floors if scenario.name in references]
-    pairs = [(scenario, server) for scenario in chosen for server in servers]
-    return [*extra, *((one, server) for one, server in pairs if not (one.reference and server.name == FLOOR))]
+    pairs = [(scenario, server) for scenario in scenarios for server in servers]
+    return [*extra, *((one, server) for one, server in pairs if one.has_floor or server.name != FLOOR)]

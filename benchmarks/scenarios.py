@@ -27,6 +27,11 @@ class Scenario(Struct, frozen=True, kw_only=True):
     at_most: float | None = None
 
     @property
+    def has_floor(self) -> bool:
+        """Whether the floor is run: memory and patience are none of its virtues, and it has but one topic."""
+        return self.figure == "per_cpu_s" and not self.reference
+
+    @property
     def files(self) -> int:
         """Open files that the server needs."""
         return self.load.files + (self.beside.files if self.beside else 0)
