@@ -72,30 +72,36 @@ class Results(Struct, kw_only=True):
 
     def cell(self, scenario: Scenario, server: str) -> Cell | None:
         """Medians over the runs, or none if there was no run."""
-        samples = [one for one in self.samples if (one.scenario, one.server) == (scenario.name, server)]
+        samples = self._samples(scenario, server)
         if not samples:
             return None
-        fault = next((sample.fault for sample in samples if sample.fault), "")
         measured = [sample.measured for sample in samples if sample.measured]
-        if not measured:
-            return Cell(figure=None, p50_ms=0, p99_ms=0, client=0, fault=fault)
+        figures = [figure for figure in self._figures(scenario, server) if figure is not None]
         return Cell(
-            figure=None if fault else median(getattr(one, scenario.figure) for one in measured),
-            p50_ms=median(one.p50_ms for one in measured),
-            p99_ms=median(one.p99_ms for one in measured),
-            client=median(one.client for one in measured),
-            fault=fault,
+            figure=median(figures) if len(figures) == len(samples) else None,
+            p50_ms=median([one.p50_ms for one in measured] or [0]),
+            p99_ms=median([one.p99_ms for one in measured] or [0]),
+            client=median([one.client for one in measured] or [0]),
+            fault=next((sample.fault for sample in samples if sample.fault), ""),
         )
 
     def of_floor(self, scenario: Scenario, server: str) -> float | None:
-        """The figure in floors, where that makes sense and both are there."""
+        """The figure in floors, where that makes sense and both are there: the median over the runs, since what slows
+        one run of a server down often slows the floor's down as well."""
         if scenario.figure != "per_cpu_s":
             return None
         reference = next((one for one in SCENARIOS if one.name == scenario.reference), scenario)
-        cell, floor = self.cell(scenario, server), self.cell(reference, FLOOR)
-        if cell is None or cell.figure is None or floor is None or not floor.figure:
+        ours, floors = self._figures(scenario, server), self._figures(reference, FLOOR)
+        if not ours or not floors or None in (*ours, *floors):
             return None
-        return cell.figure / floor.figure
+        return median(mine / floor for mine, floor in zip(ours, floors, strict=False) if mine is not None and floor)
+
+    def _samples(self, scenario: Scenario, server: str) -> list[Sample]:
+        return [one for one in self.samples if (one.scenario, one.server) == (scenario.name, server)]
+
+    def _figures(self, scenario: Scenario, server: str) -> list[float | None]:
+        samples = self._samples(scenario, server)
+        return [None if one.fault else getattr(one.measured, scenario.figure) for one in samples]
 
     def goal_met(self, scenario: Scenario) -> bool | None:
         """Whether our server meets its goal, or none if there is no goal, or nothing to compare with it."""

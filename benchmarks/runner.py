@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
@@ -124,7 +125,7 @@ def kept_busy(load: Load, running: Running, timing: Timing) -> Generator[list[Me
 
 
 def measure(scenario: Scenario, server: Server, python: str, timing: Timing) -> Sample:
-    """Run one server under one scenario, once. What goes wrong is in the sample."""
+    """Run one server under one scenario, once. What goes wrong is in the sample, and more of it on stderr."""
     measured: Measured | None = None
     beside: list[Measured] = []
     try:
@@ -132,9 +133,13 @@ def measure(scenario: Scenario, server: Server, python: str, timing: Timing) -> 
             if scenario.beside is not None:
                 beside = stack.enter_context(kept_busy(scenario.beside, running, timing))
             measured = apply(scenario.load, running, timing)
-        fault = next((one.fault for one in (measured, *beside) if one.fault), "")
+            stack.close()
+            fault = next((one.fault for one in (measured, *beside) if one.fault), "")
+            if fault:
+                print(running.tail(), file=sys.stderr)
     except (NoReport, ServerFailed) as error:
-        fault = str(error)
+        print(error, file=sys.stderr)
+        fault = str(error).partition("\n")[0]  # a log may name folders, which are nobody's business
     return Sample(
         scenario=scenario.name,
         server=server.name,

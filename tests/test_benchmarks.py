@@ -14,7 +14,7 @@ from benchmarks.results import Machine, Results, Sample, load, save
 from benchmarks.runner import measure, plan
 from benchmarks.running import installed
 from benchmarks.scenarios import FANOUT, SCENARIOS, Scenario
-from benchmarks.servers import FLOOR, OURS, SERVERS
+from benchmarks.servers import FLOOR, OURS, SERVERS, Server
 from benchmarks.wires import PHOENIX
 
 GOOD = Measured(
@@ -155,3 +155,10 @@ def test_the_whole_chain_works(server: str) -> None:
     assert found.fault == ""
     assert found.measured is not None
     assert found.measured.count >= 10
+
+
+def test_a_server_that_does_not_start_is_a_failed_run_that_names_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = Server(name="nowhere", title="", app="nowhere")
+    found = measure(scenario(FANOUT), nowhere, sys.executable, Timing(warmup=0, window=0.3))
+    assert (found.measured, found.fault) == (None, "nowhere did not start")
+    assert "nowhere" in capsys.readouterr().err
