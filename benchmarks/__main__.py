@@ -1,0 +1,57 @@
+"""`python -m benchmarks`: measure, and show what was measured."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from benchmarks import chart, report, results, running
+from benchmarks.compiler import CannotCompile
+from benchmarks.machine import Unfit
+
+
+def print_table(options: Namespace) -> int:
+    """Print results as a table in Markdown."""
+    print(report.markdown(results.load(options.results)))
+    return 0
+
+
+def write_chart(options: Namespace) -> int:
+    """Draw results."""
+    options.svg.write_text(chart.svg(results.load(options.results)))
+    return 0
+
+
+def parser() -> ArgumentParser:
+    """The commands and their options."""
+    main = ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = main.add_subparsers(required=True)
+
+    command = commands.add_parser("run", help="measure, print a table and save everything (what is done by default)")
+    running.add_options(command)
+    command.set_defaults(call=running.run)
+
+    command = commands.add_parser("table", help="results as a table in Markdown")
+    command.add_argument("results", type=Path)
+    command.set_defaults(call=print_table)
+
+    command = commands.add_parser("chart", help="results as a picture")
+    command.add_argument("results", type=Path)
+    command.add_argument("--svg", type=Path, default=chart.PATH)
+    command.set_defaults(call=write_chart)
+    return main
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the command line says."""
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments = ["run", *arguments]
+    options = parser().parse_args(arguments)
+    try:
+        return options.call(options)
+    except (CannotCompile, Unfit) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,37 @@
+"""Ours; the transport is chosen on the server's command line."""
+
+from typing import Any
+
+from msgspec import Struct
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from starlette_channels import Channels, Socket, channel
+
+
+class Message(Struct):
+    """What the load generator publishes: when it did, and padding up to the size of the frame."""
+
+    ts: int
+    body: str
+
+
+@channel("room:*")
+async def room(socket: Socket, payload: dict[str, Any]) -> None:
+    """Let everybody in."""
+
+
+@room.on("new_msg")
+async def new_msg(socket: Socket, message: Message) -> None:
+    """Tell everybody in the room."""
+    socket.broadcast("new_msg", message)
+
+
+@room.on("echo")
+async def echo(socket: Socket, message: Message) -> Message:
+    """Answer with what came."""
+    return message
+
+
+channels = Channels([room])
+app = Starlette(routes=[Mount("/socket", app=channels)], lifespan=channels.lifespan)
