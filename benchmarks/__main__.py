@@ -4,7 +4,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from benchmarks import chart, report, results, running
+from benchmarks import chart, report, results, running, soak
 from benchmarks.compiler import CannotCompile
 from benchmarks.machine import Unfit
 
@@ -29,6 +29,10 @@ def parser() -> ArgumentParser:
     command = commands.add_parser("run", help="measure, print a table and save everything (what is done by default)")
     running.add_options(command)
     command.set_defaults(call=running.run)
+
+    command = commands.add_parser("soak", help="let clients come and go, a million by default, and see what is left")
+    soak.add_options(command)
+    command.set_defaults(call=soak.run)
 
     command = commands.add_parser("table", help="results as a table in Markdown")
     command.add_argument("results", type=Path)
