@@ -14,7 +14,7 @@ ROOT = Path(starlette_channels.__file__).parent
 PACKAGE = ROOT.name
 
 LAYERS = [
-    {"exceptions", "frames", "limits", "metrics", "params", "slow", "tasks", "topics"},
+    {"auth_tokens", "exceptions", "frames", "limits", "metrics", "params", "slow", "tasks", "topics"},
     {"messages"},
     {"payloads"},
     {"serializers"},
@@ -29,6 +29,7 @@ LAYERS = [
     {"members"},
     {"connection"},
     {"handshake"},
+    {"origins"},
     {"transports", "transports.outbox", "transports.outlet", "transports.sweeper"},
     {"transports.pulse"},
     {"transports.lane", "transports.websocket"},
@@ -37,7 +38,7 @@ LAYERS = [
 ]
 """A module imports from the layers above it only, never from its own and never from below."""
 
-PURE = {"frames", "protocol", "messages", "params", "topics", "payloads", "serializers"}
+PURE = {"auth_tokens", "frames", "origins", "protocol", "messages", "params", "topics", "payloads", "serializers"}
 """They know no event loop, no clock and no socket."""
 
 REQUIRED = {"anyio", "msgspec", "starlette"}
