@@ -15,7 +15,7 @@ PACKAGE = ROOT.name
 
 LAYERS = [
     {"auth_tokens", "exceptions", "frames", "limits", "metrics", "params", "slow", "tasks", "topics"},
-    {"messages"},
+    {"messages", "tokens"},
     {"payloads"},
     {"serializers"},
     {"protocol"},
@@ -46,6 +46,9 @@ REQUIRED = {"anyio", "msgspec", "starlette"}
 
 WITH_UVICORN = {("frames", "websockets"), ("transports.uvicorn", "uvicorn")}
 """What `uvicorn[standard]`, which is required, brings; only the fast lane makes use of it."""
+
+EXTRAS = {("tokens", "itsdangerous")}
+"""What an extra of the package brings, for a module that users import by themselves."""
 
 IF_THERE = {("tasks", "trio")}
 """What a module imports in a function, when it is certain to be installed."""
@@ -141,7 +144,7 @@ def test_a_module_imports_only_what_the_package_requires(module: str) -> None:
         elif (module, top) in IF_THERE:
             assert found.deferred, f"{where}, but not in a function"
         else:
-            assert top in REQUIRED or (module, top) in WITH_UVICORN, f"{where}, which is no dependency"
+            assert top in REQUIRED or (module, top) in WITH_UVICORN | EXTRAS, f"{where}, which is no dependency"
 
 
 @pytest.mark.parametrize("module", sorted(PURE))
