@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 import anyio
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import compile_path
 from starlette.staticfiles import StaticFiles
@@ -213,6 +214,8 @@ class Channels(Generic[A]):
             socket_id = self._identify(assigns)
         except ConnectError as error:
             raise Refused(error.status, error.reason, error.reason) from None
+        except HTTPException as error:
+            raise Refused(error.status_code, error.detail, error.detail) from None
         except Refused:
             raise
         except Exception as error:
