@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from starlette_channels import Channels, Handshake, Reply, Socket, channel
@@ -13,6 +13,7 @@ from starlette_channels.auth_tokens import PREFIX, decode_token, encode_token, l
 from starlette_channels.testing import HandshakeRefused, connect
 
 pytestmark = pytest.mark.anyio
+PROPERTY = settings(derandomize=True, database=None, deadline=None)
 
 
 @channel("me")
@@ -102,6 +103,7 @@ async def test_a_token_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
     assert SECRET.removeprefix(PREFIX) not in caplog.text
 
 
+@PROPERTY
 @given(st.text())
 @example("??>>~~")
 def test_either_alphabet_padded_or_not_is_the_same_token(token: str) -> None:
@@ -111,6 +113,7 @@ def test_either_alphabet_padded_or_not_is_the_same_token(token: str) -> None:
     assert take_token(["phoenix", encode_token(token)]) == (token, ["phoenix"])
 
 
+@PROPERTY
 @given(st.lists(st.text(max_size=20) | st.text(max_size=20).map(PREFIX.__add__), max_size=4))
 def test_whatever_is_offered_is_read_or_a_value_error(offered: list[str]) -> None:
     try:

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -18,6 +18,7 @@ from starlette_channels.origins import Allowed, Origin, is_same_host, parse_allo
 from starlette_channels.testing import HandshakeRefused, connect
 
 pytestmark = pytest.mark.anyio
+PROPERTY = settings(derandomize=True, database=None, deadline=None)
 
 
 @channel("room:*")
@@ -301,6 +302,7 @@ def origin_of(scheme: str, host: str, port: int | None) -> str:
     return f"{scheme}://{host}" + (f":{port}" if port else "")
 
 
+@PROPERTY
 @given(SCHEMES, HOSTS, PORTS)
 def test_every_origin_that_a_browser_can_send_is_read_and_admits_itself(scheme: str, host: str, port: int) -> None:
     text = origin_of(scheme, host, port)
@@ -312,6 +314,7 @@ def test_every_origin_that_a_browser_can_send_is_read_and_admits_itself(scheme: 
         assert parse_allowed(entry).admits(origin)
 
 
+@PROPERTY
 @given(SCHEMES, HOSTS, PORTS, HOSTS)
 def test_a_star_admits_the_host_and_what_is_below_it_and_nothing_else(
     scheme: str, host: str, port: int | None, other: str
@@ -324,6 +327,7 @@ def test_a_star_admits_the_host_and_what_is_below_it_and_nothing_else(
     assert star.admits(beside) == (f".{other}{host}".endswith(f".{host}"))
 
 
+@PROPERTY
 @given(st.text())
 def test_nothing_that_a_client_sends_makes_the_check_raise(header: str) -> None:
     origin = parse_origin(header)

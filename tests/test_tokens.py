@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
@@ -17,6 +17,7 @@ from starlette_channels.tokens import Tokens
 
 OLD, NEW = "the old key of this test", "the new key of this test"
 NOON = 1_800_000_000.0
+PROPERTY = settings(derandomize=True, database=None, deadline=None)
 
 
 class User(Struct):
@@ -55,6 +56,7 @@ JSON = st.recursive(
 )
 
 
+@PROPERTY
 @given(JSON)
 def test_what_was_signed_comes_back(data: Any) -> None:
     token = tokens.sign(data)
@@ -71,6 +73,7 @@ def test_a_struct_is_signed_and_comes_back_as_one_if_its_type_is_named() -> None
         tokens.verify(tokens.sign({"id": "seven"}), User)
 
 
+@PROPERTY
 @given(st.text(st.characters(), max_size=80) | st.from_regex(r"[\w-]{0,30}(\.[\w-]{0,30}){0,3}", fullmatch=True))
 def test_whatever_else_a_client_sends_is_invalid(token: str) -> None:
     invalid(token)
@@ -81,6 +84,7 @@ def test_no_token_is_an_invalid_token(token: Any) -> None:
     assert invalid(token) == "no token"
 
 
+@PROPERTY
 @given(st.data())
 def test_a_token_that_was_changed_is_invalid(data: st.DataObject) -> None:
     token = tokens.sign({"id": 7})
