@@ -10,19 +10,22 @@ from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 import anyio
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import compile_path
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from starlette_channels.auth_tokens import SUBPROTOCOL
 from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel
 from starlette_channels.connection import Connection, Service, Transport
 from starlette_channels.exceptions import ConnectError
-from starlette_channels.handshake import Handshake, Refused, choose_subprotocol, refuse_websocket
+from starlette_channels.handshake import Handshake, Refused, choose_subprotocol, read_auth_token, refuse_websocket
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Payload, shown
 from starlette_channels.metrics import Statistics
+from starlette_channels.origins import CheckOrigin, OriginCheck
 from starlette_channels.serializers import DEFAULT_VERSION, V1, V2, Serializer, negotiate
 from starlette_channels.transports.websocket import serve_websocket, warn_about_server
 
@@ -45,6 +48,10 @@ class Channels(Generic[A]):
     `socket_id` names a connection for `disconnect`. `path` may have variables (`"/ws/{region}"`), which are params as
     the mount's are. Of `subprotocols` the first that the client offers is chosen; a client that offers only others is
     refused.
+
+    `check_origin` says which pages may connect, by the `Origin` header that browsers send: `True`, those of the host
+    that is connected to; `False`, any; a list such as `["https://app.example", "//*.app.example"]`; or a function of
+    the handshake that returns a bool. `auth_token=True` reads the `authToken` of the client's options for `connect`.
     """
 
     @overload
@@ -57,6 +64,8 @@ class Channels(Generic[A]):
         serializers: Sequence[Serializer] = (),
         path: str = "/websocket",
         subprotocols: Sequence[str] | None = None,
+        check_origin: CheckOrigin = True,
+        auth_token: bool = False,
         limits: Limits | None = None,
     ) -> None: ...
 
@@ -71,6 +80,8 @@ class Channels(Generic[A]):
         serializers: Sequence[Serializer] = (),
         path: str = "/websocket",
         subprotocols: Sequence[str] | None = None,
+        check_origin: CheckOrigin = True,
+        auth_token: bool = False,
         limits: Limits | None = None,
     ) -> None: ...
 
@@ -84,6 +95,8 @@ class Channels(Generic[A]):
         serializers: Sequence[Serializer] = (),
         path: str = "/websocket",
         subprotocols: Sequence[str] | None = None,
+        check_origin: CheckOrigin = True,
+        auth_token: bool = False,
         limits: Limits | None = None,
     ) -> None:
         if connect is not None and not inspect.iscoroutinefunction(connect):
@@ -95,7 +108,9 @@ class Channels(Generic[A]):
         self._socket_id = socket_id
         self._serializers = tuple(serializers) or (V2(), V1())
         self._path, _, self._path_convertors = compile_path(path)
-        self._subprotocols = subprotocols
+        self._auth_token = auth_token
+        self._subprotocols = [SUBPROTOCOL, *(subprotocols or ())] if auth_token else subprotocols
+        self._check_origin = OriginCheck(check_origin)
         self._static = StaticFiles(directory=Path(__file__).parent / "static")
         self._closing = False
         warn_about_server()
@@ -167,10 +182,7 @@ class Channels(Generic[A]):
         try:
             connected, subprotocol = await self._shake_hands(scope)
         except Refused as refusal:
-            self._service.counts[refusal.code] += 1
-            level = logging.WARNING if refusal.__cause__ is None else logging.ERROR
-            reason = shown(refusal.reason)
-            logger.log(level, "Connection refused with %d: %s", refusal.status, reason, exc_info=refusal.__cause__)
+            self._note(refusal)
             answer = refuse_websocket(scope, send, refusal)
         else:
             answer = send({"type": "websocket.accept", "subprotocol": subprotocol})
@@ -181,6 +193,12 @@ class Channels(Generic[A]):
             return
         if connected is not None and not self._take_fast_lane(scope, connected):
             await serve_websocket(receive, send, connected, self._service.limits, self._service.counts)
+
+    def _note(self, refusal: Refused) -> None:
+        self._service.counts[refusal.code] += 1
+        level = logging.WARNING if refusal.__cause__ is None else logging.ERROR
+        reason = shown(refusal.reason) + (refusal.advice and f": {refusal.advice}")
+        logger.log(level, "Connection refused with %d: %s", refusal.status, reason, exc_info=refusal.__cause__)
 
     def _take_fast_lane(self, scope: Scope, connected: Callable[[Transport], Connection]) -> bool:
         """Attach to the server's connection if it lets us, and free the ASGI call."""
@@ -196,6 +214,8 @@ class Channels(Generic[A]):
             socket_id = self._identify(assigns)
         except ConnectError as error:
             raise Refused(error.status, error.reason, error.reason) from None
+        except HTTPException as error:
+            raise Refused(error.status_code, error.detail, error.detail) from None
         except Refused:
             raise
         except Exception as error:
@@ -219,6 +239,9 @@ class Channels(Generic[A]):
             params = handshake.params
         except ValueError as error:
             raise Refused(400, f"malformed query string: {error}") from None
+        self._check_origin(handshake)
+        if self._auth_token:
+            read_auth_token(handshake)
         subprotocol = choose_subprotocol(self._subprotocols, handshake.offered_subprotocols)
         serializer = negotiate(params.get("vsn", DEFAULT_VERSION), self._serializers)
         if serializer is None:
@@ -249,11 +272,16 @@ class Channels(Generic[A]):
             return PlainTextResponse("Not Found", 404)
         if scope["method"] != "GET":
             return PlainTextResponse("Method Not Allowed", 405, {"allow": "GET"})
+        try:
+            self._check_origin(Handshake(scope, {}))
+        except Refused as refusal:
+            self._note(refusal)
+            return PlainTextResponse(refusal.body, refusal.status)
         upgrading = "upgrade" in Headers(scope=scope)
-        reason = "No WebSocket library: install uvicorn[standard]" if upgrading else "Upgrade Required"
+        reason = "No WebSocket library: install uvicorn[standard]" if upgrading else "This is for WebSockets"
         # Both headers go together in HTTP/1.1, and neither is allowed in HTTP/2.
         headers = {"upgrade": "websocket", "connection": "upgrade"} if scope.get("http_version") == "1.1" else {}
-        return PlainTextResponse(reason, 426, headers)
+        return PlainTextResponse(reason, 400, headers)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup

@@ -2,6 +2,8 @@
 
 ChannelsError
 ├── ConnectError      raise it in `connect` to refuse a client
+│   └── InvalidToken      there is no token, or not one of ours (the client's fault)
+│       └── ExpiredToken      it was one of ours
 ├── JoinError         raise it in a join handler to refuse a topic; its payload reaches the client
 ├── ProtocolError     the client sent a frame that the protocol does not allow (its fault)
 ├── InvalidPayload    the client sent a payload that does not fit the handler's annotation (its fault)
@@ -32,6 +34,20 @@ class ConnectError(ChannelsError):
         super().__init__(reason)
         self.reason: str = reason
         self.status: int = status
+
+
+class InvalidToken(ConnectError):
+    """A signed token is missing, not ours, or for something else.
+
+    Let out of `connect`, it refuses the client with 401. The text says what is wrong, and never the token.
+    """
+
+    def __init__(self, reason: str = "invalid token") -> None:
+        super().__init__(reason, 401)
+
+
+class ExpiredToken(InvalidToken):
+    """A signed token is too old: the client needs a new one."""
 
 
 class JoinError(ChannelsError):

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.types import Scope, Send
 
+from starlette_channels.auth_tokens import take_token
 from starlette_channels.params import Params, decode_query
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
@@ -15,11 +16,16 @@ logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 class Handshake(HTTPConnection):
     """The request that opens a connection, as `connect` sees it, with whatever middleware has put into it.
 
-    Beside Starlette's attributes (`headers`, `cookies`, `session`, `user`, `state`, `app`, ...) it has `params`.
+    Beside Starlette's attributes (`headers`, `cookies`, `session`, `user`, `state`, `app`, ...) it has `params` and
+    `auth_token`.
     """
 
     def __init__(self, scope: Scope, path_params: Mapping[str, Any]) -> None:
         super().__init__(scope)
+        self.offered_subprotocols: list[str] = list(scope.get("subprotocols", ()))
+        """The subprotocols that the client offers, without the one that carries an auth token."""
+        self.auth_token: str | None = None
+        """The `authToken` of the client's options, with `Channels(auth_token=True)`; nobody has verified it yet."""
         self._path_params = path_params
         self._params: Params | None = None
 
@@ -34,17 +40,18 @@ class Handshake(HTTPConnection):
             self._params = {**decode_query(query.decode()), **self._path_params}
         return self._params
 
-    @property
-    def offered_subprotocols(self) -> list[str]:
-        """The subprotocols that the client offers."""
-        return list(self.scope.get("subprotocols", ()))
-
 
 class Refused(Exception):
-    """The handshake ends with this HTTP status and body; the reason is for the log, the code for the counters."""
+    """The handshake ends with this HTTP status and body; reason and advice are for the log, the code for the counters.
 
-    def __init__(self, status: int, reason: str, body: str = "", code: str = "connect_refused") -> None:
+    The reason may quote the client; the advice may not.
+    """
+
+    def __init__(
+        self, status: int, reason: str, body: str = "", code: str = "connect_refused", advice: str = ""
+    ) -> None:
         super().__init__(status, reason)
+        self.advice: str = advice
         self.status: int = status
         self.reason: str = reason
         self.body: str = body
@@ -62,6 +69,14 @@ def choose_subprotocol(ours: Sequence[str] | None, offered: Sequence[str]) -> st
     if chosen is None:
         raise Refused(403, "no common subprotocol")
     return chosen
+
+
+def read_auth_token(handshake: Handshake) -> None:
+    """Take the auth token of a WebSocket out of the offered subprotocols. Raises `Refused` if it is malformed."""
+    try:
+        handshake.auth_token, handshake.offered_subprotocols = take_token(handshake.offered_subprotocols)
+    except ValueError:
+        raise Refused(403, "the auth token is not base64", code="malformed_auth_token") from None
 
 
 async def refuse_websocket(scope: Scope, send: Send, refusal: Refused) -> None:

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 from starlette.types import ASGIApp, Message, Scope
 
+from starlette_channels.auth_tokens import SUBPROTOCOL, encode_token
 from starlette_channels.messages import Frame, Raw, Reply, encode_payload
 from starlette_channels.params import encode_query
 from starlette_channels.tasks import Tasks
@@ -278,6 +279,7 @@ async def connect(
     vsn: str = "2.0.0",
     headers: Mapping[str, str] | None = None,
     subprotocols: Sequence[str] = (),
+    auth_token: str | None = None,
     timeout: float = 5.0,  # noqa: ASYNC109 - it bounds each wait of the client, not this function
     **params: Any,
 ) -> AsyncGenerator[Client]:
@@ -301,7 +303,7 @@ async def connect(
         "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines.items()],
         "client": ("testclient", 50000),
         "server": ("testserver", 80),
-        "subprotocols": list(subprotocols),
+        "subprotocols": [*subprotocols, *([] if auth_token is None else [SUBPROTOCOL, encode_token(auth_token)])],
         "state": {},
         "extensions": {"websocket.http.response": {}},
     }

@@ -1,5 +1,6 @@
 """The page of example_app, and `channels.js` alone, in a real Chromium."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -270,3 +271,31 @@ def test_a_blank_page_needs_only_channels_js(browser: Browser, plain_server: Ser
     visits.leave()
     assert visits.errors == []
     assert visits.elsewhere == []
+
+
+WHO_AM_I = """(socket) => new Promise((resolve) => {
+    const connection = new WebSocket(`${socket}/websocket?vsn=2.0.0`);
+    connection.onopen = () => connection.send('["1", "1", "me", "phx_join", {}]');
+    connection.onmessage = (message) => resolve(JSON.parse(message.data)[4].response.you_are);
+    connection.onclose = () => resolve("refused");
+})"""
+
+
+@pytest.fixture
+def site() -> Iterator[Server]:
+    with serve("tests.origin_app:app") as server:
+        yield server
+
+
+def test_a_page_from_elsewhere_cannot_connect_with_the_cookies_of_a_user(browser: Browser, site: Server) -> None:
+    """The other page is of the same site, so that the browser sends even cookies that are `SameSite=lax` along."""
+    ours, theirs = f"chat.shop.localhost:{site.port}", f"evil.shop.localhost:{site.port}"
+    with contextlib.closing(browser.new_context()) as context:
+        page = context.new_page()
+        page.goto(f"http://{ours}/login/ann")
+        assert page.evaluate(WHO_AM_I, f"ws://{ours}/guarded") == "ann"
+        page.goto(f"http://{theirs}/")
+        assert page.evaluate(WHO_AM_I, f"ws://{ours}/open") == "ann", "without the check the page would be Ann"
+        assert page.evaluate(WHO_AM_I, f"ws://{ours}/guarded") == "refused"
+        assert page.evaluate(WHO_AM_I, f"ws://{theirs}/guarded") == "nobody"
+    assert f"'origin http://{theirs}, host {ours}'" in site.tail()

@@ -10,6 +10,7 @@ import pytest
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -92,10 +93,12 @@ async def test_without_connect_everybody_comes_in_and_the_assigns_are_an_empty_d
         (ConnectError("slow down", status=429), 429, "slow down"),
         (ConnectError("später", 503), 503, "später"),
         (ConnectError(status=401), 401, ""),
+        (HTTPException(401, "log in first"), 401, "log in first"),
+        (HTTPException(429), 429, "Too Many Requests"),
     ],
 )
 async def test_connect_refuses_with_a_status_and_a_body(
-    error: ConnectError, status: int, body: str, caplog: pytest.LogCaptureFixture
+    error: ConnectError | HTTPException, status: int, body: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     channels = raising(error)
     refusal = await refused(channels)

@@ -29,7 +29,7 @@ def recorded(name: str, step: int) -> dict[str, Any]:
 
 
 def plain_get(token: str) -> dict[str, Any]:
-    return {"http": "GET", "path": "/socket/websocket", "params": {**V2, "token": token}, "status": 426}
+    return {"http": "GET", "path": "/socket/websocket", "params": {**V2, "token": token}, "status": 400}
 
 
 def echo(topic: str, text: str, response: object) -> list[dict[str, Any]]:
@@ -66,6 +66,7 @@ OURS: dict[str, list[dict[str, Any]]] = {
         recorded("malformed/binary-not-utf8-echo", 3),
         {"closed": "a", "code": 1011},
     ],
+    "subprotocol/auth-token-junk": [{**recorded("subprotocol/auth-token-junk", 0), "status": 403}],
     "v2-json/duplicate-keys": [
         connect(),
         *join("room:keys"),

@@ -5,10 +5,21 @@ from typing import Any
 import pytest
 
 import starlette_channels
-from starlette_channels import ChannelsError, ConnectError, InvalidPayload, JoinError, ProtocolError, SerializerError
+from starlette_channels import (
+    ChannelsError,
+    ConnectError,
+    ExpiredToken,
+    InvalidPayload,
+    InvalidToken,
+    JoinError,
+    ProtocolError,
+    SerializerError,
+)
+
+ERRORS = [ConnectError, ExpiredToken, InvalidPayload, InvalidToken, JoinError, ProtocolError, SerializerError]
 
 
-@pytest.mark.parametrize("error", [ConnectError, InvalidPayload, JoinError, ProtocolError, SerializerError])
+@pytest.mark.parametrize("error", ERRORS)
 def test_every_error_is_a_channels_error(error: type[Exception]) -> None:
     assert issubclass(error, ChannelsError)
 
@@ -18,7 +29,16 @@ def test_there_is_no_public_error_beside_them() -> None:
     errors = {name for name in public if issubclass(getattr(starlette_channels, name), BaseException)}
     assert errors == {
         *("ChannelsError", "ConnectError", "InvalidPayload", "JoinError", "ProtocolError", "SerializerError"),
+        *("ExpiredToken", "InvalidToken"),
     }
+
+
+def test_an_invalid_token_refuses_with_401() -> None:
+    assert (InvalidToken().status, str(InvalidToken()), str(ExpiredToken("too old"))) == (
+        401,
+        "invalid token",
+        "too old",
+    )
 
 
 def test_a_connect_error_is_403_without_a_reason_unless_it_says_otherwise() -> None:

@@ -23,7 +23,7 @@ PROMISED = {
     *("Broadcast", "Broker", "Channel", "Channels", "ChannelsError", "ConnectError", "EndReason", "Handshake"),
     *("InvalidPayload", "JoinError", "LaterReply", "Limits", "Payload", "ProtocolError", "Reply", "Serializer"),
     *("SerializerError", "Socket", "Statistics", "V1", "V2", "WhenSlow", "channel"),
-    *("latest_by_key",),
+    *("ExpiredToken", "InvalidToken", "latest_by_key"),
 }
 KIT = {"Client", "ConnectionClosed", "HandshakeRefused", "JoinRefused", "Joined", "Received", "connect"}
 

@@ -108,7 +108,7 @@ async def test_the_websocket_and_the_client_are_served_wherever_the_channels_are
         channels.broadcast("room:a", "news", {})
         assert await joined.receive("news") == {}
         assert (await browser.get(f"{mount}/channels.js")).status_code == 200
-        assert (await browser.get(f"{mount}/websocket")).status_code == 426
+        assert (await browser.get(f"{mount}/websocket")).status_code == 400
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -189,11 +189,11 @@ async def test_a_get_without_upgrade_is_told_to_upgrade_and_connect_is_not_asked
 
     async with http(Channels([room], connect=enter)) as browser:
         answer = await browser.get("/websocket")
-        assert (answer.status_code, answer.text) == (426, "Upgrade Required")
+        assert (answer.status_code, answer.text) == (400, "This is for WebSockets")
         assert answer.headers["upgrade"] == "websocket"
         # An upgrade that comes as HTTP means that the server has no WebSocket library.
         answer = await browser.get("/websocket", headers={"Upgrade": "websocket"})
-        assert answer.status_code == 426
+        assert answer.status_code == 400
         assert "uvicorn[standard]" in answer.text
 
 

@@ -46,6 +46,11 @@ export interface WebSocketLike {
 export interface SocketOptions {
   /** Sent in the URL of each connection; nested as `a[b]=1`, lists as `a[0]=1`. */
   params?: Params | undefined;
+  /**
+   * A secret for the server's `connect` that is not in the URL; the server needs `auth_token=True`. A function is asked
+   * anew for each connection.
+   */
+  authToken?: string | (() => string | null | undefined) | null | undefined;
   /** How long a join or a push waits for its answer. Milliseconds; default 10 000. */
   timeout?: number | undefined;
   /** A heartbeat is sent this often, and must be answered within this time. Milliseconds; default 30 000. */
@@ -62,7 +67,7 @@ export interface SocketOptions {
   /** Log to the console, unless there is a `logger`. */
   debug?: boolean | undefined;
   /** The WebSocket class; default: the global one. */
-  transport?: (new (url: string) => WebSocketLike) | undefined;
+  transport?: (new (url: string, protocols?: string[]) => WebSocketLike) | undefined;
   /** Only for a `decode` of your own. Default "arraybuffer". */
   binaryType?: "arraybuffer" | "blob" | undefined;
   /** For a serializer of your own on the server: the version that selects it. Default "2.0.0". */

@@ -62,6 +62,13 @@ function queryPairs(params, parent = "") {
   });
 }
 
+/** A text in base64, in the alphabet that the name of a subprotocol may have. */
+function base64url(text) {
+  const bytes = utf8.encoder.encode(text);
+  const base64 = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+  return base64.replace(/[+/=]/g, (sign) => ({ "+": "-", "/": "_", "=": "" })[sign]);
+}
+
 /** One action, tried again after delays that may grow with each try. */
 class Retry {
   tries = 0;
@@ -489,6 +496,7 @@ export class Socket {
   constructor(endPoint, options = {}) {
     this.endPoint = `${endPoint.replace(/\/+$/, "")}/websocket`;
     this.params = asFunction(options.params ?? {});
+    this.authToken = asFunction(options.authToken);
     this.vsn = options.vsn ?? VSN;
     this.timeout = options.timeout ?? 10_000;
     this.heartbeatIntervalMs = options.heartbeatIntervalMs ?? 30_000;
@@ -648,7 +656,7 @@ export class Socket {
   _open() {
     if (!this.transport) throw new Error("no WebSocket here: give the class to use as the option `transport`");
     this._attemptedAt = Date.now();
-    const conn = new this.transport(this.endPointURL());
+    const conn = new this.transport(this.endPointURL(), this._subprotocols());
     this.conn = conn;
     conn.binaryType = this.binaryType;
     // A connection that was given up goes on to report; it is not listened to any more.
@@ -663,6 +671,12 @@ export class Socket {
     });
     conn.onclose = current((event) => this._ended(event, failed ? "connection_error" : "connection_closed"));
     this._announceState();
+  }
+
+  // The only header of a WebSocket's handshake that a page can set: a place for a secret that is in no URL.
+  _subprotocols() {
+    const token = this.authToken();
+    return token ? ["phoenix", `base64url.bearer.phx.${base64url(token)}`] : [];
   }
 
   _reconnect() {

@@ -25,7 +25,7 @@ class Joined(Struct):
 
 
 async def connect(conn: Handshake) -> User:
-    name = conn.params.get("user")
+    name = conn.auth_token or conn.params.get("user")
     if not name:
         raise ConnectError("no user given")
     return User(name, conn.params.get("tags"))
@@ -102,7 +102,7 @@ def socket_id(user: User) -> str:
     return f"user:{user.name}"
 
 
-channels = Channels([room], connect=connect, socket_id=socket_id)
+channels = Channels([room], connect=connect, socket_id=socket_id, auth_token=True)
 
 
 async def blank(request: Request) -> HTMLResponse:

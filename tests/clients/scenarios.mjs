@@ -35,6 +35,13 @@ export async function refusedJoinIsTriedAgain({ client }) {
   assert.equal(answer[1].you, "ann");
 }
 
+export async function authToken({ client }) {
+  for (const authToken of ["ann", "ab~", "a.longer-one_with/what+is=allowed"]) {
+    const [status, response] = await outcome(client("", {}, { authToken }).channel("room:token", {}).join());
+    assert.deepEqual([status, response.you], ["ok", authToken]);
+  }
+}
+
 export async function refusedConnection({ client }) {
   const socket = client("");
   const closed = new Mailbox("the end of the connection");

@@ -1,7 +1,6 @@
 """The app that the conformance scenarios are played against: `uvicorn tests.conformance.app:app`. See channels.md.
 
-Not there yet, because the library has none of it: presence (the channels Presence, Roster and Realtime), long-polling,
-the origin check of `/origin` and the auth token of `/auth`.
+Not there yet, because the library has none of it: long-polling and presence (the channels Presence, Roster, Realtime).
 """
 
 import contextlib
@@ -31,6 +30,11 @@ REFUSE_IN_DETAIL = connector({**FORBIDDEN, "limited": ConnectError("slow down", 
 LABS = {"lab:first": "red", "lab:*": "blue", "exact": None, "prefix*": "green"}
 ROUTES: list[Channel[Any]] = [room, *(lab(pattern, color) for pattern, color in LABS.items())]
 
+ORIGINS = (
+    *("https://ok.example", "//any.example", "//*.wild.example"),
+    *("//port.example:8081", "https://tls.example:8443"),
+)
+
 BROKER = Broker()  # one for all mounts, so that what is broadcast reaches the clients of each
 
 
@@ -38,15 +42,16 @@ def socket(
     channels: Sequence[Channel[Session]] = ROUTES, connect: Connect[Session] = REFUSE, **options: Any
 ) -> Channels[Session]:
     """What is mounted, with the options in which one mount differs from another."""
+    options = {"check_origin": False, **options}
     return Channels(channels, connect=connect, socket_id=socket_id, broker=BROKER, **options)
 
 
 MOUNTS = {
     "/socket": socket(connect=REFUSE_IN_DETAIL),
-    "/origin": socket(),
+    "/origin": socket(check_origin=ORIGINS),
     "/short": socket(limits=Limits(idle_seconds=1.0 * SLOWNESS)),
     "/limits": socket([room], limits=Limits(channels=3, message_bytes=4096)),
-    "/auth": socket(subprotocols=["sip"]),
+    "/auth": socket(subprotocols=["sip"], auth_token=True),
     "/proto": socket(subprotocols=["chat", "sip"]),
     "/t/{tenant}": socket(path="/ws/{region}"),
 }

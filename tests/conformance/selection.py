@@ -13,17 +13,13 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 # Not played at all: what the library does not have yet.
 LATER_CATEGORIES = {
-    "check_origin": "there is no origin check yet",
     "long-poll": "there is no long-polling yet",
     "presence": "there is no presence yet",
 }
 LATER = {
+    "check_origin/longpoll": "needs long-polling",
     "join-leave/join-no-match": "needs presence",
     "malformed/kills-all-channels": "needs presence",
-    "subprotocol/auth-and-configured": "needs the auth token",
-    "subprotocol/auth-token": "needs the auth token",
-    "subprotocol/auth-token-alone": "needs the auth token",
-    "subprotocol/auth-token-junk": "needs the auth token",
 }
 
 # Played against no server as recorded: divergences.md allows it, and test_divergences.py shows what happens instead.
@@ -33,6 +29,7 @@ DIFFERENT = {
     "handshake/other-methods-more": "405 instead of 400",
     "handshake/path-slashes": "Starlette's router decides",
     "malformed/binary-not-utf8-echo": "a frame whose names are not UTF-8 is malformed: 1011",
+    "subprotocol/auth-token-junk": "403 instead of 500",
     "v2-json/duplicate-keys": "the last of equal keys wins",
 }
 

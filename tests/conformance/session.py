@@ -47,7 +47,7 @@ def connector(refusals: Mapping[str, ConnectError]) -> Callable[[Handshake], Cor
         if isinstance(token, str) and token in refusals:
             raise refusals[token]
         headers = {name: value for name, value in conn.headers.items() if name.startswith("x-test-")}
-        return Session(conn.params.get("user_id"), dict(conn.params), headers)
+        return Session(conn.params.get("user_id"), dict(conn.params), headers, conn.auth_token)
 
     return connect
 

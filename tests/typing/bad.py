@@ -330,6 +330,9 @@ Channels([identify], connect=identify)  # ERR
 Channels([room], connect=identify, broker=7)  # ERR
 Channels([room], connect=identify, serializers=["2.0.0"])  # ERR
 Channels([room], connect=identify, limits={"channels": 10})  # ERR
+Channels([room], connect=identify, check_origin=7)  # ERR
+Channels([room], connect=identify, check_origin=identify)  # ERR
+Channels([room], connect=identify, auth_token="secret")  # ERR
 Limits(10)  # ERR
 Limits(channel=10)  # ERR
 Limits().channels = 10  # ERR

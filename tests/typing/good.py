@@ -33,6 +33,7 @@ from starlette_channels import (
     channel,
 )
 from starlette_channels.testing import Client, Joined, Received, connect
+from starlette_channels.tokens import Tokens
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -339,6 +340,8 @@ channels = Channels(
     serializers=(V2(), V1()),
     path="/ws/{region}",
     subprotocols=["chat"],
+    check_origin=["//chat.example", "https://*.chat.example"],
+    auth_token=True,
     limits=Limits(channels=10, idle_seconds=30),
 )
 assert_type(channels, Channels[User])
@@ -346,6 +349,24 @@ app = Starlette(routes=[Mount("/socket", app=channels), Mount("/open", app=anybo
 
 
 FastAPI().mount("/socket", channels)
+
+
+def of_the_tenant(conn: Handshake) -> bool:
+    return conn.headers["origin"] == conn.params["tenant"]
+
+
+tokens = Tokens(["a key of twenty bytes", "another of 20 bytes.."], salt="user socket", max_age=3600)
+
+
+async def identify_by_token(conn: Handshake) -> User:
+    assert_type(conn.auth_token, str | None)
+    assert_type(tokens.sign(User("ann")), str)
+    assert_type(tokens.expires_at(conn.auth_token), float)
+    return assert_type(tokens.verify(conn.auth_token, User), User)
+
+
+Channels([room], connect=identify_by_token, check_origin=of_the_tenant, auth_token=True)
+Channels([lobby], check_origin=False)
 rooms: list[Channel[User]] = [room, game]
 some = Channels(rooms, connect=identify)
 

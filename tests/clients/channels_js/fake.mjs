@@ -9,8 +9,9 @@ export class FakeWebSocket {
   sent = [];
   closedWith = null;
 
-  constructor(url) {
+  constructor(url, protocols) {
     this.url = url;
+    this.protocols = protocols;
   }
 
   send(data) {
@@ -78,8 +79,8 @@ export function setUp(t, options = {}, endPoint = "ws://server/socket") {
 
   const connections = [];
   class Transport extends FakeWebSocket {
-    constructor(url) {
-      super(url);
+    constructor(...args) {
+      super(...args);
       connections.push(this);
     }
   }

@@ -55,6 +55,32 @@ test("params that are a function are asked anew for each connection", (t) => {
   assert.deepEqual(env.connections.map(({ url }) => new URL(url).searchParams.get("count")), ["1", "2"]);
 });
 
+for (const [authToken, protocols] of [
+  [undefined, []],
+  [null, []],
+  ["", []],
+  [() => null, []],
+  ["secret", ["phoenix", "base64url.bearer.phx.c2VjcmV0"]],
+  [() => "secrets", ["phoenix", "base64url.bearer.phx.c2VjcmV0cw"]],
+  ["??>>~~", ["phoenix", "base64url.bearer.phx.Pz8-Pn5-"]],
+  ["ü?", ["phoenix", "base64url.bearer.phx.w7w_"]],
+]) {
+  test(`the auth token ${authToken} is offered as ${protocols.at(-1) ?? "nothing"}, and is not in the URL`, (t) => {
+    const { protocols: offered, url } = setUp(t, { authToken }).open();
+    assert.deepEqual(offered, protocols);
+    assert.equal(url, "ws://server/socket/websocket?vsn=2.0.0");
+  });
+}
+
+test("an auth token that is a function is asked anew for each connection", (t) => {
+  let count = 0;
+  const env = setUp(t, { authToken: () => `a${++count}` });
+  env.open().shut();
+  env.tick(250);
+  const tokens = env.connections.map(({ protocols }) => atob(protocols[1].replace("base64url.bearer.phx.", "")));
+  assert.deepEqual(tokens, ["a1", "a2"]);
+});
+
 // ----------------------------------------------------------------------------------------- connecting, closing
 
 test("connect() opens one connection, however often it is called", (t) => {
@@ -561,9 +587,9 @@ test("a channel that an earlier callback left does not get the message", (t) => 
   assert.deepEqual(calls.all, []);
 });
 
-test("the logger is told of what goes out and comes in, but not of the params", (t) => {
+test("the logger is told of what goes out and comes in, but not of the params and the auth token", (t) => {
   const lines = [];
-  const env = setUp(t, { logger: (...line) => lines.push(line), params: { token: "secret" } });
+  const env = setUp(t, { logger: (...line) => lines.push(line), params: { token: "secret" }, authToken: "secret" });
   assert.equal(env.socket.hasLogger(), true);
   assert.equal(new Socket("ws://h/s").hasLogger(), false);
   const { joinRef } = env.joined("room:a", { n: 1 });
@@ -573,6 +599,7 @@ test("the logger is told of what goes out and comes in, but not of the params", 
   assert.deepEqual(lines[1], ["push", `room:a phx_join (${joinRef}, ${joinRef})`, { n: 1 }]);
   assert.equal(lines[2][1], `ok room:a phx_reply (${joinRef})`);
   assert.ok(!JSON.stringify(lines).includes("secret"));
+  assert.ok(!JSON.stringify(lines).includes(btoa("secret")));
 });
 
 test("debug logs to the console", (t) => {

@@ -32,11 +32,13 @@ const socket = new Socket("/socket", {
   rejoinAfterMs: () => Math.random() * 1000,
   logger: (kind, message, data) => console.log(`${kind}: ${message}`, data),
   transport: WebSocket,
+  authToken: "secret",
   vsn: "2.0.0",
   binaryType: "arraybuffer",
 });
 new Socket("/socket");
 new Socket("/socket", { params: () => params, debug: true, logger: undefined });
+new Socket("/socket", { authToken: () => localStorage.getItem("token") });
 new Socket("/socket", {
   encode: (message, done) => done(message.topic),
   decode: (_data, done) => done({ topic: "t", event: "e", payload: 1 }),
@@ -47,6 +49,8 @@ new Socket();
 new Socket("/socket", { heartbeatMs: 20_000 });
 // @ts-expect-error a list of delays is not a function
 new Socket("/socket", { reconnectAfterMs: [1, 2, 3] });
+// @ts-expect-error a token is a string
+new Socket("/socket", { authToken: 7 });
 // @ts-expect-error it must be a class
 new Socket("/socket", { transport: "websocket" });
 
