@@ -108,6 +108,11 @@ class Actor(ABC):
     async def _end(self, leftovers: Iterable[Any]) -> None:
         """Do what the end takes; cancelling does not reach it. The leftovers are letters that came too late."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._stage is Stage.ENDED
+
     async def ended(self) -> None:
         """Wait until it has ended."""
         if self._stage is not Stage.ENDED:
@@ -202,7 +207,7 @@ class Actor(ABC):
             if self.fate is not None:
                 self._stage = Stage.ENDING
                 self._spawner.tasks.recover()
-                with anyio.CancelScope(shield=True):
+                with self._spawner.tasks.shield():
                     await self._finish()
             self._busy = False
             self._run = self._mail = None

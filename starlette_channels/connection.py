@@ -185,21 +185,25 @@ class Connection:
         """
         if self._socket_id is not None:
             self.hub.unsubscribe(self._socket_id, self)
-        members = tuple(self._protocol.members.values())
         try:
+            members = tuple(self._protocol.members.values())
             for member in members:
                 member.close()
-            with anyio.move_on_after(self.limits.shutdown_seconds):
-                for member in members:
-                    await member.ended()
-            for member in members:
-                member.abort("closed")
-            for member in members:
-                await member.ended()
+            if not all(member.is_over for member in members):
+                await self._end_busy(members)
         finally:
             self._service.connections.discard(self)
             if self._over is not None:
                 self._over.set()
+
+    async def _end_busy(self, members: Sequence[Member]) -> None:
+        with anyio.move_on_after(self.limits.shutdown_seconds):
+            for member in members:
+                await member.ended()
+        for member in members:
+            member.abort("closed")
+        for member in members:
+            await member.ended()
 
     def hold(self) -> None:
         """Let broadcasts take the long way, through `Transport.write`, until `flow`."""

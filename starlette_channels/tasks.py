@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeAlias
 
 import anyio
@@ -21,6 +22,9 @@ Cancel: TypeAlias = Callable[[], object]
 
 AGAIN_SECONDS = 0.05
 """How long after being cancelled a function is cancelled again, if it has overheard that."""
+
+
+_NOTHING = nullcontext()
 
 
 class Run(Protocol):
@@ -97,6 +101,10 @@ class Tasks:
         else:
             run.cancel()
             self._loop.call_later(AGAIN_SECONDS, self.interrupt, run, wanted)
+
+    def shield(self) -> AbstractContextManager[object]:
+        """Return what keeps the cancelling of a run away from what is done in it; on asyncio that ends with `recover`."""
+        return anyio.CancelScope(shield=True) if self._loop is None else _NOTHING
 
     def recover(self) -> None:
         """Let the running task wait again, although it has been cancelled: that was meant for something else."""

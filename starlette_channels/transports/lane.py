@@ -220,7 +220,7 @@ class Lane(asyncio.Protocol):
         self._outbox = None
         self._connection.hold()
         self._pulse.remove(self)
-        self.tasks.spawn(self._end)
+        self.tasks.begin(self._end())  # held by the server's tasks
 
     # What uvicorn calls.
 
