@@ -103,7 +103,7 @@ class Tasks:
             self._loop.call_later(AGAIN_SECONDS, self.interrupt, run, wanted)
 
     def shield(self) -> AbstractContextManager[object]:
-        """Return what keeps the cancelling of a run away from what is done in it; on asyncio that ends with `recover`."""
+        """Return what keeps the cancelling of a run away from what is done in it; on asyncio `recover` does that."""
         return anyio.CancelScope(shield=True) if self._loop is None else _NOTHING
 
     def recover(self) -> None:
