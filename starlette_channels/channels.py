@@ -10,7 +10,7 @@ from msgspec import Struct
 from starlette_channels.messages import Answer
 from starlette_channels.payloads import Decode, payload_decoder
 from starlette_channels.slow import WhenSlow, check_policy
-from starlette_channels.sockets import Socket
+from starlette_channels.sockets import Errand, Socket
 from starlette_channels.topics import Pattern
 
 A = TypeVar("A")
@@ -88,6 +88,10 @@ def _handler(function: Any, label: str, takes: tuple[str, ...], extra: tuple[str
         raise TypeError(f"{label}: the payload cannot be decoded as {annotation}: {error}") from None
 
 
+async def _run_errand(_: Socket[Any], errand: Errand) -> None:
+    await errand.run()
+
+
 def _called(name: object, decorator: str, example: str, kind: type = str) -> None:
     """Refuse a decorator that was written without its parentheses, and would swallow its handler."""
     if not isinstance(name, kind):
@@ -111,7 +115,7 @@ class Channel(Generic[A]):
         self.intercepts: dict[str, Handler] = {}
         self.intercepted: frozenset[str] = frozenset()
         self.when_slow: WhenSlow = when_slow
-        self.infos: dict[type, Callable[[Socket[A], Any], Coroutine[Any, Any, None]]] = {}
+        self.infos: dict[type, Callable[[Socket[A], Any], Coroutine[Any, Any, None]]] = {Errand: _run_errand}
         self.terminator: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]] | None = None
 
     def on(self, event: str) -> _Register[A]:
