@@ -15,11 +15,8 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 LATER_CATEGORIES = {
     "check_origin": "there is no origin check yet",
     "long-poll": "there is no long-polling yet",
-    "presence": "there is no presence yet",
 }
 LATER = {
-    "join-leave/join-no-match": "needs presence",
-    "malformed/kills-all-channels": "needs presence",
     "subprotocol/auth-and-configured": "needs the auth token",
     "subprotocol/auth-token": "needs the auth token",
     "subprotocol/auth-token-alone": "needs the auth token",
