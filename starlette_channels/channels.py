@@ -115,7 +115,7 @@ class Channel(Generic[A]):
         self.intercepts: dict[str, Handler] = {}
         self.intercepted: frozenset[str] = frozenset()
         self.when_slow: WhenSlow = when_slow
-        self.infos: dict[type, Callable[[Socket[A], Any], Coroutine[Any, Any, None]]] = {Errand: _run_errand}
+        self.infos: dict[type, Callable[[Socket[A], Any], Coroutine[Any, Any, None]]] = {}
         self.terminator: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]] | None = None
 
     def on(self, event: str) -> _Register[A]:
@@ -197,6 +197,8 @@ class Channel(Generic[A]):
 
     def info_handler(self, message: object) -> Callable[[Socket[A], Any], Coroutine[Any, Any, None]] | None:
         """Return the handler for a message, that of its own class before those of its bases."""
+        if isinstance(message, Errand):
+            return _run_errand
         return next((self.infos[kind] for kind in type(message).__mro__ if kind in self.infos), None)
 
     def _segments(self) -> tuple[str, ...]:
