@@ -1,14 +1,21 @@
 """A presence ends with its channel, whatever ends that, and may be missed for a while."""
 
+import sys
 from typing import Any
 
 import anyio
 import pytest
 from trio.testing import MockClock
 
-from starlette_channels import Channels, Presence, Socket, channel
+from starlette_channels import V2, Channels, Presence, SerializerError, Socket, channel
+from starlette_channels.messages import Frame
 from starlette_channels.testing import Client, Joined, connect
 from tests.presence_lobby import Lobby, diff, state
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
 
 pytestmark = pytest.mark.anyio
 
@@ -179,3 +186,55 @@ def test_who_was_missed_when_an_event_loop_ended_is_not_missed_in_the_next() -> 
 
     anyio.run(play)
     anyio.run(play, backend="trio")
+
+
+# Threads, and wires that cannot.
+
+
+async def test_a_channel_that_ends_while_another_thread_tracks_leaves_nobody_behind() -> None:
+    lobby = Lobby()
+
+    class Overtaken:
+        """The lock of the presence, in which the channel ends."""
+
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *_: object) -> None:
+            socket.fate = "closed"
+
+    async with connect(lobby.channels) as client:
+        await client.join("lobby:1", {"nobody": True})
+        socket: Any = lobby.sockets[0]
+        lock, lobby.presence._lock = lobby.presence._lock, Overtaken()  # pyright: ignore
+        lobby.presence.track(socket, "ann")
+        lobby.presence._lock = lock  # pyright: ignore
+        assert lobby.presence.count("lobby:1") == 0
+
+
+class Mute(V2):
+    """A wire on which there are no diffs."""
+
+    mute = True
+
+    @override
+    def broadcast(self, topic: str, event: str, body: Any) -> Frame:
+        if self.mute:
+            raise SerializerError("no diffs here")
+        return super().broadcast(topic, event, body)
+
+
+async def test_a_diff_that_no_wire_can_express_is_counted_and_later_ones_are_sent() -> None:
+    presence, wire = Presence(), Mute()
+
+    @channel("lobby:*")
+    async def lobby(socket: Socket, payload: dict[str, Any]) -> None:
+        presence.track(socket, payload["name"])
+
+    async with connect(Channels([lobby], serializers=[wire])) as client:
+        room = await client.join("lobby:1", {"name": "ann"})
+        assert await room.received_nothing()
+        assert presence.counts == {"presence_diff_failed": 1}
+        wire.mute = False
+        await room.leave()
+        room = await client.join("lobby:1", {"name": "ben"})
+        assert (await diff(room))[0] == {"ben": [{}]}

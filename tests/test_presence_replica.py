@@ -169,3 +169,13 @@ def test_what_comes_back_to_its_sender_changes_nothing(message: Heartbeat | Requ
     ann = Replica(ANN)
     outcome = ann.receive(message, 0.0)
     assert (outcome.outgoing, outcome.events) == ([], [])
+
+
+def test_what_was_removed_leaves_with_the_next_tick() -> None:
+    ann, ben = acquainted()
+    ann.add("t", 1, "x", "meta")
+    exchange(ann, ben, TICK)
+    ann.remove("t", 1, "x")
+    heartbeat = ann.tick(2 * TICK).outgoing[0].message
+    assert [entry.key for entry in ben.receive(heartbeat, 2 * TICK).changes.leaves] == ["x"]
+    assert seen(ben) == []
