@@ -38,7 +38,7 @@ class Tracked:
 
 
 class Presence:
-    """Who is on a topic. Make one for all channels, track in the join handler, and push the state:
+    """Who is on a topic. Make one for all channels, track in the join handler, and push the state::
 
         presence = Presence()
 
