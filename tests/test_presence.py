@@ -334,8 +334,19 @@ async def test_two_mounts_with_one_broker_share_it() -> None:
         assert await diff(ann) == ({"ben": [{}]}, {})
 
 
-def test_one_presence_serves_one_event_loop_after_another() -> None:
-    presence = Presence()
+async def nothing(topic: str, presences: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {}
+
+
+@pytest.mark.parametrize("presence", [Presence(), Presence(fetch=nothing)], ids=["plain", "fetching"])
+def test_one_presence_serves_one_event_loop_after_another(presence: Presence) -> None:
+    async def hurry() -> None:
+        """The event loop is over before anybody is told."""
+        lobby = Lobby(presence)
+        async with connect(lobby.channels) as client:
+            await client.join("lobby:1", {"nobody": True})
+            presence.track(lobby.sockets[0], "ann")
+            presence.untrack(lobby.sockets[0])
 
     async def play() -> None:
         lobby = Lobby(presence)
@@ -346,6 +357,7 @@ def test_one_presence_serves_one_event_loop_after_another() -> None:
         assert await presence.list("lobby:1") == {}
 
     for backend in ("asyncio", "asyncio", "trio", "asyncio"):
+        anyio.run(hurry, backend=backend)
         anyio.run(play, backend=backend)
 
 

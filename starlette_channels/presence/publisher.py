@@ -4,11 +4,12 @@ Changes of one turn of the event loop are one diff for each topic. Clients add t
 its leaves, by ref; so it does not matter in which order these came within the turn.
 """
 
-import functools
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
@@ -94,37 +95,40 @@ class Publisher:
         if self._fetch is None and not self.observers:
             desk.call_once(self._publish_at_once)
         else:
-            desk.call_once(functools.partial(self._publish_in_turn, desk))
+            desk.call_once(partial(self._publish_in_turn, desk))
 
     def _publish_at_once(self) -> None:
-        for topic in self._begin():
-            try:
-                while (batch := self._take(topic)) is not None:
+        for topic in tuple(self._batches):
+            with self._claimed(topic) as batches:
+                for batch in batches:
                     self._broadcast(batch, {}, {})
-            finally:
-                self._in_work.discard(topic)
 
     def _publish_in_turn(self, desk: Desk[Any]) -> None:
-        for topic in self._begin():
+        for topic in tuple(self._batches):
             desk.run(self._work, topic)
 
     async def _work(self, topic: str) -> None:
         """Tell the changes of one topic until there are none; what happens meanwhile is the next diff."""
-        try:
-            while (batch := self._take(topic)) is not None:
+        with self._claimed(topic) as batches:
+            for batch in batches:
                 diff = await self._tell_clients(batch)
                 for observer in self.observers:
                     await self._tell(observer, topic, diff)
-        finally:
-            self._in_work.discard(topic)
 
-    def _begin(self) -> list[str]:
+    @contextmanager
+    def _claimed(self, topic: str) -> Generator[Iterator[Batch]]:
+        """Have a topic for oneself, and its batches until there are none; none at all if somebody else has it."""
         with self._lock:
-            topics = [topic for topic in self._batches if topic not in self._in_work]
-            self._in_work.update(topics)
-            return topics
+            mine = topic not in self._in_work
+            self._in_work.add(topic)
+        try:
+            yield iter(partial(self._take, topic), None) if mine else iter(())
+        except BaseException:
+            self._in_work.discard(topic)
+            raise
 
     def _take(self, topic: str) -> Batch | None:
+        """Return the next batch of a claimed topic, or give the topic back."""
         with self._lock:
             batch = self._batches.pop(topic, None)
             if batch is None:
