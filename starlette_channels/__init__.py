@@ -10,6 +10,7 @@ from starlette_channels.exceptions import (
     InvalidPayload,
     InvalidToken,
     JoinError,
+    PresenceError,
     ProtocolError,
     SerializerError,
 )
@@ -17,6 +18,8 @@ from starlette_channels.handshake import Handshake
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Broadcast, Payload, Reply
 from starlette_channels.metrics import Statistics
+from starlette_channels.presence.presence import Presence
+from starlette_channels.presence.publisher import PresenceDiff
 from starlette_channels.serializers import V1, V2, Serializer
 from starlette_channels.slow import WhenSlow, latest_by_key
 from starlette_channels.sockets import LaterReply, Socket
@@ -41,6 +44,9 @@ __all__ = [
     "LaterReply",
     "Limits",
     "Payload",
+    "Presence",
+    "PresenceDiff",
+    "PresenceError",
     "ProtocolError",
     "Reply",
     "Serializer",

@@ -10,7 +10,7 @@ from msgspec import Struct
 from starlette_channels.messages import Answer
 from starlette_channels.payloads import Decode, payload_decoder
 from starlette_channels.slow import WhenSlow, check_policy
-from starlette_channels.sockets import Socket
+from starlette_channels.sockets import Errand, Socket
 from starlette_channels.topics import Pattern
 
 A = TypeVar("A")
@@ -86,6 +86,10 @@ def _handler(function: Any, label: str, takes: tuple[str, ...], extra: tuple[str
         return Handler(function, payload_decoder(annotation))
     except TypeError as error:
         raise TypeError(f"{label}: the payload cannot be decoded as {annotation}: {error}") from None
+
+
+async def _run_errand(_: Socket[Any], errand: Errand) -> None:
+    await errand.run()
 
 
 def _called(name: object, decorator: str, example: str, kind: type = str) -> None:
@@ -193,6 +197,8 @@ class Channel(Generic[A]):
 
     def info_handler(self, message: object) -> Callable[[Socket[A], Any], Coroutine[Any, Any, None]] | None:
         """Return the handler for a message, that of its own class before those of its bases."""
+        if isinstance(message, Errand):
+            return _run_errand
         return next((self.infos[kind] for kind in type(message).__mro__ if kind in self.infos), None)
 
     def _segments(self) -> tuple[str, ...]:

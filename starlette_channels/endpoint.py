@@ -37,7 +37,7 @@ Connect: TypeAlias = Callable[[Handshake], Coroutine[Any, Any, A]]
 Attach: TypeAlias = Callable[[Callable[[Transport], Connection], Limits, Counter[str]], bool]
 """What the fast lane offers in the ASGI scope; see `transports.uvicorn`."""
 
-CLIENT_FILES = ("channels.js", "channels.d.ts")
+CLIENT_FILES = ("channels.js", "channels.d.ts", "presence.js", "presence.d.ts")
 
 
 class Channels(Generic[A]):

@@ -5,6 +5,7 @@ ChannelsError
 │   └── InvalidToken      there is no token, or not one of ours (the client's fault)
 │       └── ExpiredToken      it was one of ours
 ├── JoinError         raise it in a join handler to refuse a topic; its payload reaches the client
+├── PresenceError     this presence cannot be tracked or updated
 ├── ProtocolError     the client sent a frame that the protocol does not allow (its fault)
 ├── InvalidPayload    the client sent a payload that does not fit the handler's annotation (its fault)
 └── SerializerError   this payload cannot be expressed on that wire (ours)
@@ -65,6 +66,19 @@ class JoinError(ChannelsError):
             self.payload = payload
         else:
             self.payload = {"reason": reason} if isinstance(reason, str) else reason
+
+
+class PresenceError(ChannelsError):
+    """A presence cannot be tracked or updated; `reason` says why.
+
+    It is `already_tracked` (this socket tracks the key on its topic), `nopresence` (it does not), or `unsafe_key` (the
+    key is a name that every object of JavaScript has, or is no Unicode). With keys that users choose, catch it and
+    refuse.
+    """
+
+    def __init__(self, reason: str, text: str = "") -> None:
+        super().__init__(text or reason)
+        self.reason: str = reason
 
 
 class ProtocolError(ChannelsError):

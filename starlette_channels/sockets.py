@@ -33,6 +33,15 @@ class LaterReply(Protocol):
         ...
 
 
+class Errand:
+    """Work of the library's own that takes its turn in a channel's mailbox: every channel knows what to do with it."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.run: Callable[[], Coroutine[Any, Any, None]] = run
+
+
 class Socket(ABC, Generic[A]):
     """One client on one topic: what a handler reads, and what it can do.
 

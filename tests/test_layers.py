@@ -22,8 +22,11 @@ LAYERS = [
     {"hub"},
     {"broker"},
     {"sockets"},
-    {"channels"},
-    {"actors"},
+    {"channels", "presence", "presence.clocks", "presence.desks", "presence.metas"},
+    {"actors", "presence.deltas"},
+    {"presence.publisher", "presence.roster"},
+    {"presence.state"},
+    {"presence.presence", "presence.replica"},
     {"links"},
     {"speakers"},
     {"members"},
@@ -38,7 +41,10 @@ LAYERS = [
 ]
 """A module imports from the layers above it only, never from its own and never from below."""
 
-PURE = {"auth_tokens", "frames", "origins", "protocol", "messages", "params", "topics", "payloads", "serializers"}
+PURE = {
+    *("auth_tokens", "frames", "origins", "protocol", "messages", "params", "topics", "payloads", "serializers"),
+    *("presence.clocks", "presence.deltas", "presence.replica", "presence.roster", "presence.state"),
+}
 """They know no event loop, no clock and no socket."""
 
 REQUIRED = {"anyio", "msgspec", "starlette"}

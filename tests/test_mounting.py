@@ -197,21 +197,25 @@ async def test_a_get_without_upgrade_is_told_to_upgrade_and_connect_is_not_asked
         assert "uvicorn[standard]" in answer.text
 
 
-@pytest.mark.parametrize(("name", "kind"), [("channels.js", "javascript"), ("channels.d.ts", "")])
-async def test_the_client_is_served_with_its_type_and_not_sent_twice(name: str, kind: str) -> None:
+@pytest.mark.parametrize(("module", "name"), [("channels", "Socket"), ("presence", "Presence")])
+@pytest.mark.parametrize(("suffix", "kind"), [("js", "javascript"), ("d.ts", "")])
+async def test_the_client_is_served_with_its_type_and_not_sent_twice(
+    module: str, name: str, suffix: str, kind: str
+) -> None:
+    file = f"{module}.{suffix}"
     async with http(Channels([room])) as browser:
-        answer = await browser.get(f"/{name}")
+        answer = await browser.get(f"/{file}")
         assert answer.status_code == 200
         assert kind in answer.headers["content-type"]
-        assert "export class Socket" in answer.text
+        assert f"export class {name}" in answer.text
         assert answer.headers["access-control-allow-origin"] == "*"
         assert answer.headers["cache-control"] == "no-cache"
-        head = await browser.head(f"/{name}")
+        head = await browser.head(f"/{file}")
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-length"] == answer.headers["content-length"]
-        again = await browser.get(f"/{name}", headers={"If-None-Match": answer.headers["etag"]})
+        again = await browser.get(f"/{file}", headers={"If-None-Match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
-        assert (await browser.post(f"/{name}")).status_code in (404, 405)
+        assert (await browser.post(f"/{file}")).status_code in (404, 405)
 
 
 @asynccontextmanager

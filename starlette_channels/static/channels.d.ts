@@ -1,5 +1,7 @@
 /** Types of channels.js, the browser side of starlette_channels. Needs TypeScript 5 and no particular `lib`. */
 
+export * from "./presence.js";
+
 /** A message body: something that JSON can hold, or bytes (sent as they are, in a binary frame). */
 export type Payload = object;
 

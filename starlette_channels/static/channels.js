@@ -16,6 +16,8 @@
  * Types and options: channels.d.ts. Names that begin with _ are nobody else's business.
  */
 
+export { Presence } from "./presence.js";
+
 const VSN = "2.0.0";
 const STATES = ["connecting", "open", "closing", "closed"]; // in the order of WebSocket.readyState
 const [OPEN, CLOSED] = [1, 3];

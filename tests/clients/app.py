@@ -8,7 +8,17 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Mount, Route
 
-from starlette_channels import Channels, ConnectError, Handshake, JoinError, Reply, Socket, channel
+from starlette_channels import (
+    Channels,
+    ConnectError,
+    Handshake,
+    JoinError,
+    Presence,
+    PresenceError,
+    Reply,
+    Socket,
+    channel,
+)
 
 
 class User(Struct):
@@ -98,11 +108,49 @@ async def kick(socket: Socket[User], payload: dict[str, str]) -> None:
     channels.disconnect(f"user:{payload['user']}")
 
 
+async def fetch(topic: str, presences: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {key: {"called": key.title()} for key in presences}
+
+
+presence = Presence(fetch=fetch)
+
+
+@channel("hall:*")
+async def hall(socket: Socket[User], payload: Any) -> None:
+    try:
+        presence.track(socket, socket.assigns.name, {"status": "here"})
+    except PresenceError as error:
+        raise JoinError(error.reason) from None
+    presence.push_state(socket)
+
+
+@hall.on("status")
+async def status(socket: Socket[User], payload: dict[str, Any]) -> Reply:
+    presence.update(socket, socket.assigns.name, payload)
+    return Reply("ok")
+
+
+@hall.on("hide")
+async def hide(socket: Socket[User], payload: Any) -> Reply:
+    presence.untrack(socket)
+    return Reply("ok")
+
+
+@hall.on("who")
+async def who(socket: Socket[User], payload: Any) -> dict[str, Any]:
+    return await presence.list(socket)
+
+
+@hall.on("crash")
+async def fall(socket: Socket[User], payload: Any) -> None:
+    raise RuntimeError("asked for by a test")
+
+
 def socket_id(user: User) -> str:
     return f"user:{user.name}"
 
 
-channels = Channels([room], connect=connect, socket_id=socket_id, auth_token=True)
+channels = Channels([room, hall], connect=connect, socket_id=socket_id, auth_token=True)
 
 
 async def blank(request: Request) -> HTMLResponse:

@@ -3,7 +3,7 @@
 import * as scenarios from "./scenarios.mjs";
 
 const [module, url, name] = process.argv.slice(2);
-const { Socket } = await import(module);
+const { Presence, Socket } = await import(module);
 
 /** A connected client, with the patience of a test: it comes back and joins again at once, not after seconds. */
 function client(user, params = {}, options = {}) {
@@ -14,7 +14,7 @@ function client(user, params = {}, options = {}) {
 }
 
 try {
-  await scenarios[name]({ client });
+  await scenarios[name]({ client, Presence });
   process.exit(0);
 } catch (error) {
   console.error(error);

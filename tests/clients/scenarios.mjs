@@ -223,3 +223,77 @@ export async function pushedWhileTheServerIsAway({ client }) {
   await ask("start the server");
   assert.deepEqual(await late, ["ok", { written: "offline" }]);
 }
+
+/** Somebody in the hall, whose list can be waited for: it is right when it is what the server says. */
+async function inTheHall({ client, Presence }, user) {
+  const socket = client(user);
+  const channel = socket.channel("hall:1", {});
+  const presence = new Presence(channel);
+  const changes = new Mailbox(`a change of the list of ${user}`);
+  presence.onSync(() => changes.put(null));
+  const answers = joins(channel);
+  assert.equal((await answers.next())[0], "ok");
+  const sorted = (state) =>
+    Object.entries(state)
+      .map(([key, { metas, called }]) => [key, called, metas.map((meta) => `${meta.phx_ref} ${meta.status}`).sort()])
+      .sort();
+  const short = () => presence.list((key, { metas }) => `${key}: ${metas.map(({ status }) => status).sort()}`).sort();
+  return {
+    socket,
+    channel,
+    answers,
+    presence,
+    /** Wait for this list, and see that the server has the same. */
+    async has(...expected) {
+      while (short().join("; ") !== expected.join("; ")) await changes.next();
+      const [, state] = await outcome(channel.push("who", {}));
+      assert.deepEqual(sorted(presence.state), sorted(state));
+    },
+  };
+}
+
+export async function presences(context) {
+  const ann = await inTheHall(context, "ann");
+  await ann.has("ann: here");
+  const ben = await inTheHall(context, "ben");
+  for (const one of [ann, ben]) await one.has("ann: here", "ben: here");
+  assert.equal(ann.presence.state.ben.called, "Ben");
+  await outcome(ben.channel.push("status", { status: "busy" }));
+  for (const one of [ann, ben]) await one.has("ann: here", "ben: busy");
+  const again = await inTheHall(context, "ben");
+  for (const one of [ann, ben, again]) await one.has("ann: here", "ben: busy,here");
+  ben.socket.disconnect();
+  for (const one of [ann, again]) await one.has("ann: here", "ben: here");
+  await outcome(again.channel.push("hide", {}));
+  for (const one of [ann, again]) await one.has("ann: here");
+  again.channel.leave();
+  await ann.has("ann: here");
+}
+
+export async function presencesAfterACrash(context) {
+  const ann = await inTheHall(context, "ann");
+  const ben = await inTheHall(context, "ben");
+  await ann.has("ann: here", "ben: here");
+  const left = new Mailbox("that ben is gone");
+  ann.presence.onLeave((key) => left.put(key));
+  ben.channel.push("crash", {});
+  assert.equal(await left.next(), "ben");
+  for (const one of [ann, ben]) await one.has("ann: here", "ben: here");
+}
+
+async function presencesComeBack(context, wish) {
+  const everybody = [];
+  for (const user of ["ann", "ben", "cid"]) everybody.push(await inTheHall(context, user));
+  for (const one of everybody) await one.has("ann: here", "ben: here", "cid: here");
+  await ask(wish);
+  for (const { answers } of everybody) while ((await answers.next())[0] !== "ok");
+  for (const one of everybody) await one.has("ann: here", "ben: here", "cid: here");
+}
+
+export const presencesAfterAKill = (context) => presencesComeBack(context, "kill the server and start it again");
+export const presencesAfterARestart = (context) => presencesComeBack(context, "stop the server and start it again");
+
+export async function unsafeKey({ client }) {
+  const channel = client("__proto__").channel("hall:1", {});
+  assert.deepEqual(await outcome(channel.join()), ["error", { reason: "unsafe_key" }]);
+}

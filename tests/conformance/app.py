@@ -1,6 +1,7 @@
 """The app that the conformance scenarios are played against: `uvicorn tests.conformance.app:app`. See channels.md.
 
-Not there yet, because the library has none of it: long-polling and presence (the channels Presence, Roster, Realtime).
+Not there yet, because the library does not have it: long-polling. The channel Realtime, which no scenario uses, is left
+out as well.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from starlette_channels.broker import Broker
 from starlette_channels.endpoint import Connect
 from tests.conformance.lab import lab
 from tests.conformance.room import room
+from tests.conformance.rosters import presence, roster
 from tests.conformance.session import SLOWNESS, Session, connector, socket_id
 
 FORBIDDEN = {"bad": ConnectError(), "limited": ConnectError(), "denied": ConnectError()}
@@ -28,7 +30,7 @@ REFUSE = connector(FORBIDDEN)
 REFUSE_IN_DETAIL = connector({**FORBIDDEN, "limited": ConnectError("slow down", 429)})
 
 LABS = {"lab:first": "red", "lab:*": "blue", "exact": None, "prefix*": "green"}
-ROUTES: list[Channel[Any]] = [room, *(lab(pattern, color) for pattern, color in LABS.items())]
+ROUTES: list[Channel[Any]] = [room, presence, roster, *(lab(pattern, color) for pattern, color in LABS.items())]
 
 ORIGINS = (
     *("https://ok.example", "//any.example", "//*.wild.example"),

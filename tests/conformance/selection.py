@@ -14,12 +14,9 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 # Not played at all: what the library does not have yet.
 LATER_CATEGORIES = {
     "long-poll": "there is no long-polling yet",
-    "presence": "there is no presence yet",
 }
 LATER = {
     "check_origin/longpoll": "needs long-polling",
-    "join-leave/join-no-match": "needs presence",
-    "malformed/kills-all-channels": "needs presence",
 }
 
 # Played against no server as recorded: divergences.md allows it, and test_divergences.py shows what happens instead.

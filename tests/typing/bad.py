@@ -14,6 +14,7 @@ from starlette_channels import (
     Handshake,
     JoinError,
     Limits,
+    Presence,
     Reply,
     Socket,
     channel,
@@ -342,3 +343,26 @@ channels.broadcast("t", "e", "text")  # ERR
 channels.broadcast("t", "e")  # ERR
 channels.disconnect(7)  # ERR
 other: Channel[Visitor] = room  # ERR
+
+
+async def look_up(topic: str, presences: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {}
+
+
+def look_up_at_once(topic: str, presences: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {}
+
+
+presence = Presence(fetch=look_up)
+Presence(fetch=look_up_at_once)  # ERR
+Presence(look_up)  # ERR
+presence.on_diff(look_up)  # ERR
+
+
+@room.on("present")
+async def present(socket: Socket[User], payload: dict[str, Any]) -> dict[str, Any]:
+    presence.track(socket, socket.assigns)  # ERR
+    presence.track(socket.topic, "ann")  # ERR
+    presence.track(socket, "ann", "online")  # ERR
+    presence.update(socket, "ann", lambda meta: "online")  # ERR
+    return presence.list(socket)  # ERR

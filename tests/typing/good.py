@@ -27,6 +27,8 @@ from starlette_channels import (
     LaterReply,
     Limits,
     Payload,
+    Presence,
+    PresenceDiff,
     Reply,
     Socket,
     Statistics,
@@ -377,6 +379,34 @@ def use_channels() -> None:
     channels.disconnect("user:ann")
     assert_type(channels.statistics(), Statistics)
     assert_type(channels.statistics().counts, Mapping[str, int])
+
+
+# Presence.
+
+
+async def look_up(topic: str, presences: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {key: {"name": key.title()} for key in presences}
+
+
+presence = Presence(fetch=look_up, fetch_seconds=1.0, grace_seconds=5)
+
+
+@presence.on_diff
+async def changed(topic: str, diff: PresenceDiff) -> None:
+    assert_type(diff.joins, dict[str, dict[str, Any]])
+
+
+async def use_presence(socket: Socket[User]) -> dict[str, Any]:
+    presence.track(socket, 7)
+    presence.track(socket, "ann", NewMsg("here"))
+    presence.update(socket, "ann", {"status": "busy"})
+    presence.update(socket, "ann", lambda meta: {**meta, "status": "busy"})
+    presence.untrack(socket, "ann")
+    presence.untrack(socket)
+    presence.push_state(socket)
+    assert_type(presence.count(socket), int)
+    assert_type(await presence.get_by_key("room:lobby", 7), dict[str, Any] | None)
+    return await presence.list(socket)
 
 
 # The test kit.

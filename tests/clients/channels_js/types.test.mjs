@@ -11,7 +11,7 @@ import { FakeWebSocket } from "./fake.mjs";
 
 const path = (name) => fileURLToPath(new URL(name, import.meta.url));
 const TSC = path("../node_modules/typescript/bin/tsc");
-const DECLARATIONS = path("../../../starlette_channels/static/channels.d.ts");
+const DECLARATIONS = ["channels", "presence"].map((name) => path(`../../../starlette_channels/static/${name}.d.ts`));
 
 function tsc(...args) {
   const flags = ["--noEmit", "--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--types", ""];
@@ -25,11 +25,11 @@ test("a user's program type-checks, and its mistakes do not", () => {
 });
 
 test("the declarations are valid by themselves, without the types of a browser", () => {
-  tsc("--module", "nodenext", "--moduleResolution", "nodenext", "--lib", "es2022", DECLARATIONS);
+  tsc("--module", "nodenext", "--moduleResolution", "nodenext", "--lib", "es2022", ...DECLARATIONS);
 });
 
 const declared = new Map(
-  [...readFileSync(DECLARATIONS, "utf8").matchAll(/^export class (\w+).*?\{\n(.*?)^\}/gms)].map(([, name, body]) => [
+  [...DECLARATIONS.map((file) => readFileSync(file, "utf8")).join("").matchAll(/^export class (\w+).*?\{\n(.*?)^\}/gms)].map(([, name, body]) => [
     name,
     {
       methods: new Set([...body.matchAll(/^ {2}(\w+)(?:<[^(]*>)?\(/gm)].map(([, method]) => method)),
@@ -55,7 +55,8 @@ test("the declared fields exist", () => {
   const channel = socket.channel("room:a");
   const push = new channels.Push(channel, "event");
   const error = new channels.ChannelError(push, "error", {});
-  for (const object of [socket, channel, push, error]) {
+  const presence = new channels.Presence(channel);
+  for (const object of [socket, channel, push, error, presence]) {
     const { fields } = declared.get(object.constructor.name);
     assert.ok(fields.length > 0);
     for (const field of fields) assert.ok(field in object, `${object.constructor.name}.${field}`);

@@ -3,12 +3,14 @@
 import {
   Channel,
   ChannelError,
+  Presence,
   Push,
   Socket,
   type ChannelState,
   type CloseInfo,
   type ConnectionState,
   type Message,
+  type PresenceState,
   type TransportFailure,
   type WebSocketLike,
 } from "../../../starlette_channels/static/channels.js";
@@ -169,6 +171,20 @@ export async function chat(): Promise<Joined> {
   console.log(first.users, second.users, orNull, same, await promise);
   return typed;
 }
+
+// Who is there
+const presence = new Presence<{ status: string }>(socket.channel("room:lobby"), { events: { state: "s", diff: "d" } });
+presence.onJoin((key, current, { metas }) => console.log(key.length, current?.metas, metas[0]?.status.length));
+presence.onLeave((key, current, left) => console.log(key, current.metas.length, left.metas[0]?.phx_ref.length));
+presence.onSync(() => {});
+const lengths: number[] = presence.list((_key, { metas }) => metas.length);
+const there: PresenceState<{ status: string }> = Presence.syncState({}, presence.state);
+Presence.syncDiff(there, { joins: {}, leaves: {} }, (key) => key.length);
+console.log(lengths, Presence.list(there)[0]?.metas, presence.inPendingSyncState());
+// @ts-expect-error no such field
+presence.onJoin((_key, _current, { metas }) => metas[0].mood);
+// @ts-expect-error a channel is needed
+new Presence(socket);
 
 try {
   await chat();

@@ -1,0 +1,184 @@
+"""What clients and observers are told of the changes: in the order in which they happened, and batched.
+
+Changes of one turn of the event loop are one diff for each topic. Clients add the joins of a diff before they take away
+its leaves, by ref; so it does not matter in which order these came within the turn.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeAlias
+
+import anyio
+import msgspec
+from msgspec import Struct, field
+
+from starlette_channels.messages import encode_payload
+from starlette_channels.presence.deltas import Entry
+from starlette_channels.presence.desks import Desk
+from starlette_channels.sockets import Socket
+
+logger: logging.Logger = logging.getLogger("starlette_channels.presence")
+
+Presences: TypeAlias = dict[str, dict[str, Any]]
+"""Who is there, by key: `{"ann": {"metas": [{"phx_ref": ...}, ...]}}`, and what `fetch` has put beside the metas."""
+
+Extras: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""What `fetch` returns: for each key, or for some, the fields to put beside its metas."""
+
+Fetch: TypeAlias = Callable[[str, Presences], Coroutine[Any, Any, Extras]]
+"""Looks up more about those who are there, all at once: it is given the topic, and the presences by key."""
+
+
+class PresenceDiff(Struct, frozen=True):
+    """Who came to a topic, and who went; an update is both."""
+
+    joins: Presences
+    leaves: Presences
+
+
+Observer: TypeAlias = Callable[[str, PresenceDiff], Coroutine[Any, Any, None]]
+"""Is told of each diff, and of its topic, after the clients."""
+
+
+class Batch(Struct):
+    """The changes of one topic that nobody has been told of, and a socket that can tell them."""
+
+    socket: Socket[Any]
+    joins: list[Entry] = field(default_factory=list[Entry])
+    leaves: list[Entry] = field(default_factory=list[Entry])
+
+
+def grouped(entries: Iterable[Entry], extras: Extras) -> Presences:
+    """Return entries as they go to clients: their metas by key, with what there is beside them."""
+    presences: Presences = {}
+    for entry in entries:
+        presence = presences.get(entry.key)
+        if presence is None:
+            presence = presences[entry.key] = {**extras.get(entry.key, {}), "metas": []}
+        presence["metas"].append(entry.meta.json)
+    return presences
+
+
+def decoded(presences: Presences) -> Presences:
+    """Return a copy as Python has it, the metas as dicts."""
+    return {
+        key: {**presence, "metas": [msgspec.json.decode(meta) for meta in presence["metas"]]}
+        for key, presence in presences.items()
+    }
+
+
+class Publisher:
+    """Tells the changes, topic by topic."""
+
+    def __init__(self, fetch: Fetch | None, fetch_seconds: float) -> None:
+        self.counts: Counter[str] = Counter()
+        self.observers: list[Observer] = []
+        self._fetch = fetch
+        self._fetch_seconds = fetch_seconds
+        self._lock = threading.Lock()
+        self._batches: dict[str, Batch] = {}
+        self._in_work: set[str] = set()
+
+    def put(self, socket: Socket[Any], joins: Iterable[Entry], leaves: Iterable[Entry]) -> None:
+        """Take changes of a socket's topic, which happened after those that were put before."""
+        with self._lock:
+            batch = self._batches.setdefault(socket.topic, Batch(socket))
+            batch.joins += joins
+            batch.leaves += leaves
+
+    def publish_soon(self, desk: Desk[Any]) -> None:
+        """Tell what there is to tell, when the event loop has done what it is about."""
+        if self._fetch is None and not self.observers:
+            desk.call_once(self._publish_at_once)
+        else:
+            desk.call_once(partial(self._publish_in_turn, desk))
+
+    def _publish_at_once(self) -> None:
+        for topic in tuple(self._batches):
+            with self._claimed(topic) as batches:
+                for batch in batches:
+                    self._broadcast(batch, {}, {})
+
+    def _publish_in_turn(self, desk: Desk[Any]) -> None:
+        for topic in tuple(self._batches):
+            desk.run(self._work, topic)
+
+    async def _work(self, topic: str) -> None:
+        """Tell the changes of one topic until there are none; what happens meanwhile is the next diff."""
+        with self._claimed(topic) as batches:
+            for batch in batches:
+                diff = await self._tell_clients(batch)
+                for observer in self.observers:
+                    await self._tell(observer, topic, diff)
+
+    @contextmanager
+    def _claimed(self, topic: str) -> Generator[Iterator[Batch]]:
+        """Have a topic for oneself, and its batches until there are none; none at all if somebody else has it."""
+        with self._lock:
+            mine = topic not in self._in_work
+            self._in_work.add(topic)
+        try:
+            yield iter(partial(self._take, topic), None) if mine else iter(())
+        except BaseException:
+            self._in_work.discard(topic)
+            raise
+
+    def _take(self, topic: str) -> Batch | None:
+        """Return the next batch of a claimed topic, or give the topic back."""
+        with self._lock:
+            batch = self._batches.pop(topic, None)
+            if batch is None:
+                self._in_work.discard(topic)
+            return batch
+
+    async def _tell_clients(self, batch: Batch) -> PresenceDiff:
+        """Broadcast a diff, in any case; what cannot be looked up is left out."""
+        topic = batch.socket.topic
+        joined: Extras = {}
+        left: Extras = {}
+        try:
+            joined = await self.look_up_safely(topic, batch.joins)
+            left = await self.look_up_safely(topic, batch.leaves)
+        finally:
+            self._broadcast(batch, joined, left)
+        return PresenceDiff(decoded(grouped(batch.joins, joined)), decoded(grouped(batch.leaves, left)))
+
+    def _broadcast(self, batch: Batch, joined: Extras, left: Extras) -> None:
+        diff = {"joins": grouped(batch.joins, joined), "leaves": grouped(batch.leaves, left)}
+        try:
+            batch.socket.broadcast("presence_diff", diff)
+        except Exception:
+            self.counts["presence_diff_failed"] += 1
+            logger.exception("A diff of %r cannot be sent", batch.socket.topic)
+
+    async def _tell(self, observer: Observer, topic: str, diff: PresenceDiff) -> None:
+        try:
+            await observer(topic, diff)
+        except Exception:
+            self.counts["observer_failed"] += 1
+            logger.exception("%r raised for a diff of %r", observer, topic)
+
+    # Looking up more about those who are there.
+
+    async def look_up(self, topic: str, entries: Iterable[Entry]) -> Extras:
+        """Return what `fetch` says of some entries; raises what it raises, and `TimeoutError`."""
+        presences = grouped(entries, {})
+        if self._fetch is None or not presences:
+            return {}
+        with anyio.fail_after(self._fetch_seconds):
+            extras = await self._fetch(topic, decoded(presences))
+        encode_payload(extras)  # what cannot be sent should be known before it is
+        return {key: dict(extra) for key, extra in extras.items() if key in presences}
+
+    async def look_up_safely(self, topic: str, entries: Iterable[Entry]) -> Extras:
+        """Return what `fetch` says of some entries, or nothing if it fails, which is counted and logged."""
+        try:
+            return await self.look_up(topic, entries)
+        except Exception:
+            self.counts["fetch_failed"] += 1
+            logger.exception("fetch failed for %r", topic)
+            return {}

@@ -1,0 +1,241 @@
+"""What a replica says to the others and when, and whom it believes to be alive.
+
+No clock and no I/O: it is told the time (in seconds, of any origin) and returns what is to be sent. Source:
+`tracker/shard.ex` and `tracker/replica.ex` of phoenix_pubsub; on purpose different: every message is a sign of life, a
+message of an earlier life of a node does not bring that back, and a transfer leaves out the replicas of which the asker
+lacks nothing.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct, field
+
+from starlette_channels.presence.clocks import Clock, ReplicaId, worth_asking
+from starlette_channels.presence.deltas import Delta, Part, Window, Windows
+from starlette_channels.presence.state import Changes, State
+
+
+class Timing(Struct, frozen=True):
+    """How often replicas speak, and how long one may be silent. The defaults are Phoenix's."""
+
+    tick_seconds: float = 1.5
+    """Time between two ticks: changes reach the others with the next one."""
+
+    silent_ticks: int = 10
+    """Ticks without a change before a heartbeat is sent all the same."""
+
+    sample_ticks: int = 2
+    """Ticks in which clocks are compared before somebody is asked for what is missing."""
+
+    down_seconds: float = 30.0
+    """Silence after which the entries of a replica leave; they are kept in case it comes back."""
+
+    forget_seconds: float = 1200.0
+    """Silence after which they are forgotten."""
+
+    window_sizes: tuple[int, ...] = (100, 1_000, 10_000)
+    """Numbers of changes that are kept, to answer those who missed no more than that."""
+
+
+class Heartbeat(Struct, frozen=True, tag=True):
+    """To all: the sender is alive, knows this much, and has changed this."""
+
+    sender: ReplicaId
+    clock: Clock
+    news: Part | None
+
+
+class Request(Struct, frozen=True, tag=True):
+    """To one: the sender knows this much, and wants the rest."""
+
+    sender: ReplicaId
+    clock: Clock
+
+
+class Transfer(Struct, frozen=True, tag=True):
+    """To one: what it asked for."""
+
+    sender: ReplicaId
+    delta: Delta
+
+
+class Goodbye(Struct, frozen=True, tag=True):
+    """To all: the sender stops, and does not come back in this life."""
+
+    sender: ReplicaId
+
+
+Message: TypeAlias = Heartbeat | Request | Transfer | Goodbye
+
+
+class Outgoing(Struct, frozen=True):
+    """A message to be sent, to one replica or (`None`) to all."""
+
+    to: ReplicaId | None
+    message: Message
+
+
+class Event(Struct, frozen=True):
+    """What has become of another replica."""
+
+    kind: Literal["up", "down", "forgotten"]
+    replica: ReplicaId
+
+
+class Outcome(Struct):
+    """What a tick or a message leads to."""
+
+    outgoing: list[Outgoing] = field(default_factory=list[Outgoing])
+    events: list[Event] = field(default_factory=list[Event])
+    changes: Changes = field(default_factory=Changes)
+
+
+class Peer(Struct):
+    """Another node, as far as it is heard of."""
+
+    replica: ReplicaId
+    heard: float
+    online: bool = True
+
+
+class Replica:
+    """One node's part in the replication."""
+
+    def __init__(self, me: ReplicaId, timing: Timing | None = None) -> None:
+        self.state: State = State(me)
+        self._timing = timing or Timing()
+        self._news = Window()
+        self._windows = Windows(self._timing.window_sizes)
+        self._silence = self._timing.silent_ticks  # so a new replica announces itself with its first tick
+        self._ticks = 0
+        self._peers: dict[str, Peer] = {}
+        self._gone: dict[str, tuple[int, float]] = {}
+        self._clocks: dict[ReplicaId, Clock] = {}
+
+    # What its own members do.
+
+    def add(self, topic: str, member: int, key: str, meta: Any) -> None:
+        """Add an entry, or replace its meta."""
+        self._record(self.state.add(topic, member, key, meta))
+
+    def remove(self, topic: str, member: int, key: str) -> None:
+        """Remove an entry, which must be there."""
+        self._record(self.state.remove(topic, member, key))
+
+    def _record(self, part: Part) -> None:
+        self._news.record(part)
+        self._windows.record(part)
+
+    # What time brings.
+
+    def tick(self, now: float) -> Outcome:
+        """Do what is due; to be called every `tick_seconds`."""
+        outcome = Outcome()
+        self._notice_silence(now, outcome)
+        self._speak(outcome)
+        self._ticks += 1
+        if self._ticks % self._timing.sample_ticks == 0:
+            self._ask(outcome)
+        return outcome
+
+    def goodbye(self) -> Outgoing:
+        """Take leave of the others, whose clients then see the entries leave at once."""
+        return Outgoing(None, Goodbye(self.state.me))
+
+    def _notice_silence(self, now: float, outcome: Outcome) -> None:
+        for peer in tuple(self._peers.values()):
+            silence = now - peer.heard
+            if silence > self._timing.forget_seconds:
+                self._forget(peer, outcome)
+            elif silence > self._timing.down_seconds and peer.online:
+                self._down(peer, outcome)
+        self._gone = {
+            name: (vsn, when) for name, (vsn, when) in self._gone.items() if now - when <= self._timing.forget_seconds
+        }
+
+    def _speak(self, outcome: Outcome) -> None:
+        self._silence += 1
+        if self._news or self._silence > self._timing.silent_ticks:
+            news = self._news.part if self._news else None
+            outcome.outgoing.append(Outgoing(None, Heartbeat(self.state.me, self.state.advertised, news)))
+            self._news = Window()
+            self._silence = 0
+
+    def _ask(self, outcome: Outcome) -> None:
+        own = self.state.clock
+        known = {sender: _limited(clock, own) for sender, clock in self._clocks.items() if sender in own}
+        for sender in worth_asking(own, known):
+            outcome.outgoing.append(Outgoing(sender, Request(self.state.me, own)))
+        self._clocks.clear()
+
+    # What the others say.
+
+    def receive(self, message: Message, now: float) -> Outcome:
+        """Take a message; an own one that comes back, or one of an earlier life, changes nothing."""
+        outcome = Outcome()
+        if message.sender == self.state.me or self._is_past(message.sender):
+            return outcome
+        if isinstance(message, Goodbye):
+            self._part_with(message.sender, now, outcome)
+            return outcome
+        self._hear(message.sender, now, outcome)
+        match message:
+            case Heartbeat():
+                self._clocks[message.sender] = message.clock
+                if message.news is not None:
+                    outcome.changes.extend(self.state.merge({message.sender: message.news}))
+            case Request():
+                outcome.outgoing.append(Outgoing(message.sender, self._answer(message.clock)))
+            case Transfer():
+                outcome.changes.extend(self.state.merge(message.delta))
+        return outcome
+
+    def _is_past(self, sender: ReplicaId) -> bool:
+        """Whether a message was long on its way: its node has started anew since, or has taken leave."""
+        peer = self._peers.get(sender.name)
+        if peer is not None and peer.online and sender.vsn < peer.replica.vsn:
+            return True
+        return sender.name in self._gone and sender.vsn <= self._gone[sender.name][0]
+
+    def _part_with(self, sender: ReplicaId, now: float, outcome: Outcome) -> None:
+        self._gone[sender.name] = (sender.vsn, now)
+        peer = self._peers.get(sender.name)
+        if peer is not None and peer.replica.vsn <= sender.vsn:
+            self._forget(peer, outcome)
+
+    def _hear(self, sender: ReplicaId, now: float, outcome: Outcome) -> None:
+        peer = self._peers.get(sender.name)
+        if peer is not None and peer.replica != sender:
+            self._forget(peer, outcome)
+            peer = None
+        if peer is None or not peer.online:
+            outcome.events.append(Event("up", sender))
+            outcome.changes.extend(self.state.up(sender))
+        self._peers[sender.name] = Peer(sender, now)
+
+    def _answer(self, since: Clock) -> Transfer:
+        """Return what somebody lacks; of the own changes only the latest, if that is enough."""
+        me = self.state.me
+        delta = dict(self.state.extract(since))
+        latest = self._windows.since(since.get(me, 0))
+        if me in delta and latest is not None:
+            delta[me] = latest
+        return Transfer(me, delta)
+
+    def _down(self, peer: Peer, outcome: Outcome) -> None:
+        peer.online = False
+        outcome.events.append(Event("down", peer.replica))
+        outcome.changes.extend(self.state.down(peer.replica))
+
+    def _forget(self, peer: Peer, outcome: Outcome) -> None:
+        if peer.online:
+            self._down(peer, outcome)
+        outcome.events.append(Event("forgotten", peer.replica))
+        outcome.changes.extend(self.state.forget(peer.replica))
+        del self._peers[peer.replica.name]
+        self._clocks.pop(peer.replica, None)
+
+
+def _limited(clock: Clock, replicas: Iterable[ReplicaId]) -> Clock:
+    return {replica: clock[replica] for replica in replicas if replica in clock}
