@@ -4,6 +4,8 @@ import argparse
 
 import uvicorn
 
+from starlette_channels.cli import SETTINGS
+
 
 def main() -> None:
     """Read the options, print the address, serve until interrupted."""
@@ -12,7 +14,7 @@ def main() -> None:
     parser.add_argument("--port", default=8000, type=int, help="port to listen on (default: %(default)s)")
     options = parser.parse_args()
     print(f"The chat is at http://{options.host}:{options.port} - open it in two windows.", flush=True)
-    uvicorn.run("example_app.app:app", host=options.host, port=options.port, log_level="warning")
+    uvicorn.run("example_app.app:app", host=options.host, port=options.port, log_level="warning", **SETTINGS)
 
 
 if __name__ == "__main__":

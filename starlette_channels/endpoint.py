@@ -1,5 +1,6 @@
 """`Channels`: the ASGI app that is mounted."""
 
+import functools
 import inspect
 import logging
 from collections import Counter
@@ -28,8 +29,10 @@ from starlette_channels.metrics import Statistics
 from starlette_channels.origins import CheckOrigin, OriginCheck
 from starlette_channels.serializers import DEFAULT_VERSION, V1, V2, Serializer, negotiate
 from starlette_channels.transports.websocket import serve_websocket, warn_about_server
+from starlette_channels.workers import warn_about_workers
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
+transport_logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
 A = TypeVar("A")
 Connect: TypeAlias = Callable[[Handshake], Coroutine[Any, Any, A]]
@@ -114,6 +117,7 @@ class Channels(Generic[A]):
         self._static = StaticFiles(directory=Path(__file__).parent / "static")
         self._closing = False
         warn_about_server()
+        warn_about_workers()
 
     # What applications call.
 
@@ -204,6 +208,7 @@ class Channels(Generic[A]):
         """Attach to the server's connection if it lets us, and free the ASGI call."""
         extensions: dict[str, Any] = scope.get("extensions") or {}
         attach: Attach | None = extensions.get("starlette_channels", {}).get("attach")
+        _say_which_transport(attach is not None)
         return attach is not None and attach(connected, self._service.limits, self._service.counts)
 
     async def _shake_hands(self, scope: Scope) -> tuple[Callable[[Transport], Connection], str | None]:
@@ -289,6 +294,17 @@ class Channels(Generic[A]):
             await send({"type": "lifespan.startup.complete"})
             await receive()  # lifespan.shutdown
         await send({"type": "lifespan.shutdown.complete"})
+
+
+@functools.cache  # once for each process
+def _say_which_transport(fast: bool) -> None:
+    if fast:
+        transport_logger.info("Channels take the fast lane")
+    else:
+        transport_logger.info(
+            "Channels are served through receive and send; under uvicorn, there is a fast lane: "
+            "--ws starlette_channels.transports.uvicorn:FastLane"
+        )
 
 
 def _path_below_mount(scope: Scope) -> str:

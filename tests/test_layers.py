@@ -14,7 +14,7 @@ ROOT = Path(starlette_channels.__file__).parent
 PACKAGE = ROOT.name
 
 LAYERS = [
-    {"auth_tokens", "exceptions", "frames", "limits", "metrics", "params", "slow", "tasks", "topics"},
+    {"auth_tokens", "exceptions", "frames", "limits", "metrics", "params", "slow", "tasks", "topics", "workers"},
     {"messages", "tokens"},
     {"payloads"},
     {"serializers"},
@@ -37,7 +37,8 @@ LAYERS = [
     {"transports.pulse"},
     {"transports.lane", "transports.websocket"},
     {"endpoint", "transports.uvicorn"},
-    {"testing", "__init__"},
+    {"testing", "cli", "__init__"},
+    {"__main__"},
 ]
 """A module imports from the layers above it only, never from its own and never from below."""
 
@@ -50,8 +51,8 @@ PURE = {
 REQUIRED = {"anyio", "msgspec", "starlette"}
 """What is imported at run time, beside the standard library; uvicorn is required for users, not by the code."""
 
-WITH_UVICORN = {("frames", "websockets"), ("transports.uvicorn", "uvicorn")}
-"""What `uvicorn[standard]`, which is required, brings; only the fast lane makes use of it."""
+WITH_UVICORN = {("frames", "websockets"), ("transports.uvicorn", "uvicorn"), ("cli", "uvicorn"), ("cli", "click")}
+"""What `uvicorn[standard]`, which is required, brings; only the fast lane and the command line make use of it."""
 
 EXTRAS = {("tokens", "itsdangerous")}
 """What an extra of the package brings, for a module that users import by themselves."""

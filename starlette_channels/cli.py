@@ -1,0 +1,86 @@
+"""The command line: `python -m starlette_channels run app:app`, or `starlette-channels run app:app`."""
+
+import logging
+import os
+from typing import Any
+
+import click
+from uvicorn import main as uvicorn_command
+from uvicorn.config import LOGGING_CONFIG
+
+from starlette_channels.workers import WORKERS
+
+SETTINGS: dict[str, Any] = {
+    "ws": "starlette_channels.transports.uvicorn:FastLane",
+    "ws_per_message_deflate": False,
+    "backlog": 4096,
+}
+"""Where `run` differs from uvicorn, as arguments of `uvicorn.run`: `uvicorn.run("app:app", **SETTINGS)`.
+
+The reasons are in the help of `run`. Everything else is uvicorn's own default, uvloop where it is installed included.
+"""
+
+RUN_HELP = """\
+Serve an application with uvicorn and the settings that suit channels.
+
+APP is an import string, MODULE:ATTRIBUTE. It may be any ASGI application. All options are those of the installed
+uvicorn, so are its environment variables (UVICORN_PORT, ...); what you give wins over our defaults. These differ from
+uvicorn's:
+
+\b
+--ws                      channels take the fast lane: an idle client costs
+                          no task, a broadcast one write for each client
+--ws-per-message-deflate  off, as on the fast lane anyhow: compression costs
+                          memory for each client, and time for each message
+                          to each client
+--backlog                 more room for clients that all come back at once
+                          after a restart; Linux allows 4096 as it comes
+"""
+
+
+@click.group()
+@click.version_option(package_name="starlette-channels")
+def main() -> None:
+    """Phoenix Channels for Starlette and FastAPI."""
+
+
+def serve(**options: Any) -> None:
+    """Run uvicorn's own command with these options of it."""
+    _tell_workers_how_many_they_are(options["workers"], options["reload"])
+    _log_as_uvicorn_does(options["log_level"])
+    assert uvicorn_command.callback is not None
+    uvicorn_command.callback(**options)
+
+
+main.add_command(
+    click.Command(
+        "run",
+        callback=serve,
+        params=uvicorn_command.params,
+        context_settings={**uvicorn_command.context_settings, "default_map": SETTINGS, "show_default": True},
+        help=RUN_HELP,
+        short_help="Serve an application with uvicorn.",
+    )
+)
+
+
+def _tell_workers_how_many_they_are(workers: int | None, reload: bool) -> None:
+    if reload:
+        os.environ[WORKERS] = "1"  # uvicorn ignores any other number then
+    elif workers is not None:
+        os.environ[WORKERS] = str(workers)
+
+
+class Unhandled(logging.Filter):
+    """Passes what no handler of the application's own gets to see."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Decide when something is logged: the application is imported after logging has been set up."""
+        return not logging.getLogger().handlers
+
+
+def _log_as_uvicorn_does(level: str | None) -> None:
+    """Show our log lines among uvicorn's; with `--log-config`, what that file says holds alone."""
+    LOGGING_CONFIG["filters"] = {"unhandled": {"()": Unhandled}}
+    LOGGING_CONFIG["handlers"]["channels"] = {**LOGGING_CONFIG["handlers"]["default"], "filters": ["unhandled"]}
+    LOGGING_CONFIG["loggers"]["starlette_channels"] = {"handlers": ["channels"], "level": (level or "info").upper()}

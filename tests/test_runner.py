@@ -1,0 +1,245 @@
+"""`python -m starlette_channels run`: uvicorn, with the settings that suit channels and all of its own options."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import pytest
+import uvicorn
+
+from starlette_channels.cli import SETTINGS, main
+from tests import test_servers
+from tests.fuzzing.wire import SECONDS, Address, Wire, opened
+from tests.servers import HOST, ROOT, Kind, serve
+from tests.test_servers import answers, are_stopped, come_back, the_story, the_story_ends, with_option
+
+certificate = test_servers.certificate  # the fixture
+
+RUNNER = Kind("runner", f"starlette_channels run {{app}} --host {HOST} --port {{port}}")
+PLAIN = Kind("uvicorn", RUNNER.command.replace("starlette_channels run", "uvicorn"))
+CHAT, ROOMS = "tests.fuzzing.mounts:mounted", "tests.runner_app:app"
+ROOM = "/socket/websocket?vsn=2.0.0"
+FAST, PORTABLE = "Channels take the fast lane", "Channels are served through receive and send"
+APART = "2 workers share no broker"
+
+run = main.commands["run"]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+# ---- the chat
+
+
+@pytest.mark.anyio
+async def test_a_chat_takes_the_fast_lane_and_survives_a_restart() -> None:
+    with serve(CHAT, RUNNER) as server:
+        where = Address(server.port)
+        clients = await the_story(where, "/socket")
+        assert server.log.read_text().count(f"INFO:     {FAST}\n") == 1
+        assert await are_stopped(server, clients) == {1012}
+        await come_back(server, where, "/socket")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("option", ["--http h11 --loop asyncio", "--reload --reload-dir docs --workers 2"])
+async def test_a_chat_works_with_options_of_uvicorn(option: str) -> None:
+    with serve(CHAT, with_option(RUNNER, option)) as server:
+        await the_story_ends(Address(server.port), "/socket")
+        log = server.log.read_text()
+        assert FAST in log
+        assert APART not in log
+
+
+@pytest.mark.anyio
+async def test_a_chat_works_over_tls(certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
+    trusting = ssl.create_default_context(cafile=str(cert))
+    with serve(CHAT, with_option(RUNNER, f"--ssl-certfile {cert} --ssl-keyfile {key}")) as server:
+        await the_story_ends(Address(server.port, tls=trusting), "/socket")
+        assert FAST in server.log.read_text()
+
+
+@pytest.mark.anyio
+async def test_an_application_may_come_from_a_factory_elsewhere_and_log_in_its_own_way(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.py").write_text("from tests.runner_app import make\n")
+    (tmp_path / "env").write_text("SOME_NAME=some value\n")
+    kind = with_option(RUNNER, f"--factory --app-dir {tmp_path} --env-file {tmp_path / 'env'}")
+    with serve("elsewhere:make", kind) as server:
+        await the_story_ends(Address(server.port), "/socket")
+        log = server.log.read_text()
+        assert f"the app's own log: {FAST}\n" in log
+        assert log.count(FAST) == 1
+
+
+# ---- several workers
+
+
+async def process_behind(client: Wire) -> int:
+    await client.join("room:1")
+    return (await client.call("1", "2", "room:1", "process"))["response"]["id"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("command", "environment"),
+    [(f"{RUNNER.command} --workers 2", {}), (PLAIN.command, {"WEB_CONCURRENCY": "2"})],
+    ids=["runner", "plain uvicorn"],
+)
+async def test_each_client_stays_with_one_of_two_workers_and_the_log_says_what_that_means(
+    command: str, environment: dict[str, str]
+) -> None:
+    with serve(ROOMS, Kind("two workers", command), environment=environment) as server:
+        async with opened(Address(server.port), ROOM) as ann:
+            first = await process_behind(ann)
+            os.kill(first, signal.SIGSTOP)  # so the next client has to be the other worker's
+            try:
+                async with opened(Address(server.port), ROOM) as bob:
+                    second = await process_behind(bob)
+            finally:
+                os.kill(first, signal.SIGCONT)
+            again = (await ann.call("1", "3", "room:1", "process"))["response"]["id"]
+        assert first == again != second
+        assert server.log.read_text().count(APART) == 1
+
+
+# ---- settings
+
+
+def settings(command: click.Command, *arguments: str) -> dict[str, Any]:
+    """What a command line comes to."""
+    return command.make_context("name", [CHAT, *arguments]).params
+
+
+def test_only_the_settings_that_are_listed_differ_from_those_of_uvicorn() -> None:
+    theirs, ours = settings(uvicorn.main), settings(run)
+    assert ours.keys() == theirs.keys()
+    assert {name: value for name, value in ours.items() if value != theirs[name]} == SETTINGS
+
+
+def test_each_setting_is_on_the_page_about_deployment_and_in_the_help() -> None:
+    page = (ROOT / "docs" / "guides" / "deployment.md").read_text()
+    text = run.get_help(run.make_context("name", [CHAT]))
+    for name, value in SETTINGS.items():
+        option = "--" + name.replace("_", "-")
+        assert f"| `{option} {str(value).lower() if value is False else value}` |" in page
+        assert f"\n  {option} " in text.partition("Options:")[0]
+        assert f"[default:{value}]" in "".join(text.split())
+
+
+@pytest.mark.parametrize("from_environment", [False, True])
+def test_what_the_user_says_wins(from_environment: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {"ws": "wsproto", "ws_per_message_deflate": True, "backlog": 7}
+    assert wanted.keys() == SETTINGS.keys()
+    arguments: list[str] = []
+    for name, value in wanted.items():
+        if from_environment:
+            monkeypatch.setenv(f"UVICORN_{name.upper()}", str(value))
+        else:
+            arguments += ["--" + name.replace("_", "-"), str(value)]
+    assert settings(run, *arguments) == settings(uvicorn.main) | wanted
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("kind", "ws", "transport"),
+    [(PLAIN, SETTINGS["ws"], FAST), (RUNNER, "websockets-sansio", PORTABLE)],
+    ids=["plain uvicorn, fast lane", "runner, sansio"],
+)
+async def test_the_log_says_once_how_channels_are_served_whoever_starts_the_server(
+    kind: Kind, ws: str, transport: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "log.json"
+    config.write_text(LOG_CONFIG)
+    with serve(ROOMS, with_option(kind, f"--ws {ws} --log-config {config}")) as server:
+        for _ in range(2):
+            async with opened(Address(server.port), ROOM) as client:
+                await client.join("room:1")
+        log = server.log.read_text()
+        assert log.count(f"starlette_channels.transport: {transport}") == 1
+        assert log.count("starlette_channels.transport: Channels") == 1
+
+
+LOG_CONFIG = """{
+    "version": 1,
+    "disable_existing_loggers": false,
+    "formatters": {"plain": {"format": "%(name)s: %(message)s"}},
+    "handlers": {"all": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"level": "INFO", "handlers": ["all"]}
+}"""
+
+
+# ---- the end, and mistakes
+
+
+@contextlib.contextmanager
+def on_a_unix_socket(command: str, path: Path) -> Generator[subprocess.Popen[bytes]]:
+    """A server of the chat that listens there."""
+    program = [sys.executable, "-m", *command.split(), CHAT, "--uds", str(path)]
+    with path.with_suffix(".log").open("w+b") as log:
+        process = subprocess.Popen(program, cwd=ROOT, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + SECONDS
+            while not answers(path):
+                assert process.poll() is None, log.read()
+                assert time.monotonic() < deadline, log.read()
+                time.sleep(0.02)
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("command", ["uvicorn", "starlette_channels run"])
+async def test_a_server_on_a_unix_socket_that_is_told_to_stop_ends_as_uvicorn_does(
+    command: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    with on_a_unix_socket(command, path) as process:
+        clients = await the_story(Address(unix=str(path)), "/socket")
+        process.terminate()
+        assert {(await client.closed()).code for client in clients} == {1012}
+        for client in clients:
+            await client.discard()
+        assert await asyncio.to_thread(process.wait, SECONDS) == -signal.SIGTERM
+
+
+def outcome(*command: str) -> tuple[int, str]:
+    """The exit code of a module that ends by itself, and the last line of what it said."""
+    program = [sys.executable, "-m", *command]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
+    return done.returncode, done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [["nowhere:app"], [CHAT, "--nonsense"]], ids=" ".join)
+def test_mistakes_are_answered_as_uvicorn_does(arguments: list[str]) -> None:
+    code, said = outcome("starlette_channels", "run", *arguments)
+    assert (code, said) == outcome("uvicorn", *arguments)
+    assert code != 0
+
+
+@pytest.mark.anyio
+async def test_an_application_without_channels_is_served_without_a_word_about_them() -> None:
+    with serve("tests.runner_app:plain", RUNNER) as server:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(server.http)).text == "hello"
+        assert "hannels" not in server.log.read_text()
+
+
+def test_the_command_is_installed() -> None:
+    (script,) = entry_points(group="console_scripts", name="starlette-channels")
+    assert script.load() is main
