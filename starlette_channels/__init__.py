@@ -23,6 +23,7 @@ from starlette_channels.presence.publisher import PresenceDiff
 from starlette_channels.serializers import V1, V2, Serializer
 from starlette_channels.slow import WhenSlow, latest_by_key
 from starlette_channels.sockets import LaterReply, Socket
+from starlette_channels.transports.longpoll import LongPoll
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "JoinError",
     "LaterReply",
     "Limits",
+    "LongPoll",
     "Payload",
     "Presence",
     "PresenceDiff",

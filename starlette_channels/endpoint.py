@@ -4,7 +4,7 @@ import functools
 import inspect
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar, overload
@@ -13,21 +13,31 @@ import anyio
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import compile_path
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from starlette_channels.auth_tokens import SUBPROTOCOL
+from starlette_channels.auth_tokens import SUBPROTOCOL, long_poll_token
 from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel
 from starlette_channels.connection import Connection, Service, Transport
 from starlette_channels.exceptions import ConnectError
-from starlette_channels.handshake import Handshake, Refused, choose_subprotocol, read_auth_token, refuse_websocket
+from starlette_channels.handshake import (
+    Handshake,
+    Refused,
+    begin,
+    choose_subprotocol,
+    note_refusal,
+    read_auth_token,
+    refuse_websocket,
+)
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Payload, shown
 from starlette_channels.metrics import Statistics
 from starlette_channels.origins import CheckOrigin, OriginCheck
-from starlette_channels.serializers import DEFAULT_VERSION, V1, V2, Serializer, negotiate
+from starlette_channels.paths import TransportPath, path_below_mount
+from starlette_channels.polling import LongPolling
+from starlette_channels.serializers import DEFAULT_VERSION, V1, V2, Serializer, TextOnly, negotiate
+from starlette_channels.transports.longpoll import LongPoll
 from starlette_channels.transports.websocket import serve_websocket, warn_about_server
 from starlette_channels.workers import warn_about_workers
 
@@ -50,7 +60,7 @@ class Channels(Generic[A]):
     for each connection and returns what handlers see as `socket.assigns`; without it that is an empty dict.
     `socket_id` names a connection for `disconnect`. `path` may have variables (`"/ws/{region}"`), which are params as
     the mount's are. Of `subprotocols` the first that the client offers is chosen; a client that offers only others is
-    refused.
+    refused. With `longpoll` it serves `<mount>/longpoll`, too, for clients that no WebSocket gets through to.
 
     `check_origin` says which pages may connect, by the `Origin` header that browsers send: `True`, those of the host
     that is connected to; `False`, any; a list such as `["https://app.example", "//*.app.example"]`; or a function of
@@ -69,6 +79,7 @@ class Channels(Generic[A]):
         subprotocols: Sequence[str] | None = None,
         check_origin: CheckOrigin = True,
         auth_token: bool = False,
+        longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
     ) -> None: ...
 
@@ -85,6 +96,7 @@ class Channels(Generic[A]):
         subprotocols: Sequence[str] | None = None,
         check_origin: CheckOrigin = True,
         auth_token: bool = False,
+        longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
     ) -> None: ...
 
@@ -100,20 +112,20 @@ class Channels(Generic[A]):
         subprotocols: Sequence[str] | None = None,
         check_origin: CheckOrigin = True,
         auth_token: bool = False,
+        longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
     ) -> None:
         if connect is not None and not inspect.iscoroutinefunction(connect):
             raise TypeError("Channels(connect=...): it must be `async def` and take one argument, the handshake")
-        if not path.startswith("/"):
-            raise ValueError(f"Channels(path={path!r}): it must begin with a slash")
         self._service = Service(channels, broker if isinstance(broker, Broker) else Broker(broker), limits or Limits())
         self._connect: Connect[Any] = connect or _connect_anybody
         self._socket_id = socket_id
         self._serializers = tuple(serializers) or (V2(), V1())
-        self._path, _, self._path_convertors = compile_path(path)
+        self._path = TransportPath(path, "Channels(path")
         self._auth_token = auth_token
         self._subprotocols = [SUBPROTOCOL, *(subprotocols or ())] if auth_token else subprotocols
         self._check_origin = OriginCheck(check_origin)
+        self._longpoll = self._make_longpoll(LongPoll() if longpoll is True else longpoll or None)
         self._static = StaticFiles(directory=Path(__file__).parent / "static")
         self._closing = False
         warn_about_server()
@@ -175,8 +187,7 @@ class Channels(Generic[A]):
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         elif scope["type"] == "http":
-            response = await self._http(scope)
-            await response(scope, receive, send)
+            await self._http(scope, receive, send)
         else:
             await self._lifespan(receive, send)
 
@@ -186,7 +197,7 @@ class Channels(Generic[A]):
         try:
             connected, subprotocol = await self._shake_hands(scope)
         except Refused as refusal:
-            self._note(refusal)
+            note_refusal(refusal, self._service.counts)
             answer = refuse_websocket(scope, send, refusal)
         else:
             answer = send({"type": "websocket.accept", "subprotocol": subprotocol})
@@ -198,12 +209,6 @@ class Channels(Generic[A]):
         if connected is not None and not self._take_fast_lane(scope, connected):
             await serve_websocket(receive, send, connected, self._service.limits, self._service.counts)
 
-    def _note(self, refusal: Refused) -> None:
-        self._service.counts[refusal.code] += 1
-        level = logging.WARNING if refusal.__cause__ is None else logging.ERROR
-        reason = shown(refusal.reason) + (refusal.advice and f": {refusal.advice}")
-        logger.log(level, "Connection refused with %d: %s", refusal.status, reason, exc_info=refusal.__cause__)
-
     def _take_fast_lane(self, scope: Scope, connected: Callable[[Transport], Connection]) -> bool:
         """Attach to the server's connection if it lets us, and free the ASGI call."""
         extensions: dict[str, Any] = scope.get("extensions") or {}
@@ -212,8 +217,32 @@ class Channels(Generic[A]):
         return attach is not None and attach(connected, self._service.limits, self._service.counts)
 
     async def _shake_hands(self, scope: Scope) -> tuple[Callable[[Transport], Connection], str | None]:
-        """Ask `connect`; return what makes the connection, and the subprotocol. Raises `Refused`."""
-        handshake, serializer, subprotocol = self._negotiate(scope)
+        """Check all that can be checked before `connect` is asked, in Phoenix's order, and ask it. Raises `Refused`."""
+        path_params = self._path.match(scope)
+        if path_params is None:
+            raise Refused(404, "no such path")
+        handshake = self._begin(scope, path_params)
+        if self._auth_token:
+            read_auth_token(handshake)
+        subprotocol = choose_subprotocol(self._subprotocols, handshake.offered_subprotocols)
+        return await self._admit(handshake, self._serializers), subprotocol
+
+    def _begin(self, scope: Scope, path_params: Mapping[str, Any]) -> Handshake:
+        """Return what `connect` will see, if the page it comes from may connect. Raises `Refused`."""
+        handshake = begin(scope, path_params)
+        self._check_origin(handshake)
+        return handshake
+
+    async def _admit(
+        self, handshake: Handshake, serializers: Sequence[Serializer]
+    ) -> Callable[[Transport], Connection]:
+        """Ask `connect`; return what makes the connection. Raises `Refused`."""
+        if self._closing:
+            raise Refused(503, "shutting down")
+        vsn = handshake.params.get("vsn", DEFAULT_VERSION)
+        serializer = negotiate(vsn, serializers)
+        if serializer is None:
+            raise Refused(403, f"no serializer for version {shown(vsn)}")
         try:
             assigns = await self._connect(handshake)
             socket_id = self._identify(assigns)
@@ -225,33 +254,13 @@ class Channels(Generic[A]):
             raise
         except Exception as error:
             raise Refused(500, "connect raised", "Internal Server Error", "connect_crashed") from error
+        app = handshake.scope.get("app")
 
         def connected(transport: Transport) -> Connection:
             logger.info("Connected, protocol version %s", serializer.version)
-            return Connection(self._service, transport, serializer, assigns, socket_id, scope.get("app"))
+            return Connection(self._service, transport, serializer, assigns, socket_id, app)
 
-        return connected, subprotocol
-
-    def _negotiate(self, scope: Scope) -> tuple[Handshake, Serializer, str | None]:
-        """Check all that can be checked before `connect` is asked, in Phoenix's order."""
-        path_params = self._match(scope)
-        if path_params is None:
-            raise Refused(404, "no such path")
-        if self._closing:
-            raise Refused(503, "shutting down")
-        handshake = Handshake(scope, {**scope.get("path_params", {}), **path_params})
-        try:
-            params = handshake.params
-        except ValueError as error:
-            raise Refused(400, f"malformed query string: {error}") from None
-        self._check_origin(handshake)
-        if self._auth_token:
-            read_auth_token(handshake)
-        subprotocol = choose_subprotocol(self._subprotocols, handshake.offered_subprotocols)
-        serializer = negotiate(params.get("vsn", DEFAULT_VERSION), self._serializers)
-        if serializer is None:
-            raise Refused(403, f"no serializer for version {shown(params['vsn'])}")
-        return handshake, serializer, subprotocol
+        return connected
 
     def _identify(self, assigns: Any) -> str | None:
         socket_id: Any = None if self._socket_id is None else self._socket_id(assigns)
@@ -259,28 +268,42 @@ class Channels(Generic[A]):
             return socket_id
         raise Refused(403, f"socket_id returned {type(socket_id).__name__}: it must be a string or None")
 
-    def _match(self, scope: Scope) -> dict[str, Any] | None:
-        """Return the variables of the path below the mount, or `None` if it is not the WebSocket's."""
-        match = self._path.match(_path_below_mount(scope))
-        if match is None:
+    def _make_longpoll(self, options: LongPoll | None) -> LongPolling | None:
+        if options is None:
             return None
-        return {name: self._path_convertors[name].convert(value) for name, value in match.groupdict().items()}
+        serializers = tuple(TextOnly(serializer) for serializer in self._serializers)
 
-    async def _http(self, scope: Scope) -> Response:
-        path = _path_below_mount(scope)
+        async def admit(handshake: Handshake) -> Callable[[Transport], Connection]:
+            if self._auth_token:
+                handshake.auth_token = long_poll_token(handshake.headers)
+            return await self._admit(handshake, serializers)
+
+        return LongPolling(options, self._service.limits, self._service.counts, self._begin, admit)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        polled = None if self._longpoll is None else self._longpoll.path.match(scope)
+        if self._longpoll is not None and polled is not None:
+            await self._longpoll(scope, polled, receive, send)
+        else:
+            response = await self._respond(scope)
+            await response(scope, receive, send)
+
+    async def _respond(self, scope: Scope) -> Response:
+        """Answer a request that is no transport's: with a file of the client, or what there is to say."""
+        path = path_below_mount(scope)
         if path.removeprefix("/") in CLIENT_FILES and scope["method"] in ("GET", "HEAD"):
             response = await self._static.get_response(path.removeprefix("/"), scope)
             # Pages of other origins may import the client, and get a new one when the server is upgraded.
             response.headers.update({"access-control-allow-origin": "*", "cache-control": "no-cache"})
             return response
-        if self._match(scope) is None:
+        if self._path.match(scope) is None:
             return PlainTextResponse("Not Found", 404)
         if scope["method"] != "GET":
             return PlainTextResponse("Method Not Allowed", 405, {"allow": "GET"})
         try:
             self._check_origin(Handshake(scope, {}))
         except Refused as refusal:
-            self._note(refusal)
+            note_refusal(refusal, self._service.counts)
             return PlainTextResponse(refusal.body, refusal.status)
         upgrading = "upgrade" in Headers(scope=scope)
         reason = "No WebSocket library: install uvicorn[standard]" if upgrading else "This is for WebSockets"
@@ -305,13 +328,6 @@ def _say_which_transport(fast: bool) -> None:
             "Channels are served through receive and send; under uvicorn, there is a fast lane: "
             "--ws starlette_channels.transports.uvicorn:FastLane"
         )
-
-
-def _path_below_mount(scope: Scope) -> str:
-    """Return the path without the mount's part of it, which Starlette's `Mount` keeps in `root_path`."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
 async def _connect_anybody(_: Handshake) -> dict[str, Any]:

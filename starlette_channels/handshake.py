@@ -1,6 +1,7 @@
-"""From an HTTP request to an accepted WebSocket: what `connect` sees, and how a client is refused."""
+"""From an HTTP request to a connection: what `connect` sees, and how a client is refused."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope, Send
 
 from starlette_channels.auth_tokens import take_token
+from starlette_channels.messages import shown
 from starlette_channels.params import Params, decode_query
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
@@ -56,6 +58,24 @@ class Refused(Exception):
         self.reason: str = reason
         self.body: str = body
         self.code: str = code
+
+
+def begin(scope: Scope, path_params: Mapping[str, Any]) -> Handshake:
+    """Return what `connect` will see; `path_params` are the variables below the mount. Raises `Refused`."""
+    handshake = Handshake(scope, {**scope.get("path_params", {}), **path_params})
+    try:
+        _ = handshake.params
+    except ValueError as error:
+        raise Refused(400, f"malformed query string: {error}") from None
+    return handshake
+
+
+def note_refusal(refusal: Refused, counts: Counter[str]) -> None:
+    """Count and log that a client was refused."""
+    counts[refusal.code] += 1
+    level = logging.WARNING if refusal.__cause__ is None else logging.ERROR
+    reason = shown(refusal.reason) + (refusal.advice and f": {refusal.advice}")
+    logger.log(level, "Connection refused with %d: %s", refusal.status, reason, exc_info=refusal.__cause__)
 
 
 def choose_subprotocol(ours: Sequence[str] | None, offered: Sequence[str]) -> str | None:

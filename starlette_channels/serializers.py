@@ -187,3 +187,33 @@ def _text(ref: Ref) -> str:
     if isinstance(ref, int | float):
         return json.dumps(ref)
     raise SerializerError("a list or an object as a ref does not fit a binary frame")
+
+
+class TextOnly:
+    """Another serializer, for a transport that takes no binary frames to the client."""
+
+    def __init__(self, serializer: Serializer) -> None:
+        self._serializer = serializer
+        self.version: str = serializer.version
+
+    def decode(self, frame: Frame) -> Message:
+        """Decode what a client sent; that may be binary."""
+        return self._serializer.decode(frame)
+
+    def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> str:
+        """Encode a push."""
+        return _as_text(self._serializer.push(join_ref, ref, topic, event, body))
+
+    def reply(self, join_ref: Ref, ref: Ref, topic: Any, status: str, body: Body) -> str:
+        """Encode a reply."""
+        return _as_text(self._serializer.reply(join_ref, ref, topic, status, body))
+
+    def broadcast(self, topic: str, event: str, body: Body) -> str:
+        """Encode a broadcast."""
+        return _as_text(self._serializer.broadcast(topic, event, body))
+
+
+def _as_text(frame: Frame) -> str:
+    if isinstance(frame, str):
+        return frame
+    raise SerializerError("this transport takes no binary payloads to the client")

@@ -14,7 +14,19 @@ ROOT = Path(starlette_channels.__file__).parent
 PACKAGE = ROOT.name
 
 LAYERS = [
-    {"auth_tokens", "exceptions", "frames", "limits", "metrics", "params", "slow", "tasks", "topics", "workers"},
+    {
+        "auth_tokens",
+        "exceptions",
+        "frames",
+        "limits",
+        "metrics",
+        "params",
+        "paths",
+        "slow",
+        "tasks",
+        "topics",
+        "workers",
+    },
     {"messages", "tokens"},
     {"payloads"},
     {"serializers"},
@@ -33,9 +45,11 @@ LAYERS = [
     {"connection"},
     {"handshake"},
     {"origins"},
-    {"transports", "transports.outbox", "transports.outlet", "transports.sweeper"},
+    {"transports", "transports.batches", "transports.sessions"},
+    {"transports.outbox", "transports.outlet", "transports.sweeper"},
     {"transports.pulse"},
-    {"transports.lane", "transports.websocket"},
+    {"transports.lane", "transports.longpoll", "transports.websocket"},
+    {"polling"},
     {"endpoint", "transports.uvicorn"},
     {"testing", "cli", "__init__"},
     {"__main__"},
@@ -45,6 +59,7 @@ LAYERS = [
 PURE = {
     *("auth_tokens", "frames", "origins", "protocol", "messages", "params", "topics", "payloads", "serializers"),
     *("presence.clocks", "presence.deltas", "presence.replica", "presence.roster", "presence.state"),
+    "transports.batches",
 }
 """They know no event loop, no clock and no socket."""
 

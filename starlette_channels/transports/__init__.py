@@ -6,5 +6,8 @@ HANGING_SECONDS = 0.1
 STEP_SECONDS = HANGING_SECONDS / 10
 """We wait in such steps. When the event loop stalls, only one of them counts, and whoever was ready has a turn."""
 
+BEHIND_BYTES = 65_536
+"""When so much waits, the client is behind; servers and kernels keep about as much below us."""
+
 CLOSE_SECONDS = 2.0
 """How long the last frames and the close may take to leave."""

@@ -1,8 +1,10 @@
 """What waits for a client that is behind with reading, and what of it may be dropped."""
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from starlette_channels.messages import Frame
 from starlette_channels.slow import Place
 
 T = TypeVar("T")
@@ -61,6 +63,12 @@ class Outbox(Generic[T]):
             del self._latest[place]
         return frame
 
+    def drain(self) -> list[T]:
+        """Take all frames."""
+        frames = [frame for frame, _, _ in self._frames.values()]
+        self.clear()
+        return frames
+
     def clear(self) -> None:
         """Forget everything."""
         self._frames.clear()
@@ -72,3 +80,15 @@ class Outbox(Generic[T]):
         _, size, _ = self._frames.pop(number)
         self.bytes -= size
         self._counts[code] += 1
+
+
+class OneByOne:
+    """An outlet for clients each of which has an outbox of its own."""
+
+    def spread(self, writers: Sequence[Callable[[Frame], None]], frame: Frame) -> None:
+        """Queue a frame for every client."""
+        for write in writers:
+            write(frame)
+
+
+ONE_BY_ONE = OneByOne()

@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import anyio
 from starlette.types import Receive, Send
@@ -14,8 +14,8 @@ from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame, frame_size
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Cancel, Tasks
-from starlette_channels.transports import CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS
-from starlette_channels.transports.outbox import Outbox
+from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS
+from starlette_channels.transports.outbox import ONE_BY_ONE, OneByOne, Outbox
 from starlette_channels.transports.sweeper import sweeper_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
@@ -25,21 +25,6 @@ UNBOUNDED_UVICORN = ((0, 50, 0), (0, 52, 0))
 
 SLOWEST = 1_000_000
 """Bytes per second. A frame that leaves slower hangs; through ASGI we see it leave as a whole only."""
-
-BEHIND_BYTES = 65_536
-"""When so much waits, the client is behind; servers and kernels keep about as much below us."""
-
-
-class OneByOne:
-    """An outlet for clients each of which has a queue of its own."""
-
-    def spread(self, writers: Sequence[Callable[[Frame], None]], frame: Frame) -> None:
-        """Queue a frame for every client."""
-        for write in writers:
-            write(frame)
-
-
-ONE_BY_ONE = OneByOne()
 
 
 class WebSocketTransport:

@@ -1,0 +1,199 @@
+"""What is served at `<mount>/longpoll`: the requests of long-poll clients, and what they are answered.
+
+Answers of the protocol are HTTP 200, with the status that is meant in their body.
+Source: Phoenix's `transports/long_poll.ex`.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import anyio
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from starlette_channels.connection import Connection, Transport
+from starlette_channels.exceptions import ProtocolError
+from starlette_channels.handshake import Handshake, Refused, note_refusal
+from starlette_channels.limits import Limits
+from starlette_channels.messages import Frame
+from starlette_channels.paths import TransportPath
+from starlette_channels.transports.batches import is_batch, read_lines, read_text, split
+from starlette_channels.transports.longpoll import LongPoll, LongPollTransport
+from starlette_channels.transports.sessions import Sessions
+
+logger: logging.Logger = logging.getLogger("starlette_channels.transport")
+
+Begin: TypeAlias = Callable[[Scope, Mapping[str, Any]], Handshake]
+"""Checks what no request is answered without, such as its origin. Raises `Refused`."""
+
+Admit: TypeAlias = Callable[[Handshake], Coroutine[Any, Any, Callable[[Transport], Connection]]]
+"""Asks `connect`; returns what makes the connection. Raises `Refused`."""
+
+TOKEN_HEADER = "x-phoenix-longpoll-token"
+
+ANY_ORIGIN = {"access-control-allow-origin": "*"}
+"""Pages of any origin may read the answers: whoever has its token has the session, and cookies open none by that."""
+
+HEADERS = {**ANY_ORIGIN, "cache-control": "no-store"}
+JSON = "application/json; charset=utf-8"
+
+
+class Unsent(Exception):
+    """The client of a request was gone before its answer."""
+
+
+class BodyRefused(Exception):
+    """The body of a request is too big, or does not come; with the code for the counters."""
+
+    def __init__(self, status: int, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.code = code
+
+
+class LongPolling:
+    """Opens sessions for clients, and passes their further requests on to them."""
+
+    def __init__(self, options: LongPoll, limits: Limits, counts: Counter[str], begin: Begin, admit: Admit) -> None:
+        self.path: TransportPath = TransportPath(options.path, "LongPoll(path")
+        self._options = options
+        self._limits = limits
+        self._counts = counts
+        self._begin = begin
+        self._admit = admit
+        self._sessions: Sessions[LongPollTransport] = Sessions()
+
+    async def __call__(self, scope: Scope, variables: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer a request whose path has been found to be ours, with these variables."""
+        try:
+            await self._answer(Exchange(scope, receive, send), variables)
+        except Refused as refusal:
+            note_refusal(refusal, self._counts)
+            await refuse(refusal)(scope, receive, send)
+        except (Unsent, ClientDisconnect) as error:
+            logger.debug("The client was gone before its answer: %r", error.__cause__ or error)
+
+    async def _answer(self, exchange: "Exchange", variables: Mapping[str, Any]) -> None:
+        handshake = self._begin(exchange.scope, variables)
+        if exchange.method == "OPTIONS":
+            await exchange.send(preflight(exchange))
+        elif exchange.method not in ("GET", "POST"):
+            await exchange.send(Response(status_code=400))
+        else:
+            session = self._find(handshake)
+            if exchange.method == "POST":
+                await exchange.send(await self._post(exchange, session))
+            elif session is not None:
+                await session.poll(exchange.gone, exchange.answer_with(session.token))
+            else:
+                await self._open(exchange, handshake)
+
+    def _find(self, handshake: Handshake) -> LongPollTransport | None:
+        token = handshake.headers.get(TOKEN_HEADER) or handshake.params.get("token")
+        session = self._sessions.find(token)
+        if session.is_here if session is not None else not self._sessions.is_foreign(token):
+            return session
+        self._counts["foreign_session"] += 1
+        self._sessions.warn_of_foreigners()
+        return None
+
+    async def _open(self, exchange: "Exchange", handshake: Handshake) -> None:
+        connect = await self._admit(handshake)
+        session = LongPollTransport(self._options, self._limits, self._counts, self._sessions, connect)
+        await exchange.answer_with(session.token)(410)
+
+    async def _post(self, exchange: "Exchange", session: LongPollTransport | None) -> Response:
+        if session is None:
+            return render(410)
+        try:
+            body = await self._read(exchange)
+            return render(await session.receive(self._frames(exchange.headers.get("content-type", ""), body)))
+        except ProtocolError as error:
+            return self._refuse_body(BodyRefused(400, "malformed_message", str(error)))
+        except BodyRefused as refused:
+            return self._refuse_body(refused)
+
+    def _frames(self, content_type: str, body: bytes) -> Iterable[Frame]:
+        if not is_batch(content_type):
+            return (read_text(body),)
+        lines, beyond = split(body, self._options.batch_lines)
+        if beyond:
+            self._counts["batch_too_long"] += beyond
+            logger.warning("%d lines of a batch were ignored: it may have %d", beyond, self._options.batch_lines)
+        return read_lines(lines)
+
+    async def _read(self, exchange: "Exchange") -> bytes:
+        with anyio.move_on_after(self._limits.idle_seconds):
+            return await exchange.read(self._options.body_bytes)
+        raise BodyRefused(408, "body_timeout", f"the body has not come within {self._limits.idle_seconds:g} seconds")
+
+    def _refuse_body(self, refused: BodyRefused) -> Response:
+        self._counts[refused.code] += 1
+        logger.warning("A batch was refused with %d: %s", refused.status, refused)
+        return render(refused.status, refused.status, reason=str(refused))
+
+
+class Exchange(Request):
+    """A request and the way to answer it."""
+
+    async def read(self, most: int) -> bytes:
+        """Read the body; raises `BodyRefused` if it has more than so many bytes, without reading those."""
+        length = self.headers.get("content-length", "")
+        size = int(length[:20]) if length.isdecimal() else 0
+        body = bytearray()
+        async with aclosing(self.stream()) as chunks:
+            while size <= most:
+                chunk = await anext(chunks, None)
+                if chunk is None:
+                    return bytes(body)
+                body += chunk
+                size = len(body)
+        raise BodyRefused(400, "body_too_big", f"a body of over {most} bytes")
+
+    async def gone(self) -> None:
+        """Wait until the client is gone."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+    async def send(self, response: Response) -> None:
+        """Answer; raises `Unsent` if the server says that it cannot."""
+        try:
+            await response(self.scope, self.receive, self._send)
+        except Exception as error:  # servers raise what they like when the client is gone
+            raise Unsent from error
+
+    def answer_with(self, token: str) -> Callable[..., Coroutine[Any, Any, None]]:
+        """Return what answers a poll."""
+
+        async def answer(status: int, frames: Iterable[Frame] = ()) -> None:
+            await self.send(render(status, token=token, messages=list(frames)))
+
+        return answer
+
+
+def render(status: int, true_status: int = 200, **fields: Any) -> Response:
+    """Make an answer of the protocol."""
+    return Response(msgspec.json.encode({"status": status, **fields}), true_status, HEADERS, JSON)
+
+
+def refuse(refusal: Refused) -> Response:
+    """Make the answer to a client that gets no session: 403 whatever the reason, but for what is an error."""
+    if refusal.status == 400 or refusal.status >= 500:
+        return Response(status_code=refusal.status, headers=HEADERS)
+    return render(403)
+
+
+def preflight(request: Request) -> Response:
+    """Make the answer to a browser that asks for a page of another origin."""
+    headers = {
+        **ANY_ORIGIN,
+        "access-control-allow-headers": request.headers.get("access-control-request-headers", ""),
+        "access-control-allow-methods": "get, post, options",
+        "access-control-max-age": "3600",
+    }
+    return Response(headers=headers)

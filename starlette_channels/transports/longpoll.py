@@ -1,0 +1,292 @@
+"""The long-poll transport: a client that fetches frames with one request after the other, on asyncio and trio.
+
+What is written waits here until the client asks for it. A session lives as long as somebody asks.
+Source: Phoenix's `transports/long_poll_server.ex`.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, TypeAlias
+
+import anyio
+import anyio.lowlevel
+from msgspec import Struct
+
+from starlette_channels.connection import Connection
+from starlette_channels.exceptions import ProtocolError
+from starlette_channels.limits import Limits
+from starlette_channels.messages import Frame, frame_size, nests_too_deeply
+from starlette_channels.slow import Place
+from starlette_channels.tasks import Tasks
+from starlette_channels.transports import BEHIND_BYTES
+from starlette_channels.transports.outbox import ONE_BY_ONE, OneByOne, Outbox
+from starlette_channels.transports.sessions import Sessions
+
+logger: logging.Logger = logging.getLogger("starlette_channels.transport")
+
+PATIENCE = 1.75
+"""Windows after its last poll in which a client may come back; Phoenix, which looks now and then, grants 1.5 to 3."""
+
+BETWEEN_POLLS_SECONDS = 1.0
+"""How long a client may take from one poll to the next before what waits counts against it: a burst is no reason."""
+
+
+class LongPoll(Struct, frozen=True, kw_only=True):
+    """How long-polling is offered: `Channels(longpoll=LongPoll(window_seconds=5.0))`, or `longpoll=True` for this."""
+
+    path: str = "/longpoll"
+    """Where it is served below the mount; it may have variables, as `Channels(path=...)` may. Clients expect this."""
+
+    window_seconds: float = 10.0
+    """How long a request waits for something to fetch. phoenix.js gives up on one after 20 seconds.
+
+    A session ends 1.75 windows after the last one.
+    """
+
+    body_bytes: int = 8_000_000
+    """Size of the body of one request; a longer one is answered 400."""
+
+    batch_lines: int = 100
+    """Messages that a client may send with one request; those beyond are ignored, logged and counted."""
+
+
+Gone: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
+"""Waits until the client of a request is gone."""
+
+
+class Answer(Protocol):
+    """Sends the answer to a poll."""
+
+    def __call__(self, status: int, frames: Iterable[Frame] = ()) -> Coroutine[Any, Any, object]:
+        """Send it, or raise whatever the server raises when the client is gone."""
+        ...
+
+
+class LongPollTransport:
+    """One session: frames to and from a client that comes and goes."""
+
+    outlet: OneByOne = ONE_BY_ONE
+
+    def __init__(
+        self,
+        options: LongPoll,
+        limits: Limits,
+        counts: Counter[str],
+        sessions: Sessions["LongPollTransport"],
+        connect: Callable[["LongPollTransport"], Connection],
+    ) -> None:
+        self.token: str = sessions.issue()
+        self._options = options
+        self._limits = limits
+        self._counts = counts
+        self._sessions = sessions
+        self._loop = anyio.lowlevel.current_token()
+        self.tasks: Tasks = Tasks()
+        self.writer: Callable[[Frame], None] = self.write
+        self._keeper = Tasks()
+        self._outbox = Outbox[Frame](limits.outbox_bytes, counts)
+        self._taken: list[Frame] = []
+        self._taken_bytes = 0
+        self._sending = False
+        self._suspected = False
+        self._behind = False
+        self._polls: set[anyio.Event] = set()
+        self._newest: anyio.Event | None = None
+        self._answered = 0
+        self._posting = anyio.Lock()
+        self._resumed: anyio.Event | None = None
+        self._closed = False
+        self._living = anyio.CancelScope(deadline=self._end_of_patience())
+        self._connection = connect(self)
+        sessions.add(self.token, self)
+        self._keeper.spawn(self._live)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the session belongs to the running event loop."""
+        return self._loop == anyio.lowlevel.current_token()
+
+    # What the connection calls.
+
+    def write(self, frame: Frame, place: Place | None = None) -> None:
+        """Keep a frame for the client. The session of a client that does not come for what waits ends."""
+        if self._closed:
+            return
+        self._outbox.add(frame, frame_size(frame), place)
+        self._note_whether_behind()
+        self._wake()
+        if self._waiting_bytes > self._limits.outbox_bytes and not self._suspected:
+            self._suspected = True
+            self.tasks.spawn(self._watch_slow_client)
+
+    @property
+    def _waiting_bytes(self) -> int:
+        return self._outbox.bytes + self._taken_bytes
+
+    def _note_whether_behind(self) -> None:
+        """Let the channels know that they may drop something now, or need not any more."""
+        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > BEHIND_BYTES
+        if behind is not self._behind:
+            self._behind = behind
+            (self._connection.hold if behind else self._connection.flow)()
+
+    def close(self, code: int, reason: str = "") -> None:
+        """End the session. A poll that waits gets what is there; the next request is told that there is no session."""
+        if self._closed:
+            return
+        self._closed = True
+        self._sessions.remove(self.token)
+        self._living.cancel()
+        for poll in self._polls:
+            poll.set()
+        self.resume()
+        logger.debug(
+            "Session ended with %d (%s): %d messages were not fetched",
+            code,
+            reason,
+            len(self._taken) + len(self._outbox),
+        )
+
+    def pause(self) -> None:
+        """Take no message of the client until `resume`."""
+        self._resumed = self._resumed or anyio.Event()
+
+    def resume(self) -> None:
+        """Take messages again."""
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    # Messages of the client.
+
+    async def receive(self, frames: Iterable[Frame]) -> int:
+        """Hand messages to the connection, in order, and return 200; 410 if the session ends before that.
+
+        Returns 408 if the handlers are so far behind that they do not take all of them within a window. Raises
+        `ProtocolError` at one that is malformed; those before it have been taken then.
+        """
+        with anyio.move_on_after(self._options.window_seconds):
+            async with self._posting:  # what one request brings is not mixed with what another does
+                for frame in frames:
+                    while self._resumed is not None:
+                        await self._resumed.wait()
+                    if self._closed:
+                        return 410
+                    self._check(frame)
+                    self._connection.receive(frame)
+                return 200
+        self._counts["handlers_behind"] += 1
+        logger.warning("A batch was answered 408: the handlers are behind by more than %s", self._limits.backlog)
+        return 408
+
+    def _check(self, frame: Frame) -> None:
+        """Raise `ProtocolError` for what the connection would close for: there is a request that can be told."""
+        if frame_size(frame) > self._limits.message_bytes:
+            raise ProtocolError(f"a message of over {self._limits.message_bytes} bytes")
+        try:
+            message = self._connection.serializer.decode(frame)
+        except ProtocolError:
+            raise
+        except Exception as error:
+            logger.exception("The serializer of version %s failed", self._connection.serializer.version)
+            raise ProtocolError("the serializer failed") from error
+        if nests_too_deeply(message):
+            raise ProtocolError("a ref or name is nested too deeply")
+
+    # Messages for the client.
+
+    async def poll(self, gone: Gone, answer: Answer) -> None:
+        """Answer a poll: with 200 and what waits, as soon as something does; with 204 if nothing comes in a window.
+
+        With 410 if the session ends meanwhile. Of several polls the newest gets the messages. If its answer cannot be
+        sent, they wait for the next one.
+        """
+        woken = self._newest = anyio.Event()
+        self._polls.add(woken)
+        self._living.deadline = math.inf
+        try:
+            there = self._has_news() or self._closed or await self._wait(woken, gone)
+            if there and self._newest is woken and self._has_news():
+                await self._send(answer)
+            else:
+                await answer(410 if self._closed else 204)
+        finally:
+            self._polls.discard(woken)
+            if self._newest is woken:
+                self._newest = None
+            self._living.deadline = self._end_of_patience()  # later than any poll that still waits
+
+    async def _wait(self, woken: anyio.Event, gone: Gone) -> bool:
+        """Wait for news, for a window at most; return whether the client is still there."""
+        there = True
+
+        async def watch() -> None:
+            nonlocal there
+            await gone()
+            there = False
+            tasks.cancel_scope.cancel()
+
+        with anyio.move_on_after(self._options.window_seconds):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch)
+                await woken.wait()
+                tasks.cancel_scope.cancel()
+        return there
+
+    async def _send(self, answer: Answer) -> None:
+        """Answer with all that waits; what cannot be sent stays taken, for the next answer to begin with."""
+        self._taken_bytes += self._outbox.bytes
+        self._taken += self._outbox.drain()
+        self._sending = True
+        try:
+            with anyio.move_on_after(self._options.window_seconds):
+                await answer(200, self._taken)
+                self._taken, self._taken_bytes = [], 0
+                self._answered += 1
+        finally:
+            self._sending = False
+            self._note_whether_behind()
+            self._wake()
+
+    def _has_news(self) -> bool:
+        """Whether there is something to fetch; not while an answer is being sent, because that might fail."""
+        return bool(self._taken or self._outbox) and not self._sending
+
+    def _wake(self) -> None:
+        if self._newest is not None and self._has_news():
+            self._newest.set()
+
+    async def _watch_slow_client(self) -> None:
+        """End the session if too much waits, and the client does not come for it within a moment."""
+        while self._waiting_bytes > self._limits.outbox_bytes and not self._closed:
+            before = self._answered
+            await anyio.sleep(BETWEEN_POLLS_SECONDS)
+            if self._answered == before and self._waiting_bytes > self._limits.outbox_bytes and not self._closed:
+                self._counts["slow_client"] += 1
+                logger.warning("Session ended with 1008: %d bytes wait for the client", self._waiting_bytes)
+                self.close(1008, "slow_client")
+        self._suspected = False
+
+    # Living and ending.
+
+    async def _live(self) -> None:
+        """Keep the session until it is closed or its client stays away, and let its channels end."""
+        try:
+            with self._living:
+                await anyio.sleep_forever()
+            if not self._closed:
+                self._counts["session_expired"] += 1
+                logger.info("Session ended: its client has not polled for %g windows", PATIENCE)
+        except BaseException:
+            self._connection.abort()  # the event loop ends, and has no patience
+            raise
+        finally:
+            self.close(1001, "session_expired")
+            with anyio.CancelScope(shield=True):
+                await self._connection.end()
+                await self.tasks.finish(self._limits.shutdown_seconds)
+
+    def _end_of_patience(self) -> float:
+        return anyio.current_time() + PATIENCE * self._options.window_seconds
