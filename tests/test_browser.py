@@ -11,6 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
+from tests.clients import node
 from tests.servers import Server, serve
 
 OPTIONS = [
@@ -299,3 +300,61 @@ def test_a_page_from_elsewhere_cannot_connect_with_the_cookies_of_a_user(browser
         assert page.evaluate(WHO_AM_I, f"ws://{ours}/guarded") == "refused"
         assert page.evaluate(WHO_AM_I, f"ws://{theirs}/guarded") == "nobody"
     assert f"'origin http://{theirs}, host {ours}'" in site.tail()
+
+
+PHOENIX_JS = """async (url) => {
+    const { Socket, LongPoll } = await import("/phoenix.mjs");
+    const socket = new Socket(url, { params: { user: "ann" }, longPollFallbackMs: 400 });
+    const room = socket.channel("room:proxy");
+    window.heard = [];
+    room.on("said", ({ body }) => heard.push(body));
+    window.say = (body) => new Promise((resolve) => room.push("say", { body }).receive("ok", resolve));
+    window.way = () => socket.transport === LongPoll ? "long-poll" : "WebSocket";
+    socket.connect();
+    await new Promise((resolve) => room.join().receive("ok", resolve));
+}"""
+
+
+@pytest.fixture
+def phoenix_page(browser: Browser, plain_server: Server) -> Iterator[Callable[..., Page]]:
+    """Opens tabs of one browser, in which the real phoenix.js has joined a room, with its fallback switched on."""
+    node.install()
+    context = browser.new_context()
+    context.set_default_timeout(PATIENCE)
+    context.route("**/phoenix.mjs", lambda route: route.fulfill(path=node.MODULES / "phoenix/priv/static/phoenix.mjs"))
+
+    def page(mount: str = "/socket", *, host: str = "127.0.0.1", swallowed: bool = False) -> Page:
+        page = context.new_page()
+        if swallowed:  # the WebSocket opens, and nothing that is sent arrives anywhere
+            page.route_web_socket("**/websocket*", lambda route: None)
+        page.goto(f"http://{host}:{plain_server.port}/")
+        page.evaluate(PHOENIX_JS, f"{plain_server.ws}{mount}")
+        return page
+
+    yield page
+    context.close()
+
+
+@pytest.mark.parametrize(
+    "blocked",
+    [
+        pytest.param({"swallowed": True}, id="swallowed"),
+        pytest.param({"mount": "/polled"}, id="refused"),
+        pytest.param({"mount": "/polled", "host": "localhost"}, id="refused, page of another origin"),
+    ],
+)
+def test_phoenix_js_falls_back_to_long_polling_when_no_websocket_gets_through_and_returns(
+    blocked: dict[str, Any], phoenix_page: Callable[..., Page]
+) -> None:
+    behind_the_proxy, outside = phoenix_page(**blocked), phoenix_page()
+    assert (behind_the_proxy.evaluate("way()"), outside.evaluate("way()")) == ("long-poll", "WebSocket")
+    for page, body in ((behind_the_proxy, "from behind"), (outside, "from outside")):
+        assert page.evaluate("(body) => say(body)", body) == {"body": body}
+    for page in (behind_the_proxy, outside):
+        page.wait_for_function("heard.length === 2")
+        assert page.evaluate("heard") == ["from behind", "from outside"]
+    behind_the_proxy.close()
+    returned = phoenix_page()
+    assert returned.evaluate("way()") == "WebSocket"
+    assert returned.evaluate("say('back again')") == {"body": "back again"}
+    outside.wait_for_function("heard.includes('back again')")

@@ -40,6 +40,22 @@ def echo(topic: str, text: str, response: object) -> list[dict[str, Any]]:
     ]
 
 
+def opened(path: str = "/socket/longpoll") -> dict[str, Any]:
+    answer: dict[str, Any] = {"status": 410, "token": "$token1", "messages": []}
+    return {"http": "GET", "path": path, "params": V2, "status": 200, "json": answer}
+
+
+def posted(name: str, step: int, status: int) -> dict[str, Any]:
+    """A POST as it was recorded, and the true status that it has here."""
+    return {key: value for key, value in recorded(name, step).items() if key != "json"} | {"status": status}
+
+
+def fetched(*frames: list[Any], path: str = "/socket/longpoll") -> dict[str, Any]:
+    return {"poll": path, "params": {**V2, "token": "$token1"}, "frames": list(frames)}
+
+
+BEAT: list[Any] = [None, "1", "phoenix", "phx_reply", {"status": "ok", "response": {}}]
+
 OURS: dict[str, list[dict[str, Any]]] = {
     # `connect` would answer 403 to "bad", 429 to "limited" and 500 to "raise".
     "handshake/no-upgrade": [plain_get(token) for token in ("", "bad", "limited", "raise")],
@@ -65,6 +81,26 @@ OURS: dict[str, list[dict[str, Any]]] = {
         *join("room:malformed-binary-not-utf8-echo"),
         recorded("malformed/binary-not-utf8-echo", 3),
         {"closed": "a", "code": 1011},
+    ],
+    "long-poll/batch-bad-base64": [opened(), posted("long-poll/batch-bad-base64", 1, 400), fetched(BEAT)],
+    "long-poll/malformed": [
+        opened("/short/longpoll"),
+        posted("long-poll/malformed", 1, 400),
+        {**recorded("long-poll/malformed", 2), "json": {"status": 200}},
+        fetched(BEAT, path="/short/longpoll"),
+    ],
+    "long-poll/malformed-batch": [
+        opened("/short/longpoll"),
+        posted("long-poll/malformed-batch", 1, 400),
+        fetched(BEAT, path="/short/longpoll"),
+    ],
+    "long-poll/slow-join": [
+        opened("/short/longpoll"),
+        {**recorded("long-poll/slow-join", 1), "json": {"status": 200}},
+        fetched(
+            ["1", "1", "lab:long-poll-slow-join", "phx_reply", {"status": "ok", "response": {"slept": 1500}}],
+            path="/short/longpoll",
+        ),
     ],
     "subprotocol/auth-token-junk": [{**recorded("subprotocol/auth-token-junk", 0), "status": 403}],
     "v2-json/duplicate-keys": [

@@ -5,6 +5,7 @@ The Python blocks of a page make one file, and each line of it has the number th
 module, a `conftest.py` and tests that import the module. `<!-- file: index.html -->` does the same with HTML.
 """
 
+import json
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ import msgspec
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from starlette_channels import Limits
+from starlette_channels import Limits, LongPoll
 from tests.clients.node import MODULES, NODE, install, limit
 from tests.servers import HOST, ROOT, Kind, Server, serve
 
@@ -185,6 +186,13 @@ def test_every_limit_is_on_the_page_about_limits_with_its_default() -> None:
     text = (ROOT / "docs" / "guides" / "limits-and-errors.md").read_text()
     for field in msgspec.structs.fields(Limits):
         default = f"{field.default:_}" if isinstance(field.default, int) else str(field.default)
+        assert f"| `{field.name}` | {default} |" in text
+
+
+def test_every_option_of_long_polling_is_on_its_page_with_its_default() -> None:
+    text = (ROOT / "docs" / "guides" / "long-polling.md").read_text()
+    for field in msgspec.structs.fields(LongPoll):
+        default = f"{field.default:_}" if isinstance(field.default, int) else json.dumps(field.default)
         assert f"| `{field.name}` | {default} |" in text
 
 

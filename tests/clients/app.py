@@ -9,10 +9,12 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Mount, Route
 
 from starlette_channels import (
+    Broker,
     Channels,
     ConnectError,
     Handshake,
     JoinError,
+    LongPoll,
     Presence,
     PresenceError,
     Reply,
@@ -93,6 +95,11 @@ async def reverse(socket: Socket[User], payload: bytes) -> bytes:
     return payload[::-1]
 
 
+@room.on("sum")
+async def add_up(socket: Socket[User], payload: bytes) -> dict[str, int]:
+    return {"sum": sum(payload)}
+
+
 @room.on("crash")
 async def crash(socket: Socket[User], payload: Any) -> None:
     raise RuntimeError("asked for by a test")
@@ -150,7 +157,10 @@ def socket_id(user: User) -> str:
     return f"user:{user.name}"
 
 
-channels = Channels([room, hall], connect=connect, socket_id=socket_id, auth_token=True)
+BROKER, POLLS = Broker(), LongPoll(window_seconds=1.0)
+channels = Channels([room, hall], connect=connect, socket_id=socket_id, broker=BROKER, auth_token=True, longpoll=POLLS)
+polled = Channels([room], connect=connect, broker=BROKER, path="/nowhere", check_origin=False, longpoll=POLLS)
+"""What a proxy that lets no WebSocket through leaves of it."""
 
 
 async def blank(request: Request) -> HTMLResponse:
@@ -158,4 +168,4 @@ async def blank(request: Request) -> HTMLResponse:
     return HTMLResponse('<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><title>blank</title>')
 
 
-app = Starlette(routes=[Route("/", blank), Mount("/socket", app=channels)])
+app = Starlette(routes=[Route("/", blank), Mount("/socket", app=channels), Mount("/polled", app=polled)])

@@ -1,7 +1,6 @@
 """The app that the conformance scenarios are played against: `uvicorn tests.conformance.app:app`. See channels.md.
 
-Not there yet, because the library does not have it: long-polling. The channel Realtime, which no scenario uses, is left
-out as well.
+The channel Realtime, which no scenario uses, is left out.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
-from starlette_channels import Channel, Channels, ConnectError, Limits
+from starlette_channels import Channel, Channels, ConnectError, Limits, LongPoll
 from starlette_channels.broker import Broker
 from starlette_channels.endpoint import Connect
 from tests.conformance.lab import lab
@@ -44,18 +43,18 @@ def socket(
     channels: Sequence[Channel[Session]] = ROUTES, connect: Connect[Session] = REFUSE, **options: Any
 ) -> Channels[Session]:
     """What is mounted, with the options in which one mount differs from another."""
-    options = {"check_origin": False, **options}
+    options = {"check_origin": False, "longpoll": True, **options}
     return Channels(channels, connect=connect, socket_id=socket_id, broker=BROKER, **options)
 
 
 MOUNTS = {
     "/socket": socket(connect=REFUSE_IN_DETAIL),
     "/origin": socket(check_origin=ORIGINS),
-    "/short": socket(limits=Limits(idle_seconds=1.0 * SLOWNESS)),
+    "/short": socket(limits=Limits(idle_seconds=1.0 * SLOWNESS), longpoll=LongPoll(window_seconds=1.0 * SLOWNESS)),
     "/limits": socket([room], limits=Limits(channels=3, message_bytes=4096)),
     "/auth": socket(subprotocols=["sip"], auth_token=True),
-    "/proto": socket(subprotocols=["chat", "sip"]),
-    "/t/{tenant}": socket(path="/ws/{region}"),
+    "/proto": socket(subprotocols=["chat", "sip"], longpoll=False),
+    "/t/{tenant}": socket(path="/ws/{region}", longpoll=LongPoll(path="/lp")),
 }
 
 

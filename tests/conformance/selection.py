@@ -11,20 +11,16 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     scenario["name"]: scenario for scenario in map(json.loads, map(Path.read_text, sorted(FOLDER.glob("*.json"))))
 }
 
-# Not played at all: what the library does not have yet.
-LATER_CATEGORIES = {
-    "long-poll": "there is no long-polling yet",
-}
-LATER = {
-    "check_origin/longpoll": "needs long-polling",
-}
-
 # Played against no server as recorded: divergences.md allows it, and test_divergences.py shows what happens instead.
 DIFFERENT = {
     "handshake/no-upgrade": "a plain GET never reaches `connect`",
     "handshake/other-methods": "405 instead of 400",
     "handshake/other-methods-more": "405 instead of 400",
     "handshake/path-slashes": "Starlette's router decides",
+    "long-poll/batch-bad-base64": "400 instead of 500",
+    "long-poll/malformed": "400 at once, and the session lives",
+    "long-poll/malformed-batch": "400 at once, and the session lives",
+    "long-poll/slow-join": "a join holds nothing up, and its reply comes with a later poll",
     "malformed/binary-not-utf8-echo": "a frame whose names are not UTF-8 is malformed: 1011",
     "subprotocol/auth-token-junk": "403 instead of 500",
     "v2-json/duplicate-keys": "the last of equal keys wins",
@@ -47,11 +43,7 @@ SERVERS = (FAST_LANE, UVICORN, UVICORN_WSPROTO, HYPERCORN, HYPERCORN_TRIO, GRANI
 
 def chosen(kind: Kind) -> list[str]:
     """The names of the scenarios that this server must pass as they were recorded."""
-    left_out = {*LATER, *DIFFERENT}
+    left_out = {*DIFFERENT}
     left_out |= set() if kind is FAST_LANE else FAST_LANE_ONLY
     left_out |= set() if kind in (FAST_LANE, UVICORN) else SERVER_DECIDES
-    return [
-        name
-        for name, scenario in SCENARIOS.items()
-        if scenario["category"] not in LATER_CATEGORIES and name not in left_out
-    ]
+    return [name for name in SCENARIOS if name not in left_out]

@@ -199,8 +199,9 @@ IMPATIENT = Limits(idle_seconds=1.0, outbox_bytes=64 * 1024)
 SERIALIZERS = (CountingV2(), CountingV1())
 
 
-def mount(limits: Limits | None = None) -> Channels[dict[str, Any]]:
-    return Channels(CHANNELS, connect=connect, socket_id=user_id, serializers=SERIALIZERS, limits=limits)
+def mount(limits: Limits | None = None, *, longpoll: bool = False) -> Channels[dict[str, Any]]:
+    common: dict[str, Any] = {"connect": connect, "socket_id": user_id, "serializers": SERIALIZERS}
+    return Channels(CHANNELS, **common, limits=limits, longpoll=longpoll)
 
 
 MOUNTS = {"socket": mount(), "small": mount(SMALL), "impatient": mount(IMPATIENT)}
