@@ -34,6 +34,8 @@ else:
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
+TOO_DEEP = {"reason": "invalid payload", "detail": "Nested too deeply"}
+
 
 class Member(Speaker):
     """One client on one topic."""
@@ -223,7 +225,10 @@ class Member(Speaker):
 
     def _answered(self, letter: object, answer: object) -> None:
         if type(letter) is Message:
-            self._reply(letter, answer)
+            try:
+                self._reply(letter, answer)
+            except RecursionError:  # decoding what the client sent took a little less of the stack than encoding it does
+                self._blame(letter, "invalid_payload", TOO_DEEP)
 
     def _blame(self, message: Message, code: str, payload: Mapping[str, str]) -> None:
         """Count and log a client's mistake, and answer it if the message has a ref."""

@@ -29,7 +29,7 @@ def test_there_is_no_public_error_beside_them() -> None:
     errors = {name for name in public if issubclass(getattr(starlette_channels, name), BaseException)}
     assert errors == {
         *("ChannelsError", "ConnectError", "InvalidPayload", "JoinError", "ProtocolError", "SerializerError"),
-        *("ExpiredToken", "InvalidToken"),
+        *("ExpiredToken", "InvalidToken", "PresenceError"),
     }
 
 
