@@ -227,7 +227,7 @@ class Member(Speaker):
         if type(letter) is Message:
             try:
                 self._reply(letter, answer)
-            except RecursionError:  # decoding what the client sent took a little less of the stack than encoding it does
+            except RecursionError:  # decoding the question took a little less of the stack than encoding it again
                 self._blame(letter, "invalid_payload", TOO_DEEP)
 
     def _blame(self, message: Message, code: str, payload: Mapping[str, str]) -> None:
