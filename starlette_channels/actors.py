@@ -26,6 +26,9 @@ Fate: TypeAlias = EndReason | Literal["refused"]
 Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, Any] | None]
 """What handles a letter: at once, or in the coroutine that it returns."""
 
+NO_LETTER: Any = object()
+"""Stands where the letter would be that is being handled; any value may be a letter."""
+
 INTERRUPTING = frozenset({"error", "duplicate_join", "closed", "shutdown"})
 """The fates that do not wait for the running handler, if they come from outside of it."""
 
@@ -82,7 +85,7 @@ class Actor(ABC):
         self._stage = Stage.LIVING
         self._busy = False
         self._run: Run | None = None
-        self._letter: Any = None
+        self._letter: Any = NO_LETTER
         self._mail: deque[tuple[Step, Any]] | None = None
         self._children: dict[object, Cancel | None] | None = None
         self._cleanups: list[Cleanup] | None = None
@@ -99,6 +102,10 @@ class Actor(ABC):
     @abstractmethod
     def _keep(self, letter: object) -> None:
         """Take note of a letter that has to wait, or whose handler does."""
+
+    @abstractmethod
+    def _turn_away(self, letter: object) -> None:
+        """Take note of a letter for which there is no room."""
 
     @abstractmethod
     def _dealt_with(self, letter: object) -> None:
@@ -141,9 +148,11 @@ class Actor(ABC):
         if self._mail is None:
             self._mail = deque()
         if len(self._mail) >= self._spawner.limits.mailbox:
-            self._spawner.counts["mailbox_overflow"] += 1
-            logger.error("%r ended: %d letters wait", self, len(self._mail))
+            if self.fate in (None, "stopped"):
+                self._spawner.counts["mailbox_overflow"] += 1
+                logger.error("%r ended: %d letters wait", self, len(self._mail))
             self._seal("error")
+            self._turn_away(letter)
             return
         self._keep(letter)
         self._mail.append((step, letter))
@@ -167,7 +176,7 @@ class Actor(ABC):
             self._spawner.tasks.interrupt(self._run, self._is_handling)
 
     def _is_handling(self) -> bool:
-        return self._letter is not None and self._stage is Stage.LIVING
+        return self._letter is not NO_LETTER and self._stage is Stage.LIVING
 
     def _wake(self) -> None:
         if not self._busy:
@@ -196,7 +205,7 @@ class Actor(ABC):
                         raise
                     self._failed(step, interrupt=False)
                 finally:
-                    self._letter = None
+                    self._letter = NO_LETTER
                     if kept or self._run is not None:
                         self._dealt_with(letter)
                 step = None
@@ -223,20 +232,27 @@ class Actor(ABC):
         for cancel in tuple((self._children or {}).values()):
             if cancel is not None:
                 cancel()
-        await self._end(leftovers)
-        for letter in leftovers:
-            self._dealt_with(letter)
-        for cleanup in reversed(self._cleanups or ()):
-            await self._within_time("on_close", _call(cleanup))
-        self._stage = Stage.ENDED
-        if self._over is not None:
-            self._over.set()
+        try:
+            await self._end(leftovers)
+            for cleanup in reversed(self._cleanups or ()):
+                await self._within_time("on_close", _call(cleanup))
+        except Exception:
+            self._spawner.counts["end_failed"] += 1
+            logger.exception("%r: its end failed", self)
+        finally:
+            for letter in leftovers:
+                self._dealt_with(letter)
+            self._stage = Stage.ENDED
+            if self._over is not None:
+                self._over.set()
 
     async def _within_time(self, what: str, coroutine: Coroutine[Any, Any, None]) -> None:
         try:
             with anyio.fail_after(self._spawner.limits.shutdown_seconds):
                 await coroutine
-        except Exception:
+        except BaseException as error:
+            if not is_crash(error):
+                raise
             self._spawner.counts["end_failed"] += 1
             logger.exception("%r: %s failed", self, what)
 

@@ -183,13 +183,14 @@ class Hub:
         """
         delivered = refused = 0
         refusal: SerializerError | None = None
-        for group in self._groups.get(publication.topic, ()):
-            for number, deliver in group.deliveries(publication):
-                error = self._attempt(deliver, publication, number)
-                if error is None:
-                    delivered += number
-                else:
-                    refused, refusal = refused + number, error
+        groups = self._groups.get(publication.topic, ())
+        # All before any: a delivery may make a subscriber change its group, and nobody may be found twice.
+        for number, deliver in [delivery for group in groups for delivery in group.deliveries(publication)]:
+            error = self._attempt(deliver, publication, number)
+            if error is None:
+                delivered += number
+            else:
+                refused, refusal = refused + number, error
         if refusal is not None:
             self._counts["inexpressible_broadcast"] += refused
             logger.error("%r on %r was not sent to %d: %s", publication.event, publication.topic, refused, refusal)

@@ -265,6 +265,9 @@ class Member(Speaker):
         if type(letter) is Message:
             self._link.burden(letter)
 
+    def _turn_away(self, letter: object) -> None:
+        self._answer((letter,))
+
     def _dealt_with(self, letter: object) -> None:
         if type(letter) is Message:
             self._link.relieve(letter)

@@ -18,7 +18,7 @@ from starlette_channels.transports.uvicorn import FastLane
 
 gc.disable()
 
-open_calls = 0
+open_calls = hanging = 0
 gate = anyio.Event()
 
 
@@ -54,6 +54,22 @@ async def room(socket: Socket, payload: Any) -> None:
 @room.on("echo")
 async def echo(socket: Socket, payload: Raw | bytes) -> Raw | bytes:
     return payload
+
+
+@room.on("hang")
+async def hang(socket: Socket, payload: Any) -> None:
+    """Wait for ever, and tell the log when that is over."""
+    global hanging
+    hanging += 1
+    try:
+        await anyio.sleep_forever()
+    finally:
+        print("handler cancelled")
+
+
+@room.terminate
+async def terminate(socket: Socket, reason: str) -> None:
+    print(f"terminate: {reason}")
 
 
 class Tick(Struct):
@@ -108,7 +124,8 @@ async def figures(request: Request) -> JSONResponse:
     numbers = channels.statistics()
     kept = sum(isinstance(one, FastLane) for one in gc.get_objects())
     return JSONResponse(
-        {"open_calls": open_calls, "kept": kept, "connections": numbers.connections, "counts": dict(numbers.counts)}
+        {"open_calls": open_calls, "hanging": hanging, "kept": kept}
+        | {"connections": numbers.connections, "counts": dict(numbers.counts)}
     )
 
 

@@ -5,13 +5,14 @@ import json
 import threading
 import tracemalloc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from starlette_channels import V1, V2, SerializerError
 from starlette_channels.broker import Broker, Subscriptions
-from starlette_channels.hub import Publication
+from starlette_channels.hub import Publication, Route
 from starlette_channels.messages import Body, Frame
 from starlette_channels.serializers import Serializer
 
@@ -127,6 +128,25 @@ async def test_who_comes_during_a_fan_out_gets_the_next_broadcast_and_who_goes_g
     assert last.events == ["first", "second"]
     assert newcomer.events == ["second"]
     assert "second" not in leaver.events
+
+
+async def test_who_changes_the_way_during_a_fan_out_is_served_once(broker: Broker) -> None:
+    hub = broker.hub()
+    quick, slow = Listener(), Listener()
+
+    class Narrow:
+        """An outlet that cannot take more: its client has to be asked from now on."""
+
+        def spread(self, writers: Sequence[Any], frame: Frame) -> None:
+            for _ in writers:
+                quick.frames.append(frame)
+            hub.subscribe("t", quick)
+
+    hub.subscribe("t", quick, Route(Narrow(), V2(), frozenset()), "writer")
+    hub.subscribe("t", slow)
+    broker.broadcast("t", "first", {})
+    broker.broadcast("t", "second", {})
+    assert quick.events == slow.events == ["first", "second"]
 
 
 async def test_a_broadcast_during_a_fan_out_reaches_everybody_once(broker: Broker) -> None:

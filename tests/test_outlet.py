@@ -150,6 +150,19 @@ def test_what_is_to_follow_follows_what_was_logged_before_it() -> None:
     assert seen == [len(clients)]
 
 
+def test_what_is_to_follow_a_long_flush_follows_though_its_last_client_was_brought_forward() -> None:
+    loop, outlet, clients = make(WRITES_AT_ONCE + 1)
+    seen: list[str] = []
+    outlet.spread(writers(clients), "x")
+    outlet.afterwards(lambda: seen.append("closed"))
+    loop.turn()
+    (last,) = [client for client in clients if not client.writes]
+    outlet.send(last.write, b"reply")
+    outlet.send(clients[0].write, b"more")
+    loop.run()
+    assert seen == ["closed"]
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("spread"), st.integers(0, 3)),

@@ -14,6 +14,7 @@ from starlette_channels.frames import text_frame
 from starlette_channels.limits import Limits
 from starlette_channels.serializers import V2
 from starlette_channels.transports.lane import Lane, Suspicion
+from starlette_channels.transports.outlet import WRITES_AT_ONCE
 from starlette_channels.transports.pulse import Pulse
 
 LIMIT = 10_000
@@ -53,6 +54,14 @@ class Loop:
 
     def when(self) -> float:
         return self.now
+
+    def turn(self) -> None:
+        due, self.timers = self.timers, []
+        for when, function, args in due:
+            if when <= self.now:
+                function(*args)
+            else:
+                self.timers.append((when, function, args))
 
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
@@ -99,7 +108,8 @@ class Client:
         self.lane.start(lambda transport: self._connect(service, transport))
 
     def _connect(self, service: Service, transport: Transport) -> Connection:
-        return Connection(service, transport, V2(), {})
+        self.connection = Connection(service, transport, V2(), {})
+        return self.connection
 
     def get_a_burst(self, frames: int) -> None:
         self.pipe.waiting = 65_536
@@ -137,6 +147,29 @@ async def test_less_than_the_limit_may_wait_for_as_long_as_the_client_is_not_sil
     client.take_everything()
     client.loop.pass_time(0)
     assert b"".join(client.pipe.written) == text_frame(b"x" * 1000) * 5
+
+
+@pytest.mark.anyio
+async def test_a_client_that_is_behind_again_at_once_gets_everything_in_order() -> None:
+    client = Client()
+    client.get_a_burst(5)
+
+    def fill(data: Any) -> None:
+        client.pipe.written.append(data)
+        client.get_a_burst(0)
+
+    others = tuple(list[bytes]().append for _ in range(2 * WRITES_AT_ONCE))
+    client.lane.outlet.spread(others, "to many others")
+    client.loop.turn()  # a long flush has begun: what is sent to one client now is written at once
+    client.lane.writer = fill
+    client.take_everything()
+    assert not client.connection._flowing  # pyright: ignore[reportPrivateUsage]
+    client.lane.write("y")
+    client.lane.writer = client.pipe.write
+    client.take_everything()
+    client.loop.pass_time(0)
+    assert client.connection._flowing  # pyright: ignore[reportPrivateUsage]
+    assert b"".join(client.pipe.written) == text_frame(b"x" * 1000) * 5 + text_frame(b"y")
 
 
 @pytest.mark.anyio

@@ -63,6 +63,13 @@ def test_the_newest_of_a_key_takes_the_place_at_the_end() -> None:
     assert counts == {"dropped_stale": 1}
 
 
+def test_a_key_that_is_none_is_refused_before_anything_is_kept() -> None:
+    outbox = Outbox[str](10, Counter())
+    with pytest.raises(TypeError):
+        outbox.add("a", 1, Place(TICKER, ("event", ["a list"])))
+    assert (outbox.bytes, len(outbox)) == (0, 0)
+
+
 def test_clearing_forgets_everything() -> None:
     outbox = Outbox[str](1, Counter())
     outbox.add("a", 1, Place(TICKER, "a"))

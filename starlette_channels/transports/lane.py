@@ -9,7 +9,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from starlette_channels.connection import Connection, Transport
 from starlette_channels.frames import Close, Event, Failure, FrameReader, Ping, close_frame, pong_frame
@@ -201,7 +201,7 @@ class Lane(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on: the client has caught up."""
         self._release()
-        if not self._closing:
+        if not self._closing and self._outbox is None:  # what was kept back may have been too much at once, again
             self._connection.flow()
         self._regulate()
 
@@ -298,7 +298,11 @@ class Lane(asyncio.Protocol):
         # The server waits for those in either of these before it ends the lifespan, so it must find this one.
         self._server_tasks.add(task)
         self._register.discard(self)
+        ending = cast("asyncio.Task[None]", self.tasks.begin(self._connection.end()))
         try:
-            await self._connection.end()
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            self._connection.abort()  # a server that cancels us has no more patience
+            raise
         finally:
             self._server_tasks.discard(task)

@@ -37,7 +37,11 @@ class Outbox(Generic[T]):
         return self.bytes > self._limit
 
     def add(self, frame: T, size: int, place: Place | None = None) -> None:
-        """Put a frame behind the others, and drop those that it makes superfluous, or for which there is no room."""
+        """Put a frame behind the others, and drop those that it makes superfluous, or for which there is no room.
+
+        Raises `TypeError` for a key that cannot be one of a dict.
+        """
+        older = None if place is None or place.key is None else self._latest.get(place)  # raises for no key at all
         self._number += 1
         self._frames[self._number] = frame, size, place
         self.bytes += size
@@ -46,7 +50,6 @@ class Outbox(Generic[T]):
         if place.key is None:
             self._ageing.append(self._number)
         else:
-            older = self._latest.get(place)
             self._latest[place] = self._number
             if older is not None:
                 self._drop(older, "dropped_stale")

@@ -72,16 +72,17 @@ class LaneOutlet:
             except RuntimeError as error:
                 _report(error)
         if not pending:
-            upcoming, self._upcoming = self._upcoming, []
-            for function in upcoming:
-                function()
-        if pending or self._log or self._afterwards:
+            for function in self._upcoming:
+                self._loop.call_soon(function)
+            self._upcoming = []
+        if (pending or self._log or self._afterwards) and not self._scheduled:
             self._schedule()
 
     def _begin(self) -> None:
         """Take over what is logged; what can be written at once is."""
         log, self._log = self._log, []
-        self._upcoming, self._afterwards = self._afterwards, []
+        self._upcoming += self._afterwards  # some may be left of a flush whose last client was brought forward
+        self._afterwards = []
         if not log:
             return
         writers = log[0][0]
