@@ -11,6 +11,7 @@ import pytest
 from msgspec import Meta, Raw, Struct
 
 from starlette_channels import Channel, Channels, Handshake, Reply, Socket, channel
+from starlette_channels.actors import NO_LETTER
 from starlette_channels.testing import Received, connect
 from tests.conftest import OK, error, frames, lines
 
@@ -122,7 +123,8 @@ async def test_an_idle_channel_owns_no_task_and_no_queue(count_tasks: Callable[[
         assert count_tasks() == idle
         for socket in sockets:
             assert not socket._busy
-            assert socket._mail is socket._children is socket._run is socket._held is socket._letter is None
+            assert socket._mail is socket._children is socket._run is socket._held is None
+            assert socket._letter is NO_LETTER
 
 
 async def test_an_event_without_handler_is_answered_and_the_channel_lives(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -171,15 +171,17 @@ async def test_at_no_moment_does_the_server_believe_that_a_connection_has_ended_
             await asyncio.sleep(0)
             ended.set()
 
-    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        transport, pulse = cast("asyncio.Transport", writer.transport), pulse_of_this_loop(loop)
-        lane = Lane(transport, loop, pulse, Limits(), Counter(), 1 << 20, register, tasks)
-        transport.set_protocol(lane)
-        connect: Any = Ending
-        lane.start(connect)
-        begun.set()
+    class Reception(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            pulse = pulse_of_this_loop(loop)
+            lane = Lane(transport, loop, pulse, Limits(), Counter(), 1 << 20, register, tasks)
+            transport.set_protocol(lane)
+            connect: Any = Ending
+            lane.start(connect)
+            begun.set()
 
-    server = await asyncio.start_server(serve, "127.0.0.1")
+    server = await loop.create_server(Reception, "127.0.0.1")
     async with server, asyncio.timeout(SECONDS):
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         await begun.wait()

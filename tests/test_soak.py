@@ -9,7 +9,7 @@ from benchmarks.soak import soak
 from tests.fuzzing.watch import LANES
 from tests.servers import Kind, serve
 
-CYCLES = 2_000
+CYCLES = 600
 
 
 @pytest.fixture
