@@ -19,6 +19,9 @@ from tests.fuzzing.wire import Address, Closed, Frame, Wire, frame, strict, text
 from tests.servers import Kind, Server, serve
 
 MESSAGES = int(os.environ.get("FUZZ_MESSAGES") or 100_000)
+ON = {str(LANES[0]): MESSAGES // 5, str(LANES[1]): MESSAGES}
+"""What both have in common gets most of it on the lane whose frames are ours."""
+
 ATTACKERS = 8
 BATCH = 50
 CODES = {1002, 1007, 1008, 1009, 1011}
@@ -135,15 +138,16 @@ async def throw(server: Server, attack: Attack, pair: Pair, messages: int) -> Fi
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", LANES, ids=str)
-async def test_a_hundred_thousand_mutated_messages_leave_the_server_healthy_and_others_unharmed(kind: Kind) -> None:
+async def test_mutated_messages_by_the_thousand_leave_the_server_healthy_and_others_unharmed(kind: Kind) -> None:
+    enough = ON[str(kind)]
     try:
         with serve("tests.fuzzing.app:app", kind) as server:
             address = Address(server.port)
             attack = Attack(address, SEED)
             async with honest_pair(address) as pair:
-                first = await throw(server, attack, pair, MESSAGES // 4)
-                last = await throw(server, attack, pair, MESSAGES)
-            assert last["messages"] - pair.sent >= MESSAGES
+                first = await throw(server, attack, pair, enough // 4)
+                last = await throw(server, attack, pair, enough)
+            assert last["messages"] - pair.sent >= enough
             assert last["rss"] < first["rss"] + (32 << 20), (first, last)
             after = await figures_when(nothing_left, server.http, collect=True)
             assert not after["failures"]

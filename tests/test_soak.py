@@ -9,7 +9,7 @@ from benchmarks.soak import soak
 from tests.fuzzing.watch import LANES
 from tests.servers import Kind, serve
 
-CYCLES = 600
+CYCLES = 400
 
 
 @pytest.fixture
