@@ -64,11 +64,13 @@ class LaneOutlet:
         self._scheduled = False
         if not self._pending:
             self._begin()
-        pending = self._pending
+        pending, joined_last, joined = self._pending, None, b""
         for _ in range(min(len(pending), WRITES_AT_ONCE)):
             write, data = pending.popitem()
+            if data is not joined_last:  # many clients share one list
+                joined_last, joined = data, data[0] if len(data) == 1 else b"".join(data)
             try:
-                write(data[0] if len(data) == 1 else b"".join(data))
+                write(joined)
             except RuntimeError as error:
                 _report(error)
         if not pending:
@@ -115,12 +117,28 @@ def _report(error: RuntimeError) -> None:
 
 
 def _by_writer(log: list[tuple[Sequence[Write], bytes]]) -> dict[Write, list[bytes]]:
-    pending: dict[Write, list[bytes]] = {}
+    """Sort what is logged by client, in order.
+
+    Nearly always it is broadcasts to the same many clients, and replies to a few of them. So the many share one list,
+    and only those who get something of their own have a list of their own.
+    """
+    many = next((writers for writers, _ in log if len(writers) > 1), ())
+    shared: list[bytes] = []
+    own: list[list[bytes]] = []  # of those of the many who have one
+    pending = dict.fromkeys(many, shared)
     for writers, data in log:
+        if writers is many:
+            shared.append(data)
+            for waiting in own:
+                waiting.append(data)
+            continue
         for write in writers:
             waiting = pending.get(write)
             if waiting is None:
                 pending[write] = [data]
+            elif waiting is shared:
+                pending[write] = waiting = [*shared, data]
+                own.append(waiting)
             else:
                 waiting.append(data)
     return pending
