@@ -225,3 +225,14 @@ def test_a_real_event_loop_writes_once_a_turn(event_loop_of_its_own: asyncio.Abs
 
     event_loop_of_its_own.run_until_complete(talk())
     assert client.writes == [b"012"]
+
+
+def test_clients_that_keep_a_frame_of_one_turn_keep_the_same_bytes() -> None:
+    loop, outlet, _ = make(0)
+    frame = "x" * 1000
+    kept = [outlet.shared_wire(frame) for _ in range(3)]
+    assert kept[0] == text_frame(frame.encode())
+    assert kept[0] is kept[1] is kept[2]
+    assert outlet.shared_wire("another") == text_frame(b"another")
+    loop.run()
+    assert outlet._wire == b"", "and the outlet itself keeps nothing"  # pyright: ignore[reportPrivateUsage]

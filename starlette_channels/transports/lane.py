@@ -112,7 +112,7 @@ class Lane(asyncio.Protocol):
         if self._outbox is None:
             self.outlet.send(self.writer, wire(frame))
             return
-        data = wire(frame)
+        data = self.outlet.shared_wire(frame)
         self._outbox.add(data, len(data), place)
         if self._outbox.is_full:
             self._suspect_slow_client()

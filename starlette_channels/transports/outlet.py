@@ -24,7 +24,7 @@ WRITES_AT_ONCE = 256
 class LaneOutlet:
     """The log of what is to be written, and its flush at the end of the turn."""
 
-    __slots__ = ("_afterwards", "_log", "_loop", "_pending", "_scheduled", "_upcoming")
+    __slots__ = ("_afterwards", "_frame", "_log", "_loop", "_pending", "_scheduled", "_upcoming", "_wire")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -33,6 +33,8 @@ class LaneOutlet:
         self._scheduled = False
         self._afterwards: list[Callable[[], object]] = []
         self._upcoming: list[Callable[[], object]] = []
+        self._frame: Frame | None = None
+        self._wire = b""
 
     def spread(self, writers: Sequence[Write], frame: Frame) -> None:
         """Log one frame for many clients. What `writers` holds must not change afterwards."""
@@ -49,6 +51,17 @@ class LaneOutlet:
         self._log.append(((write,), data))
         if not self._scheduled:
             self._schedule()
+
+    def shared_wire(self, frame: Frame) -> bytes:
+        """Return a frame as it goes over the network, for clients that keep it: all of a turn hold the same bytes."""
+        if frame is not self._frame:
+            if self._frame is None:
+                self._loop.call_soon(self._forget_frame)
+            self._frame, self._wire = frame, wire(frame)
+        return self._wire
+
+    def _forget_frame(self) -> None:
+        self._frame, self._wire = None, b""
 
     def afterwards(self, function: Callable[[], object]) -> None:
         """Call a function when all that is logged by now has been written."""
