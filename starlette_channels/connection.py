@@ -28,9 +28,10 @@ from starlette_channels.messages import (
 )
 from starlette_channels.protocol import Answer, ClientProtocol, Decision, Join, Leave, Push, Stale
 from starlette_channels.serializers import Serializer
+from starlette_channels.service import Service
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Cancel, Tasks
-from starlette_channels.topics import Match, Pattern
+from starlette_channels.topics import Match
 
 if TYPE_CHECKING:
     from starlette_channels.links import Write
@@ -77,29 +78,6 @@ class Transport(Protocol):
     def resume(self) -> None:
         """Read again."""
         ...
-
-
-class Service:
-    """What the connections of one `Channels` share."""
-
-    def __init__(self, channels: Sequence[Channel[Any]], broker: Broker, limits: Limits) -> None:
-        self.routes: list[tuple[Pattern, Channel[Any]]] = [
-            (pattern, channel) for channel in channels for pattern in channel.patterns
-        ]
-        self.broker: Broker = broker
-        self.limits: Limits = limits
-        self.surely_small: int = limits.message_bytes // 4
-        """So many characters fit whatever they are: none takes more than four bytes."""
-        self.counts: Counter[str] = Counter()
-        self.connections: set[Connection] = set()
-
-    def match(self, topic: str) -> tuple[Channel[Any], Match] | None:
-        """Return the first channel whose pattern fits a topic."""
-        for pattern, channel in self.routes:
-            match = pattern.match(topic)
-            if match is not None:
-                return channel, match
-        return None
 
 
 class Connection:

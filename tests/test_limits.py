@@ -9,6 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 from trio.testing import MockClock
 
 from starlette_channels import Channels, Limits, Reply, Socket, channel
+from starlette_channels.connection import Connection
 from starlette_channels.testing import Client, JoinRefused, Received, connect
 from tests.conftest import error, frames, until
 
@@ -205,7 +206,9 @@ async def test_messages_that_nobody_will_handle_do_not_count_for_the_backlog() -
             client.send("stale", n, "hall:a", "nothing", {})
         await frames(client, 20 + 4)
         await client.heartbeat()
-        assert hall.channels._service.connections.copy().pop()._backlog == 3  # pyright: ignore[reportPrivateUsage]
+        (connection,) = hall.channels._service.connections  # pyright: ignore[reportPrivateUsage]
+        assert isinstance(connection, Connection)
+        assert connection._backlog == 3  # pyright: ignore[reportPrivateUsage]
         hall.gate.set()
 
 

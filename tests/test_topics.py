@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from starlette_channels import Limits, Socket, channel
 from starlette_channels.broker import Broker
-from starlette_channels.connection import Service
+from starlette_channels.service import Service
 from starlette_channels.topics import Match, Pattern
 
 bounded = settings(

@@ -1,0 +1,111 @@
+"""Who is let in: what is checked of a handshake, in Phoenix's order, and what `connect` says of it."""
+
+import inspect
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from starlette_channels.auth_tokens import SUBPROTOCOL, long_poll_token
+from starlette_channels.connection import Connection, Transport
+from starlette_channels.exceptions import ConnectError
+from starlette_channels.handshake import Handshake, Refused, begin, choose_subprotocol, read_auth_token
+from starlette_channels.messages import shown
+from starlette_channels.origins import OriginCheck
+from starlette_channels.serializers import DEFAULT_VERSION, Serializer, TextOnly, negotiate
+from starlette_channels.service import Service
+
+logger: logging.Logger = logging.getLogger("starlette_channels.connection")
+
+A = TypeVar("A")
+Connect: TypeAlias = Callable[[Handshake], Coroutine[Any, Any, A]]
+
+Connected: TypeAlias = Callable[[Transport], Connection]
+"""Makes the connection of a client that was let in."""
+
+
+class Admission:
+    """Lets clients in, or raises `Refused`."""
+
+    def __init__(
+        self,
+        service: Service,
+        connect: Connect[Any] | None,
+        socket_id: Callable[[Any], str | None] | None,
+        serializers: Sequence[Serializer],
+        subprotocols: Sequence[str] | None,
+        check_origin: OriginCheck,
+        auth_token: bool,
+    ) -> None:
+        if connect is not None and not inspect.iscoroutinefunction(connect):
+            raise TypeError("Channels(connect=...): it must be `async def` and take one argument, the handshake")
+        self._service = service
+        self._connect: Connect[Any] = connect or _connect_anybody
+        self._socket_id = socket_id
+        self._serializers = tuple(serializers)
+        self._text_only = tuple(TextOnly(serializer) for serializer in serializers)
+        self._subprotocols = [SUBPROTOCOL, *(subprotocols or ())] if auth_token else subprotocols
+        self._check_origin = check_origin
+        self._auth_token = auth_token
+
+    def begin(self, scope: Scope, path_params: Mapping[str, Any]) -> Handshake:
+        """Return what `connect` will see, if the page it comes from may connect."""
+        handshake = begin(scope, path_params)
+        self._check_origin(handshake)
+        return handshake
+
+    async def admit_websocket(self, scope: Scope, path_params: Mapping[str, Any]) -> tuple[Connected, str | None]:
+        """Return what makes the connection of a WebSocket, and its subprotocol."""
+        handshake = self.begin(scope, path_params)
+        if self._auth_token:
+            read_auth_token(handshake)
+        subprotocol = choose_subprotocol(self._subprotocols, handshake.offered_subprotocols)
+        return await self._admit(handshake, self._serializers), subprotocol
+
+    async def admit_session(self, handshake: Handshake) -> Connected:
+        """Return what makes the connection of a client that polls."""
+        if self._auth_token:
+            handshake.auth_token = long_poll_token(handshake.headers)
+        return await self._admit(handshake, self._text_only)
+
+    async def _admit(self, handshake: Handshake, serializers: Sequence[Serializer]) -> Connected:
+        if self._service.closing:
+            raise Refused(503, "shutting down")
+        vsn = handshake.params.get("vsn", DEFAULT_VERSION)
+        serializer = negotiate(vsn, serializers)
+        if serializer is None:
+            raise Refused(403, f"no serializer for version {shown(vsn)}")
+        assigns, socket_id = await self._ask(handshake)
+        app = handshake.scope.get("app")
+
+        def connected(transport: Transport) -> Connection:
+            logger.info("Connected, protocol version %s", serializer.version)
+            return Connection(self._service, transport, serializer, assigns, socket_id, app)
+
+        return connected
+
+    async def _ask(self, handshake: Handshake) -> tuple[Any, str | None]:
+        """Ask `connect` who the client is; return that, and by what name `disconnect` knows the connection."""
+        try:
+            assigns = await self._connect(handshake)
+            return assigns, self._identify(assigns)
+        except ConnectError as error:
+            raise Refused(error.status, error.reason, error.reason) from None
+        except HTTPException as error:
+            raise Refused(error.status_code, error.detail, error.detail) from None
+        except Refused:
+            raise
+        except Exception as error:
+            raise Refused(500, "connect raised", "Internal Server Error", "connect_crashed") from error
+
+    def _identify(self, assigns: Any) -> str | None:
+        socket_id: Any = None if self._socket_id is None else self._socket_id(assigns)
+        if socket_id is None or isinstance(socket_id, str):
+            return socket_id
+        raise Refused(403, f"socket_id returned {type(socket_id).__name__}: it must be a string or None")
+
+
+async def _connect_anybody(_: Handshake) -> dict[str, Any]:
+    return {}

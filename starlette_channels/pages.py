@@ -1,0 +1,48 @@
+"""What is answered over HTTP to requests that are no transport's: the client's files, and what there is to say."""
+
+from collections import Counter
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from starlette_channels.handshake import Handshake, Refused, note_refusal
+from starlette_channels.origins import OriginCheck
+from starlette_channels.paths import TransportPath, path_below_mount
+
+CLIENT_FILES = ("channels.js", "channels.d.ts", "presence.js", "presence.d.ts")
+
+
+class Pages:
+    """Answers requests; `path` is that of the WebSocket."""
+
+    def __init__(self, path: TransportPath, check_origin: OriginCheck, counts: Counter[str]) -> None:
+        self._path = path
+        self._check_origin = check_origin
+        self._counts = counts
+        self._static = StaticFiles(directory=Path(__file__).parent / "static")
+
+    async def __call__(self, scope: Scope) -> Response:
+        """Return the answer to a request."""
+        path = path_below_mount(scope)
+        if path.removeprefix("/") in CLIENT_FILES and scope["method"] in ("GET", "HEAD"):
+            response = await self._static.get_response(path.removeprefix("/"), scope)
+            # Pages of other origins may import the client, and get a new one when the server is upgraded.
+            response.headers.update({"access-control-allow-origin": "*", "cache-control": "no-cache"})
+            return response
+        if self._path.match(scope) is None:
+            return PlainTextResponse("Not Found", 404)
+        if scope["method"] != "GET":
+            return PlainTextResponse("Method Not Allowed", 405, {"allow": "GET"})
+        try:
+            self._check_origin(Handshake(scope, {}))
+        except Refused as refusal:
+            note_refusal(refusal, self._counts)
+            return PlainTextResponse(refusal.body, refusal.status)
+        upgrading = "upgrade" in Headers(scope=scope)
+        reason = "No WebSocket library: install uvicorn[standard]" if upgrading else "This is for WebSockets"
+        # Both headers go together in HTTP/1.1, and neither is allowed in HTTP/2.
+        headers = {"upgrade": "websocket", "connection": "upgrade"} if scope.get("http_version") == "1.1" else {}
+        return PlainTextResponse(reason, 400, headers)

@@ -1,0 +1,58 @@
+"""What the clients of one `Channels` share."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from starlette_channels.broker import Broker
+from starlette_channels.channels import Channel
+from starlette_channels.hub import Hub
+from starlette_channels.limits import Limits
+from starlette_channels.topics import Match, Pattern
+
+
+class Client(Protocol):
+    """A connection, as far as those are concerned who look after all of them."""
+
+    @property
+    def channels(self) -> int:
+        """How many topics the client has joined or is joining."""
+        ...
+
+    @property
+    def hub(self) -> Hub:
+        """The subscriptions of its event loop."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection; its channels end as they do when the client goes."""
+        ...
+
+    async def ended(self) -> None:
+        """Wait until the client is gone and its channels have ended."""
+        ...
+
+
+class Service:
+    """The channels, the broker, the limits, and who is connected."""
+
+    def __init__(self, channels: Sequence[Channel[Any]], broker: Broker, limits: Limits) -> None:
+        self.routes: list[tuple[Pattern, Channel[Any]]] = [
+            (pattern, channel) for channel in channels for pattern in channel.patterns
+        ]
+        self.broker: Broker = broker
+        self.limits: Limits = limits
+        self.surely_small: int = limits.message_bytes // 4
+        """So many characters fit whatever they are: none takes more than four bytes."""
+        self.counts: Counter[str] = Counter()
+        self.connections: set[Client] = set()
+        self.closing: bool = False
+        """Whether nobody is let in any more."""
+
+    def match(self, topic: str) -> tuple[Channel[Any], Match] | None:
+        """Return the first channel whose pattern fits a topic."""
+        for pattern, channel in self.routes:
+            match = pattern.match(topic)
+            if match is not None:
+                return channel, match
+        return None
