@@ -14,6 +14,7 @@ from starlette_channels.exceptions import (
     ProtocolError,
     SerializerError,
 )
+from starlette_channels.expiry import Expiry
 from starlette_channels.handshake import Handshake
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Broadcast, Payload, Reply
@@ -38,6 +39,7 @@ __all__ = [
     "ConnectError",
     "EndReason",
     "ExpiredToken",
+    "Expiry",
     "Handshake",
     "InvalidPayload",
     "InvalidToken",

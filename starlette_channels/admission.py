@@ -10,7 +10,8 @@ from starlette.types import Scope
 
 from starlette_channels.auth_tokens import SUBPROTOCOL, long_poll_token
 from starlette_channels.connection import Connection, Transport
-from starlette_channels.exceptions import ConnectError
+from starlette_channels.exceptions import ConnectError, ExpiredToken
+from starlette_channels.expiry import Expiry, Lifetimes
 from starlette_channels.handshake import Handshake, Refused, begin, choose_subprotocol, read_auth_token
 from starlette_channels.messages import shown
 from starlette_channels.origins import OriginCheck
@@ -38,6 +39,7 @@ class Admission:
         subprotocols: Sequence[str] | None,
         check_origin: OriginCheck,
         auth_token: bool,
+        expiry: Expiry[Any] | None,
     ) -> None:
         if connect is not None and not inspect.iscoroutinefunction(connect):
             raise TypeError("Channels(connect=...): it must be `async def` and take one argument, the handshake")
@@ -49,6 +51,8 @@ class Admission:
         self._subprotocols = [SUBPROTOCOL, *(subprotocols or ())] if auth_token else subprotocols
         self._check_origin = check_origin
         self._auth_token = auth_token
+        if expiry is not None:
+            service.lifetimes = Lifetimes(expiry, self._identify, service.counts)
 
     def begin(self, scope: Scope, path_params: Mapping[str, Any]) -> Handshake:
         """Return what `connect` will see, if the page it comes from may connect."""
@@ -77,20 +81,27 @@ class Admission:
         serializer = negotiate(vsn, serializers)
         if serializer is None:
             raise Refused(403, f"no serializer for version {shown(vsn)}")
-        assigns, socket_id = await self._ask(handshake)
+        assigns, socket_id, seconds = await self._ask(handshake)
         app = handshake.scope.get("app")
 
         def connected(transport: Transport) -> Connection:
             logger.info("Connected, protocol version %s", serializer.version)
-            return Connection(self._service, transport, serializer, assigns, socket_id, app)
+            connection = Connection(self._service, transport, serializer, assigns, socket_id, app)
+            if seconds is not None and self._service.lifetimes is not None:
+                self._service.lifetimes.watch(connection, seconds)
+            return connection
 
         return connected
 
-    async def _ask(self, handshake: Handshake) -> tuple[Any, str | None]:
-        """Ask `connect` who the client is; return that, and by what name `disconnect` knows the connection."""
+    async def _ask(self, handshake: Handshake) -> tuple[Any, str | None, float | None]:
+        """Ask `connect` who the client is; return that, by what name it is known, and how long it may stay."""
+        lifetimes = self._service.lifetimes
         try:
             assigns = await self._connect(handshake)
-            return assigns, self._identify(assigns)
+            seconds = None if lifetimes is None else lifetimes.seconds_left(assigns)
+            if seconds is not None and seconds <= 0:
+                raise ExpiredToken("expired")
+            return assigns, self._identify(assigns), seconds
         except ConnectError as error:
             raise Refused(error.status, error.reason, error.reason) from None
         except HTTPException as error:

@@ -1,14 +1,10 @@
 """A channel: the handlers of the topics that fit its patterns."""
 
-import inspect
-import typing
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, Literal, Protocol, TypeAlias, TypeVar
 
-from msgspec import Struct
-
+from starlette_channels.handlers import Handler, check_handler, make_handler
 from starlette_channels.messages import Answer
-from starlette_channels.payloads import Decode, payload_decoder
 from starlette_channels.slow import WhenSlow, check_policy
 from starlette_channels.sockets import Errand, Socket
 from starlette_channels.topics import Pattern
@@ -27,13 +23,6 @@ JoinHandler: TypeAlias = Callable[Concatenate[Socket[A], P, ...], Coroutine[Any,
 EventHandler: TypeAlias = Callable[[Socket[A], P], Coroutine[Any, Any, R]]
 
 
-class Handler(Struct, frozen=True):
-    """A handler and the decoder of its payload."""
-
-    call: Callable[..., Coroutine[Any, Any, Any]]
-    decode: Decode
-
-
 class _Register(Protocol[A]):
     def __call__(self, handler: EventHandler[A, P, R], /) -> EventHandler[A, P, R]: ...
 
@@ -44,48 +33,6 @@ class _RegisterSilent(Protocol[A]):
 
 class _RegisterChannel(Protocol):
     def __call__(self, join: JoinHandler[A, P], /) -> "Channel[A]": ...
-
-
-def _hints(function: Callable[..., Any], label: str) -> dict[str, Any]:
-    """Return the annotations of a handler; names that are local to where it is defined are found as well."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__") == __name__:
-        frame = frame.f_back
-    at_home = frame is not None and frame.f_globals is getattr(inspect.unwrap(function), "__globals__", None)
-    try:
-        names = dict(frame.f_locals) if frame is not None and at_home else None
-        return typing.get_type_hints(function, localns=names, include_extras=True)
-    except (NameError, AttributeError, SyntaxError, TypeError) as error:
-        raise TypeError(f"{label}: an annotation cannot be resolved: {error} (is it imported at run time?)") from None
-
-
-def _check(function: Any, label: str, takes: tuple[str, ...], extra: tuple[str, ...] = ()) -> inspect.Parameter:
-    """Return the parameter for the last of what a handler takes, or say what it should look like."""
-    name = getattr(function, "__name__", repr(function))
-    wanted = f"{label}: {name} must be `async def` and take ({', '.join((*takes, *extra))})"
-    if not inspect.iscoroutinefunction(function):
-        raise TypeError(wanted)
-    try:
-        inspect.signature(function).bind(*takes, **dict.fromkeys(extra))
-    except TypeError as error:
-        raise TypeError(f"{wanted}: {error}") from None
-    positional = [one for one in inspect.signature(function).parameters.values() if one.kind in _POSITIONAL]
-    if len(positional) < len(takes):
-        raise TypeError(f"{wanted}, each by name")
-    return positional[len(takes) - 1]
-
-
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-
-
-def _handler(function: Any, label: str, takes: tuple[str, ...], extra: tuple[str, ...] = ()) -> Handler:
-    """Check a handler and build the decoder for its last positional parameter."""
-    payload = _check(function, label, takes, extra)
-    annotation = _hints(function, label).get(payload.name, inspect.Parameter.empty)
-    try:
-        return Handler(function, payload_decoder(annotation))
-    except TypeError as error:
-        raise TypeError(f"{label}: the payload cannot be decoded as {annotation}: {error}") from None
 
 
 async def _run_errand(_: Socket[Any], errand: Errand) -> None:
@@ -109,13 +56,16 @@ class Channel(Generic[A]):
             raise TypeError('channel(): name the topics, as in @channel("room:*")')
         self.patterns: tuple[Pattern, ...] = tuple(Pattern(text) for text in patterns)
         self.name: str = getattr(join, "__name__", "channel")
-        self.join: Handler = _handler(join, self._label("channel", *patterns), ("socket", "payload"), self._segments())
+        self.join: Handler = make_handler(
+            join, self._label("channel", *patterns), ("socket", "payload"), self._segments()
+        )
         self.events: dict[str, Handler] = {}
         self.any_event: Handler | None = None
         self.intercepts: dict[str, Handler] = {}
         self.intercepted: frozenset[str] = frozenset()
         self.when_slow: WhenSlow = when_slow
         self.infos: dict[type, Callable[[Socket[A], Any], Coroutine[Any, Any, None]]] = {}
+        self.refreshed: Callable[[Socket[A], A], Coroutine[Any, Any, None]] | None = None
         self.terminator: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]] | None = None
 
     def on(self, event: str) -> _Register[A]:
@@ -133,7 +83,7 @@ class Channel(Generic[A]):
             )
 
         def register(handler: EventHandler[A, P, R], /) -> EventHandler[A, P, R]:
-            self._put(self.events, event, _handler(handler, label, ("socket", "payload")), label)
+            self._put(self.events, event, make_handler(handler, label, ("socket", "payload")), label)
             return handler
 
         return register
@@ -149,7 +99,7 @@ class Channel(Generic[A]):
         label = self._label("on_any")
         if self.any_event is not None:
             raise ValueError(f"{label}: there is one already")
-        self.any_event = _handler(handler, label, ("socket", "event", "payload"))
+        self.any_event = make_handler(handler, label, ("socket", "event", "payload"))
         return handler
 
     def intercept(self, event: str) -> _RegisterSilent[A]:
@@ -161,7 +111,7 @@ class Channel(Generic[A]):
         label = self._label("intercept", event)
 
         def register(handler: EventHandler[A, P, None], /) -> EventHandler[A, P, None]:
-            self._put(self.intercepts, event, _handler(handler, label, ("socket", "payload")), label)
+            self._put(self.intercepts, event, make_handler(handler, label, ("socket", "payload")), label)
             self.intercepted = frozenset(self.intercepts)
             return handler
 
@@ -175,11 +125,26 @@ class Channel(Generic[A]):
         label = self._label("info", kind.__name__)
 
         def register(handler: EventHandler[A, T, None], /) -> EventHandler[A, T, None]:
-            _check(handler, label, ("socket", "message"))
+            check_handler(handler, label, ("socket", "message"))
             self._put(self.infos, kind, handler, label)
             return handler
 
         return register
+
+    def on_refresh(
+        self, handler: Callable[[Socket[A], A], Coroutine[Any, Any, None]], /
+    ) -> Callable[[Socket[A], A], Coroutine[Any, Any, None]]:
+        """Handle that the client has a new identity: `async def refreshed(socket, assigns)`.
+
+        `assigns` is a copy of what `Expiry(refresh=...)` has returned; `socket.assigns` stays as it is unless the
+        handler changes it. `socket.stop()` ends the channel for who may not be here any more.
+        """
+        label = self._label("on_refresh")
+        if self.refreshed is not None:
+            raise ValueError(f"{label}: there is one already")
+        check_handler(handler, label, ("socket", "assigns"))
+        self.refreshed = handler
+        return handler
 
     def terminate(
         self, handler: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]], /
@@ -191,7 +156,7 @@ class Channel(Generic[A]):
         label = self._label("terminate")
         if self.terminator is not None:
             raise ValueError(f"{label}: there is one already")
-        _check(handler, label, ("socket", "reason"))
+        check_handler(handler, label, ("socket", "reason"))
         self.terminator = handler
         return handler
 

@@ -26,7 +26,7 @@ from starlette_channels.messages import (
     nests_too_deeply,
     shown,
 )
-from starlette_channels.protocol import Answer, ClientProtocol, Decision, Join, Leave, Push, Stale
+from starlette_channels.protocol import UNMATCHED, Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
 from starlette_channels.serializers import Serializer
 from starlette_channels.service import Service
 from starlette_channels.slow import Place
@@ -91,12 +91,12 @@ class Connection:
         "_paused",
         "_protocol",
         "_service",
-        "_socket_id",
         "_transport",
         "app",
         "assigns",
         "hub",
         "serializer",
+        "socket_id",
         "tasks",
         "write",
     )
@@ -118,7 +118,7 @@ class Connection:
         self.write: Write = transport.write
         self._service = service
         self._transport = transport
-        self._socket_id = socket_id
+        self.socket_id: str | None = socket_id
         self._backlog = 0
         self._backlog_bytes = 0
         self._paused = False
@@ -161,8 +161,8 @@ class Connection:
 
         Handlers have `shutdown_seconds` to finish, and then as long again for `terminate`.
         """
-        if self._socket_id is not None:
-            self.hub.unsubscribe(self._socket_id, self)
+        if self.socket_id is not None:
+            self.hub.unsubscribe(self.socket_id, self)
         try:
             members = tuple(self._protocol.members.values())
             for member in members:
@@ -170,7 +170,7 @@ class Connection:
             if not all(member.is_over for member in members):
                 await self._end_busy(members)
         finally:
-            self._service.connections.discard(self)
+            self._service.forget(self)
             if self._over is not None:
                 self._over.set()
 
@@ -270,12 +270,26 @@ class Connection:
             self._paused = False
             self._transport.resume()
 
-    # What the broker and the endpoint call.
+    # What the broker, the endpoint and the watch over expiry call.
 
     def deliver(self, publication: Publication) -> None:
         """Take a broadcast on the socket id: "disconnect" closes the connection, others mean nothing."""
         if publication.event == "disconnect":
             self._transport.close(1001, "disconnected")
+
+    def tell(self, event: str, payload: object) -> None:
+        """Send an event in the name of the connection."""
+        self.write(self.serializer.push(None, None, "phoenix", event, encode_payload(payload)))
+
+    def reply(self, message: Message, status: str, payload: object) -> None:
+        """Answer a message in the name of the connection, with a payload."""
+        self.write(self.serializer.reply(None, message.ref, message.topic, status, encode_payload(payload)))
+
+    def renew(self, assigns: Any) -> None:
+        """Take the identity that holds from now on, and let the channels see it."""
+        self.assigns = assigns
+        for member in tuple(self._protocol.members.values()):
+            member.renew(assigns)
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection; its members end as they do when the client goes."""
@@ -299,6 +313,10 @@ class Connection:
                 decision.member.leave(message)
             case Stale():
                 self.counts["stale_message"] += 1
+            case Refresh():
+                lifetimes = self._service.lifetimes
+                if lifetimes is None or not lifetimes.refresh(self, message):
+                    self.answer(message, UNMATCHED)
 
     def _join(self, join: Join[Member, tuple[Channel[Any], Match]]) -> None:
         channel, match = join.route

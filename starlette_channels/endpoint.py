@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from starlette_channels.admission import Admission, Connect, Connected
 from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel
+from starlette_channels.expiry import Expiry
 from starlette_channels.handshake import Refused, note_refusal, refuse_websocket
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Payload
@@ -47,6 +48,7 @@ class Channels(Generic[A]):
     `check_origin` says which pages may connect, by the `Origin` header that browsers send: `True`, those of the host
     that is connected to; `False`, any; a list such as `["https://app.example", "//*.app.example"]`; or a function of
     the handshake that returns a bool. `auth_token=True` reads the `authToken` of the client's options for `connect`.
+    `expiry` says how long who `connect` returned may stay, and how that goes on.
     """
 
     @overload
@@ -61,6 +63,7 @@ class Channels(Generic[A]):
         subprotocols: Sequence[str] | None = None,
         check_origin: CheckOrigin = True,
         auth_token: bool = False,
+        expiry: Expiry[dict[str, Any]] | None = None,
         longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
     ) -> None: ...
@@ -78,6 +81,7 @@ class Channels(Generic[A]):
         subprotocols: Sequence[str] | None = None,
         check_origin: CheckOrigin = True,
         auth_token: bool = False,
+        expiry: Expiry[A] | None = None,
         longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
     ) -> None: ...
@@ -94,13 +98,21 @@ class Channels(Generic[A]):
         subprotocols: Sequence[str] | None = None,
         check_origin: CheckOrigin = True,
         auth_token: bool = False,
+        expiry: Expiry[Any] | None = None,
         longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
     ) -> None:
         self._service = Service(channels, broker if isinstance(broker, Broker) else Broker(broker), limits or Limits())
         origins = OriginCheck(check_origin)
         self._admission = Admission(
-            self._service, connect, socket_id, tuple(serializers) or (V2(), V1()), subprotocols, origins, auth_token
+            self._service,
+            connect,
+            socket_id,
+            tuple(serializers) or (V2(), V1()),
+            subprotocols,
+            origins,
+            auth_token,
+            expiry,
         )
         self._path = TransportPath(path, "Channels(path")
         self._longpoll = self._make_longpoll(LongPoll() if longpoll is True else longpoll or None)

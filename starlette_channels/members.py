@@ -85,6 +85,11 @@ class Member(Speaker):
         self._seal(reason)
         self._interrupt()
 
+    def renew(self, assigns: Any) -> None:
+        """Let the handler for it know who the client is from now on, if there is one."""
+        if self._channel.refreshed is not None:
+            self._post(self._handle_refresh, assigns)
+
     def reroute(self) -> None:
         """Take broadcasts in the way that the connection wants them from now on."""
         if self._joined and self._stage is Stage.LIVING and self.fate not in SILENT:
@@ -260,6 +265,10 @@ class Member(Speaker):
             logger.warning("%r: no info handler for %s", self, type(message).__name__)
             return None
         return handler(self, message)
+
+    def _handle_refresh(self, assigns: Any) -> Coroutine[Any, Any, object] | None:
+        handler = self._channel.refreshed
+        return None if handler is None else handler(self, copy.copy(assigns))
 
     def _keep(self, letter: object) -> None:
         if type(letter) is Message:

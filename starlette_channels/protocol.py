@@ -53,6 +53,10 @@ class Stale(Struct, frozen=True):
     """Drop it without an answer: it belongs to a join that is over."""
 
 
+class Refresh(Struct, frozen=True):
+    """Let the client say anew who it is."""
+
+
 class Answer(Struct, frozen=True):
     """Answer at once. A `code` says that the client made a mistake, and which."""
 
@@ -62,11 +66,12 @@ class Answer(Struct, frozen=True):
     code: str = ""
 
 
-Decision: TypeAlias = Join[M, R] | Push[M] | Leave[M] | Stale | Answer
+Decision: TypeAlias = Join[M, R] | Push[M] | Leave[M] | Stale | Refresh | Answer
 
 OK = Answer(None, "ok")
 UNMATCHED = Answer(None, "error", "unmatched topic", "unmatched_topic")
 STALE = Stale()
+REFRESH = Refresh()
 
 
 class ClientProtocol(Generic[M, R]):
@@ -85,8 +90,11 @@ class ClientProtocol(Generic[M, R]):
     def receive(self, message: Message) -> Decision[M, R]:
         """Decide what a message means."""
         topic, event = message.topic, message.event
-        if topic == "phoenix" and event == "heartbeat":
-            return OK
+        if topic == "phoenix":
+            if event == "heartbeat":
+                return OK
+            if event == "refresh":
+                return REFRESH
         member = self.members.get(topic) if type(topic) is str else None
         if event == "phx_join":
             return self._join(message, member)

@@ -6,26 +6,17 @@ from typing import Any, Protocol
 
 from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel
-from starlette_channels.hub import Hub
+from starlette_channels.expiry import Lifetimes, Mortal
 from starlette_channels.limits import Limits
 from starlette_channels.topics import Match, Pattern
 
 
-class Client(Protocol):
+class Client(Mortal, Protocol):
     """A connection, as far as those are concerned who look after all of them."""
 
     @property
     def channels(self) -> int:
         """How many topics the client has joined or is joining."""
-        ...
-
-    @property
-    def hub(self) -> Hub:
-        """The subscriptions of its event loop."""
-        ...
-
-    def close(self, code: int, reason: str) -> None:
-        """Close the connection; its channels end as they do when the client goes."""
         ...
 
     async def ended(self) -> None:
@@ -46,8 +37,16 @@ class Service:
         """So many characters fit whatever they are: none takes more than four bytes."""
         self.counts: Counter[str] = Counter()
         self.connections: set[Client] = set()
+        self.lifetimes: Lifetimes | None = None
+        """How long clients may stay, if that is not for ever."""
         self.closing: bool = False
         """Whether nobody is let in any more."""
+
+    def forget(self, client: Client) -> None:
+        """Let a client go that has ended."""
+        self.connections.discard(client)
+        if self.lifetimes is not None:
+            self.lifetimes.forget(client)
 
     def match(self, topic: str) -> tuple[Channel[Any], Match] | None:
         """Return the first channel whose pattern fits a topic."""

@@ -16,6 +16,7 @@ PACKAGE = ROOT.name
 LAYERS = [
     {
         "auth_tokens",
+        "deadlines",
         "exceptions",
         "frames",
         "limits",
@@ -29,7 +30,7 @@ LAYERS = [
     },
     {"messages", "tokens"},
     {"payloads"},
-    {"serializers"},
+    {"handlers", "serializers"},
     {"protocol"},
     {"hub"},
     {"broker"},
@@ -42,6 +43,7 @@ LAYERS = [
     {"links"},
     {"speakers"},
     {"members"},
+    {"expiry"},
     {"service"},
     {"connection"},
     {"handshake"},
@@ -59,7 +61,18 @@ LAYERS = [
 """A module imports from the layers above it only, never from its own and never from below."""
 
 PURE = {
-    *("auth_tokens", "frames", "origins", "protocol", "messages", "params", "topics", "payloads", "serializers"),
+    *(
+        "auth_tokens",
+        "deadlines",
+        "frames",
+        "origins",
+        "protocol",
+        "messages",
+        "params",
+        "topics",
+        "payloads",
+        "serializers",
+    ),
     *("presence.clocks", "presence.deltas", "presence.replica", "presence.roster", "presence.state"),
     "transports.batches",
 }

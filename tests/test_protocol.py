@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import Raw
 
 from starlette_channels.messages import Message
-from starlette_channels.protocol import Answer, ClientProtocol, Decision, Join, Leave, Push, Stale
+from starlette_channels.protocol import Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
 
 
 class Member:
@@ -202,7 +202,7 @@ class TestLimit:
 
 
 topics = st.sampled_from(["room:a", "room:b", "room:c", "phoenix", "user:1", 7, ["room:a"]])
-events = st.sampled_from(["echo", "heartbeat", "phx_join", "phx_leave", "phx_close", 7, ["phx_join"]])
+events = st.sampled_from(["echo", "heartbeat", "refresh", "phx_join", "phx_leave", "phx_close", 7, ["phx_join"]])
 refs = st.sampled_from(REFS)
 
 
@@ -257,6 +257,8 @@ class ModelledClient(RuleBasedStateMachine):
                 return "answer", json.dumps(decision.join_ref), decision.status, decision.reason
             case Stale():
                 return ("nothing",)
+            case Refresh():
+                return ("refresh",)
             case Join():
                 assert decision.message is sent
                 return "join", decision.route, decision.replaces
@@ -270,6 +272,8 @@ class ModelledClient(RuleBasedStateMachine):
         unmatched = ("answer", "null", "error", "unmatched topic")
         if (topic, event) == ("phoenix", "heartbeat"):
             return "answer", "null", "ok", ""
+        if (topic, event) == ("phoenix", "refresh"):
+            return ("refresh",)
         if event == "phx_join":
             if topic not in ("room:a", "room:b", "room:c", "phoenix"):
                 return unmatched
