@@ -53,6 +53,12 @@ export interface SocketOptions {
    * anew for each connection.
    */
   authToken?: string | (() => string | null | undefined) | null | undefined;
+  /**
+   * Called when the server is about to close the connection because what it knows of this client expires; what it
+   * returns, or its promise gives, is sent to `Expiry(refresh=...)` of the server. If it fails, or is refused, it is
+   * called again while there is time.
+   */
+  refresh?: (() => Payload | Promise<Payload>) | undefined;
   /** How long a join or a push waits for its answer. Milliseconds; default 10 000. */
   timeout?: number | undefined;
   /** A heartbeat is sent this often, and must be answered within this time. Milliseconds; default 30 000. */
@@ -110,6 +116,8 @@ export class Socket {
   onMessage(callback: (message: Message) => void): string;
   /** Called whenever `connectionState()` has changed. Not in phoenix.js. */
   onStateChange(callback: (state: ConnectionState) => void): string;
+  /** Called when the server will close the connection in so many seconds, unless it is refreshed. Not in phoenix.js. */
+  onExpiring(callback: (notice: { seconds: number }) => void): string;
   /** Removes callbacks by the refs that the `on...` methods returned. */
   off(refs: readonly string[]): void;
 
@@ -124,6 +132,11 @@ export class Socket {
   makeRef(): string;
   /** Sends a message of no channel, now or when the connection opens. */
   push(message: Message): void;
+  /**
+   * Tells the server anew who this is: resolves with the seconds that it has from then on (null: no end), rejects with a
+   * ChannelError. Not in phoenix.js.
+   */
+  refresh(payload?: Payload): Promise<{ seconds: number | null }>;
   /** Measures a round trip. False if there is no connection. */
   ping(callback: (milliseconds: number) => void): boolean;
   log(kind: string, message: string, data?: any): void;

@@ -19,6 +19,7 @@
 export { Presence } from "./presence.js";
 
 const VSN = "2.0.0";
+const SYSTEM = "phoenix"; // the topic of the connection itself
 const STATES = ["connecting", "open", "closing", "closed"]; // in the order of WebSocket.readyState
 const [OPEN, CLOSED] = [1, 3];
 const NORMAL_CLOSE = 1000;
@@ -499,6 +500,7 @@ export class Socket {
     this.endPoint = `${endPoint.replace(/\/+$/, "")}/websocket`;
     this.params = asFunction(options.params ?? {});
     this.authToken = asFunction(options.authToken);
+    this.refreshPayload = options.refresh ?? null;
     this.vsn = options.vsn ?? VSN;
     this.timeout = options.timeout ?? 10_000;
     this.heartbeatIntervalMs = options.heartbeatIntervalMs ?? 30_000;
@@ -523,7 +525,8 @@ export class Socket {
     this._attemptedAt = 0;
     this._whenDisconnected = [];
     this._heartbeatRef = null; // of the heartbeat that is not answered yet
-    this._pings = new Map();
+    this._answers = new Map(); // ref -> what takes the answer to a message of no channel, or null if none comes
+    this._refreshTimer = null;
     this._pageListeners = null;
     this._reconnectTimer = new Retry(() => {
       if (!pageIsHidden()) this._reconnect(); // a hidden page waits until it is looked at
@@ -577,6 +580,12 @@ export class Socket {
   /** Calls `callback(state)` whenever `connectionState()` has changed. Ours; not in phoenix.js. */
   onStateChange(callback) { return this._register("state", callback); }
 
+  /**
+   * Calls `callback({seconds})` when the server says that it will close the connection then, unless `refresh` has told
+   * it something new. Ours; not in phoenix.js.
+   */
+  onExpiring(callback) { return this._register("expiring", callback); }
+
   /** Removes callbacks by the refs that the `on...` methods returned. */
   off(refs) { this._callbacks = this._callbacks.filter(({ ref }) => !refs.includes(ref)); }
 
@@ -616,9 +625,33 @@ export class Socket {
     if (!this.isConnected()) return false;
     const ref = this.makeRef();
     const start = Date.now();
-    this._pings.set(ref, () => callback(Date.now() - start));
-    this.push({ topic: "phoenix", event: "heartbeat", payload: {}, ref });
+    this._answers.set(ref, (answer) => answer && callback(Date.now() - start));
+    this.push({ topic: SYSTEM, event: "heartbeat", payload: {}, ref });
     return true;
+  }
+
+  /**
+   * Tells the server anew who this is, before what it knows expires: resolves with `{seconds}` until it expires again
+   * (null: never), is rejected with a ChannelError. Ours; not in phoenix.js.
+   */
+  refresh(payload) {
+    return new Promise((resolve, reject) => {
+      const push = { event: "refresh", channel: { topic: SYSTEM }, timeout: this.timeout };
+      const fail = (status, response = {}) => reject(new ChannelError(push, status, response));
+      if (!this.isConnected()) return void fail("closed");
+      const ref = this.makeRef();
+      const timer = setTimeout(() => {
+        this._answers.delete(ref);
+        fail("timeout");
+      }, this.timeout);
+      this._answers.set(ref, (answer) => {
+        clearTimeout(timer);
+        if (!answer) fail("closed");
+        else if (answer.status === "ok") resolve(answer.response);
+        else fail(answer.status, answer.response);
+      });
+      this.push({ topic: SYSTEM, event: "refresh", payload: payload ?? {}, ref });
+    });
   }
 
   log(kind, text, data) { if (this.logger) guarded(this.logger, kind, text, data); }
@@ -720,10 +753,30 @@ export class Socket {
       // An earlier callback may have left this one.
       if (channel.topic === topic && this.channels.includes(channel)) channel._incoming(message);
     }
+    if (topic === SYSTEM && event === "expiring") this._expiring(payload);
     this._emit("message", message);
-    const ping = this._pings.get(ref);
-    this._pings.delete(ref);
-    if (ping) guarded(ping);
+    const answered = this._answers.get(ref);
+    this._answers.delete(ref);
+    if (answered) guarded(answered, payload);
+  }
+
+  _expiring(payload) {
+    this._emit("expiring", payload);
+    if (this.refreshPayload) this._keepAlive(payload.seconds);
+  }
+
+  // Refreshes, and if that fails, again after a third of the time that is left, while there is any.
+  async _keepAlive(seconds) {
+    const { conn } = this;
+    clearTimeout(this._refreshTimer);
+    try {
+      const payload = await this.refreshPayload();
+      if (conn === this.conn) await this.refresh(payload);
+    } catch (error) {
+      this.log("transport", "refresh failed", error);
+      if (conn !== this.conn || seconds < 2) return;
+      this._refreshTimer = setTimeout(() => this._keepAlive((seconds * 2) / 3), (seconds * 1000) / 3);
+    }
   }
 
   // The one place where a connection, or an attempt at one, ends: once for each, whoever ended it.
@@ -731,7 +784,8 @@ export class Socket {
     this.log("transport", "close", event);
     this.conn = null;
     this._stopHeartbeat();
-    this._pings.clear();
+    clearTimeout(this._refreshTimer);
+    for (const callback of this._takeAnswers()) guarded(callback, null);
     clearTimeout(this._closeTimer);
     for (const channel of this.channels) {
       if (channel.isJoining() || channel.isJoined()) channel._errored({ source: "transport", reason: why });
@@ -741,6 +795,12 @@ export class Socket {
     this._announceState();
     this._emit("close", event);
     for (const callback of this._whenDisconnected.splice(0)) guarded(callback);
+  }
+
+  _takeAnswers() {
+    const callbacks = [...this._answers.values()];
+    this._answers.clear();
+    return callbacks;
   }
 
   // Ends a connection without waiting for the other side, which may be long gone.
@@ -754,7 +814,7 @@ export class Socket {
     if (!this.isConnected()) return;
     this._stopHeartbeat();
     this._heartbeatRef = this.makeRef();
-    this.push({ topic: "phoenix", event: "heartbeat", payload: {}, ref: this._heartbeatRef });
+    this.push({ topic: SYSTEM, event: "heartbeat", payload: {}, ref: this._heartbeatRef });
     this._heartbeatTimer = setTimeout(() => {
       this.log("transport", "heartbeat timeout: connecting again");
       this._giveUp("heartbeat_timeout", NORMAL_CLOSE, "heartbeat timeout");

@@ -1,8 +1,10 @@
 """The small app that real JavaScript clients talk to: `uvicorn tests.clients.app:app`."""
 
+from time import time
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
@@ -12,6 +14,7 @@ from starlette_channels import (
     Broker,
     Channels,
     ConnectError,
+    Expiry,
     Handshake,
     JoinError,
     LongPoll,
@@ -26,6 +29,11 @@ from starlette_channels import (
 class User(Struct):
     name: str
     tags: Any = None
+    expires_at: float | None = None
+
+
+class Renewal(Struct):
+    seconds: float
 
 
 class Said(Struct):
@@ -40,7 +48,12 @@ async def connect(conn: Handshake) -> User:
     name = conn.auth_token or conn.params.get("user")
     if not name:
         raise ConnectError("no user given")
-    return User(name, conn.params.get("tags"))
+    seconds = conn.params.get("seconds")
+    return User(name, conn.params.get("tags"), None if seconds is None else time() + float(str(seconds)))
+
+
+async def refresh(user: User, renewal: Renewal) -> User:
+    return replace(user, expires_at=time() + renewal.seconds)
 
 
 @channel("room:*")
@@ -158,7 +171,15 @@ def socket_id(user: User) -> str:
 
 
 BROKER, POLLS = Broker(), LongPoll(window_seconds=1.0)
-channels = Channels([room, hall], connect=connect, socket_id=socket_id, broker=BROKER, auth_token=True, longpoll=POLLS)
+channels = Channels(
+    [room, hall],
+    connect=connect,
+    socket_id=socket_id,
+    broker=BROKER,
+    auth_token=True,
+    expiry=Expiry(at=lambda user: user.expires_at, refresh=refresh),
+    longpoll=POLLS,
+)
 polled = Channels([room], connect=connect, broker=BROKER, path="/nowhere", check_origin=False, longpoll=POLLS)
 """What a proxy that lets no WebSocket through leaves of it."""
 

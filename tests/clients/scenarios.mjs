@@ -297,3 +297,23 @@ export async function unsafeKey({ client }) {
   const channel = client("__proto__").channel("hall:1", {});
   assert.deepEqual(await outcome(channel.join()), ["error", { reason: "unsafe_key" }]);
 }
+
+export async function expiredIdentity({ client }) {
+  let asked = 0;
+  const refresh = () => (asked++ === 0 ? { seconds: 1 } : new Promise(() => {}));
+  const socket = client("ann", { seconds: 2 }, { refresh });
+  const [begins, ends] = [new Mailbox("a connection"), new Mailbox("the end of the connection")];
+  const notices = new Mailbox("the notice, or the answer to the refresh");
+  socket.onOpen(begins.put);
+  socket.onClose(({ code }) => ends.put(code));
+  socket.onMessage(({ topic, event, payload }) => topic === "phoenix" && notices.put([event, payload]));
+  await begins.next();
+  const [event, { seconds }] = await notices.next();
+  assert.equal(event, "expiring");
+  assert.ok(seconds <= 2);
+  if (!socket.refresh) socket.push({ topic: "phoenix", event: "refresh", payload: { seconds: 1 }, ref: "r" });
+  assert.deepEqual(await notices.next(), ["phx_reply", { status: "ok", response: { seconds: 1 } }]);
+  assert.equal((await notices.next())[0], "expiring");
+  assert.ok([4001, 3410].includes(await ends.next())); // the latter is what polls are told of any session that is over
+  await begins.next();
+}

@@ -78,6 +78,11 @@ socket.off(refs[0]);
 socket.onOpened(() => {});
 // @ts-expect-error no such state
 socket.onStateChange((state) => state === "opened");
+socket.onExpiring(({ seconds }) => console.log(seconds.toFixed(1)));
+socket.refresh({ token: "t" }).then(({ seconds }) => console.log(seconds === null ? "for ever" : seconds.toFixed(1)));
+new Socket("/socket", { refresh: async () => ({ token: "t" }) });
+// @ts-expect-error what is sent is an object
+new Socket("/socket", { refresh: () => "token" });
 // @ts-expect-error it is told how the connection ended
 socket.onClose((event: string) => event);
 const state: ConnectionState = socket.connectionState();
