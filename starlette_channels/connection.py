@@ -19,6 +19,7 @@ from starlette_channels.members import Member
 from starlette_channels.messages import (
     EMPTY,
     Frame,
+    Gap,
     Message,
     encode_payload,
     frame_size,
@@ -298,6 +299,10 @@ class Connection:
         """Take a broadcast on the socket id: "disconnect" closes the connection, others mean nothing."""
         if publication.event == "disconnect":
             self._transport.close(1001, "disconnected")
+
+    def miss(self, gap: Gap) -> None:
+        """Close the connection as well if broadcasts on the socket id are lost: there may have been a "disconnect"."""
+        self._transport.close(1012, "resync")
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection; its members end as they do when the client goes."""
