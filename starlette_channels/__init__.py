@@ -17,7 +17,7 @@ from starlette_channels.exceptions import (
 from starlette_channels.expiry import Expiry
 from starlette_channels.handshake import Handshake
 from starlette_channels.limits import Limits
-from starlette_channels.messages import Broadcast, Payload, Reply
+from starlette_channels.messages import Broadcast, Gap, Payload, Reply
 from starlette_channels.metrics import Statistics
 from starlette_channels.presence.presence import Presence
 from starlette_channels.presence.publisher import PresenceDiff
@@ -40,6 +40,7 @@ __all__ = [
     "EndReason",
     "ExpiredToken",
     "Expiry",
+    "Gap",
     "Handshake",
     "InvalidPayload",
     "InvalidToken",

@@ -7,42 +7,68 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
+import anyio
 import anyio.lowlevel
+import anyio.to_thread
 
+from starlette_channels.brokers.addresses import MEMORY, read_address
+from starlette_channels.brokers.envelope import Kind, payload_kind, payload_of
+from starlette_channels.brokers.interests import TopicInterests
+from starlette_channels.brokers.names import name_of, topic_channel
+from starlette_channels.brokers.receiver import Arrival
+from starlette_channels.brokers.relay import Relay
 from starlette_channels.exceptions import SerializerError
+from starlette_channels.exchange import Exchange
 from starlette_channels.hub import Hub, Publication
-from starlette_channels.messages import encode_payload
+from starlette_channels.inbox import Inbox
+from starlette_channels.messages import Gap, encode_payload
+
+
+def _never_mind(_: Gap) -> None:
+    """Nobody wants to know."""
 
 
 class Subscription:
     """One more subscription of somebody who may have others; it is left out of what its owner sends."""
 
-    __slots__ = ("_hear", "_owner")
+    __slots__ = ("_hear", "_miss", "_owner")
 
-    def __init__(self, owner: object, hear: Callable[[Publication], None]) -> None:
+    def __init__(self, owner: object, hear: Callable[[Publication], None], miss: Callable[[Gap], None]) -> None:
         self._owner = owner
         self._hear = hear
+        self._miss = miss
 
     def deliver(self, publication: Publication) -> None:
         """Pass a broadcast on."""
         if publication.sender is not self._owner:
             self._hear(publication)
 
+    def miss(self, gap: Gap) -> None:
+        """Pass the news of a gap on."""
+        self._miss(gap)
+
 
 class Subscriptions:
     """The further subscriptions of one owner; two to the same topic deliver twice."""
 
-    __slots__ = ("_entries", "_hear", "_hub", "_owner")
+    __slots__ = ("_entries", "_hear", "_hub", "_miss", "_owner")
 
-    def __init__(self, hub: Hub, owner: object, hear: Callable[[Publication], None]) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        owner: object,
+        hear: Callable[[Publication], None],
+        miss: Callable[[Gap], None] = _never_mind,
+    ) -> None:
         self._hub = hub
         self._owner = owner
         self._hear = hear
+        self._miss = miss
         self._entries: list[tuple[str, Subscription]] = []
 
     def add(self, topic: str) -> None:
         """Subscribe to a topic, once more if need be."""
-        subscription = Subscription(self._owner, self._hear)
+        subscription = Subscription(self._owner, self._hear, self._miss)
         self._entries.append((topic, subscription))
         self._hub.subscribe(topic, subscription)
 
@@ -60,56 +86,135 @@ class Subscriptions:
 
 
 class Broker:
-    """Broadcasts to all subscribers of a topic in this process, from any thread.
+    """Broadcasts to all subscribers of a topic, from any thread, over an engine that the address names.
 
-    `memory://` is the only engine so far: it serves one process. Delivery is at most once, in order per broadcaster.
+    `memory://` serves one process and needs no engine. With `redis://host:6379/0` the subscribers in all processes
+    hear each other. Delivery is at most once, in order per broadcaster; what is lost between processes is noticed, see
+    `Gap`. The engine is connected to at the first use, in a thread of its own. Options go into the query, as in
+    `redis://host?prefix=chat`.
+
+    Raises `ValueError` for a wrong address, and `ImportError` with the fix if the engine's library is not installed.
     """
 
-    def __init__(self, url: str = "memory://") -> None:
-        if url != "memory://":
-            raise ValueError(f"broker {url!r}: only 'memory://' exists so far; run one process, without --workers")
+    def __init__(self, url: str = MEMORY) -> None:
+        address = read_address(url)
         self.counts: Counter[str] = Counter()
-        self._hubs: dict[int, Hub] = {}  # never changed in place: other threads may be going through it
+        # Neither is ever changed in place: other threads may be going through it.
+        self._inboxes: dict[int, Inbox] = {}
+        self._exchanges: tuple[Exchange, ...] = ()
         self._lock = threading.Lock()
+        self._relay: Relay | None = None
+        self._interest: TopicInterests | None = None
+        self._max_waiting = 0
+        if address is not None:
+            self._max_waiting = address.options.queue_bytes
+            self._relay = Relay(address, self.counts, self._hand_on, self._has_room)
+            self._interest = TopicInterests(self._relay.interests)
 
     @property
     def topics(self) -> int:
         """How many topics have a subscriber (counted once per event loop)."""
-        return sum(hub.topics for hub in self._hubs.values())
+        return sum(inbox.hub.topics for inbox in self._inboxes.values())
+
+    @property
+    def node(self) -> str:
+        """What other processes know this one by, until it ends or `close` is called."""
+        return "local" if self._relay is None else self._relay.id
 
     def hub(self) -> Hub:
         """Return the hub of the running event loop."""
         native = anyio.lowlevel.current_token().native_token
         thread = threading.get_ident()
         with self._lock:
-            hub = self._hubs.get(thread)
-            if hub is None or not hub.serves(native):
-                hub = Hub(native, self.counts)
-                self._hubs = {**self._hubs, thread: hub}
-            return hub
+            former = self._inboxes.get(thread)
+            if former is not None and former.hub.serves(native):
+                return former.hub
+            hub = Hub(native, self.counts, self._interest)
+            self._inboxes = {**self._inboxes, thread: Inbox(hub, self._arrive)}
+        if former is not None:
+            former.hub.abandon()
+        if self._relay is not None:
+            self._relay.start()
+        return hub
 
     def broadcast(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
         """Send an event to all subscribers of a topic; `sender` is a subscriber to leave out.
 
         Returns without waiting. Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if no
-        subscriber's wire can express it.
+        subscriber's wire can express it, as far as they are in this process.
         """
         publication = Publication(topic, event, encode_payload(payload), sender)
+        if self._relay is not None:
+            self._relay.publish(payload_kind(publication.body), topic_channel(topic), event, publication.body)
         here = threading.get_ident()
-        for thread, hub in self._hubs.items():
+        for thread, inbox in self._inboxes.items():
             if thread == here:
-                hub.dispatch(publication)
+                inbox.hub.dispatch(publication)
             else:
-                self._hand_over(hub, publication)
+                self._hand_over(inbox, publication)
 
-    def _hand_over(self, hub: Hub, publication: Publication) -> None:
+    def exchange(
+        self, name: str, receive: Callable[[bytes], None], *, stopping: Callable[[], None] | None = None
+    ) -> Exchange:
+        """Open a line to all other processes, for work of the library itself; call it in an event loop.
+
+        `receive` is called with what they send on the line of this name, in this thread, and `stopping` when the
+        broker is about to stop, so that what it sends still leaves. Both must return at once; what they raise is
+        logged. It lasts until `close`.
+        """
+        exchange = Exchange(name, self.hub(), self._relay, receive, stopping)
+        with self._lock:
+            self._exchanges = (*(one for one in self._exchanges if not one.closed), exchange)
+        return exchange
+
+    async def close(self) -> None:
+        """Say goodbye to the other processes, send what waits, and disconnect from the engine: 3 seconds at most.
+
+        A broker that is used again begins anew. `Channels.lifespan` does this; otherwise it is done at the exit of
+        the interpreter.
+        """
+        if self._relay is not None:
+            for exchange in self._exchanges:
+                exchange.hub.run(exchange.stop)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._relay.close)
+
+    # Between the event loops of this process.
+
+    def _hand_over(self, inbox: Inbox, publication: Publication) -> None:
         fresh = Publication(publication.topic, publication.event, publication.body, publication.sender)
-        if not hub.run(self._dispatch_for_another, hub, fresh):  # its clients are gone with their event loop
-            with self._lock:
-                self._hubs = {thread: other for thread, other in self._hubs.items() if other is not hub}
+        if not inbox.hub.run_later(self._dispatch_for_another, inbox.hub, fresh):
+            self._let_go(inbox)
+
+    def _let_go(self, inbox: Inbox) -> None:
+        """Forget a hub whose clients are gone with their event loop."""
+        with self._lock:
+            self._inboxes = {thread: other for thread, other in self._inboxes.items() if other is not inbox}
+        inbox.hub.abandon()
 
     def _dispatch_for_another(self, hub: Hub, publication: Publication) -> None:
         try:
             hub.dispatch(publication)
         except SerializerError:  # counted and logged there; the broadcaster has gone on
             return
+
+    # From other processes.
+
+    def _has_room(self) -> bool:
+        return all(inbox.waiting_bytes < self._max_waiting for inbox in self._inboxes.values())
+
+    def _hand_on(self, arrivals: list[Arrival]) -> None:
+        for inbox in self._inboxes.values():
+            if not inbox.put(arrivals):
+                self._let_go(inbox)
+
+    def _arrive(self, hub: Hub, arrival: Arrival) -> None:
+        if isinstance(arrival, Gap):
+            hub.miss(arrival)
+        elif arrival.kind is Kind.LINE:
+            for exchange in self._exchanges:
+                if exchange.hub is hub and exchange.channel == arrival.channel:
+                    exchange.take(arrival.body)
+        else:
+            publication = Publication(name_of(arrival.channel), arrival.event, payload_of(arrival))
+            self._dispatch_for_another(hub, publication)

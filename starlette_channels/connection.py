@@ -19,6 +19,7 @@ from starlette_channels.members import Member
 from starlette_channels.messages import (
     EMPTY,
     Frame,
+    Gap,
     Message,
     encode_payload,
     frame_size,
@@ -276,6 +277,10 @@ class Connection:
         """Take a broadcast on the socket id: "disconnect" closes the connection, others mean nothing."""
         if publication.event == "disconnect":
             self._transport.close(1001, "disconnected")
+
+    def miss(self, gap: Gap) -> None:
+        """Close the connection as well if broadcasts on the socket id are lost: there may have been a "disconnect"."""
+        self._transport.close(1012, "resync")
 
     def tell(self, event: str, payload: object) -> None:
         """Send an event in the name of the connection."""

@@ -168,6 +168,7 @@ class Channels(Generic[A]):
             for connection in connections:
                 if connection.hub is here:  # in tests, connections may have event loops of their own
                     await connection.ended()
+        await self._service.broker.close()
 
     # ASGI.
 

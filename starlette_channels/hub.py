@@ -7,11 +7,11 @@ import contextvars
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from starlette_channels.exceptions import SerializerError
-from starlette_channels.messages import Body, Frame
+from starlette_channels.messages import Body, Frame, Gap
 from starlette_channels.serializers import Serializer
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
@@ -46,11 +46,27 @@ class Publication:
         return frame
 
 
+class Interest(Protocol):
+    """Is told which topics have a subscriber: there, broadcasts of other processes are wanted."""
+
+    def add(self, topic: str) -> None:
+        """Take note of a topic's first subscriber."""
+        ...
+
+    def remove(self, topic: str) -> None:
+        """Take note that a topic has none any more."""
+        ...
+
+
 class Subscriber(Protocol):
     """What can be subscribed to a topic; it is known by its identity."""
 
     def deliver(self, publication: Publication) -> None:
         """Take a broadcast, without waiting. `SerializerError` says that this subscriber's wire cannot express it."""
+        ...
+
+    def miss(self, gap: Gap) -> None:
+        """Take the news that broadcasts are lost, without waiting."""
         ...
 
 
@@ -83,6 +99,9 @@ class Group:
 
     def __len__(self) -> int:
         return len(self._writers)
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        return iter(tuple(self._writers))
 
     def add(self, subscriber: Subscriber, writer: Writer) -> None:
         """Take a subscriber in, with what the route's outlet knows it by."""
@@ -119,15 +138,16 @@ class Group:
 
 
 class Hub:
-    """The subscribers of one event loop. All methods but `run` belong to that loop's thread."""
+    """The subscribers of one event loop. All methods but `run` and `run_later` belong to that loop's thread."""
 
-    __slots__ = ("_context", "_counts", "_groups", "_native", "thread")
+    __slots__ = ("_context", "_counts", "_groups", "_interest", "_native", "thread")
 
-    def __init__(self, native: Any, counts: Counter[str]) -> None:
+    def __init__(self, native: Any, counts: Counter[str], interest: Interest | None = None) -> None:
         self.thread: int = threading.get_ident()
         self._native = native
         self._context = contextvars.copy_context()  # what other threads ask for runs in it, not in theirs
         self._counts = counts
+        self._interest = interest
         self._groups: dict[str, list[Group]] = {}
 
     @property
@@ -144,6 +164,10 @@ class Hub:
         if threading.get_ident() == self.thread:
             function(*args)
             return True
+        return self.run_later(function, *args)
+
+    def run_later(self, function: Callable[..., Any], *args: Any) -> bool:
+        """Call a function in this hub's thread, soon; false if it is over."""
         try:
             if hasattr(self._native, "call_soon_threadsafe"):
                 self._native.call_soon_threadsafe(function, *args, context=self._context)
@@ -163,6 +187,8 @@ class Hub:
         group = next((group for group in groups if group.route == route), None)
         if group is None:
             group = Group(route)
+            if self._interest is not None and not groups:
+                self._interest.add(topic)
             self._groups[topic] = [*groups, group]  # never changed in place: a fan-out may be going through it
         group.add(subscriber, writer)
 
@@ -174,6 +200,15 @@ class Hub:
             self._groups[topic] = left
             if not left:
                 del self._groups[topic]
+                if self._interest is not None:
+                    self._interest.remove(topic)
+
+    def abandon(self) -> None:
+        """Want nothing any more: the event loop is over, and its subscribers did not say goodbye."""
+        groups, self._groups = self._groups, {}
+        if self._interest is not None:
+            for topic in groups:
+                self._interest.remove(topic)
 
     def dispatch(self, publication: Publication) -> None:
         """Hand a broadcast to those who are subscribed now, its sender left out.
@@ -196,6 +231,15 @@ class Hub:
             logger.error("%r on %r was not sent to %d: %s", publication.event, publication.topic, refused, refusal)
             if not delivered:
                 raise refusal
+
+    def miss(self, gap: Gap) -> None:
+        """Tell the subscribers of a topic that broadcasts are lost."""
+        for subscriber in [one for group in self._groups.get(gap.topic, ()) for one in group]:
+            try:
+                subscriber.miss(gap)
+            except Exception:
+                self._counts["delivery_failed"] += 1
+                logger.exception("Telling of a gap on %r failed", gap.topic)
 
     def _attempt(
         self, deliver: Callable[[Publication], None], publication: Publication, number: int

@@ -20,7 +20,7 @@ from starlette_channels.channels import Channel, EndReason
 from starlette_channels.exceptions import InvalidPayload, JoinError
 from starlette_channels.hub import Publication, Route
 from starlette_channels.links import Link, reply_frame
-from starlette_channels.messages import Broadcast, Frame, Message, Reply, encode_payload
+from starlette_channels.messages import Broadcast, Frame, Gap, Message, Reply, encode_payload
 from starlette_channels.payloads import decode_anything
 from starlette_channels.protocol import UNMATCHED, Answer
 from starlette_channels.sockets import Cleanup
@@ -115,6 +115,11 @@ class Member(Speaker):
         else:
             payload = decode_anything(publication.body)
             self._post(self._handle_info, Broadcast(publication.topic, publication.event, payload))
+
+    def miss(self, gap: Gap) -> None:
+        """Take the news of a gap, if there is a handler for it."""
+        if self._channel.info_handler(gap) is not None:
+            self._post(self._handle_info, gap)
 
     # What handlers call.
 
@@ -285,7 +290,7 @@ class Member(Speaker):
 
     def _subscribe(self, topic: str) -> None:
         if self._stage is Stage.LIVING:
-            self._subscriptions = self._subscriptions or Subscriptions(self._link.hub, self, self.hear)
+            self._subscriptions = self._subscriptions or Subscriptions(self._link.hub, self, self.hear, self.miss)
             self._subscriptions.add(topic)
 
     def _unsubscribe(self, topic: str) -> None:

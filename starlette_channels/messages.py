@@ -81,6 +81,22 @@ class Broadcast(Struct, frozen=True):
     payload: Any
 
 
+class Gap(Struct, frozen=True):
+    """Broadcasts of another process on a topic did not get here: `@room.info(Gap)` receives it.
+
+    The engine between the processes was away, or this process was too slow. Let the handler bring the client up to
+    date, or tell it to ask: `socket.push("resync", {})`.
+    """
+
+    topic: str
+
+    lost: int
+    """How many there were."""
+
+    publisher: str
+    """The process that sent them: an id that it has until it ends."""
+
+
 def _encode_pydantic(instance: Any) -> Any:
     """Encode what msgspec does not know; pydantic is known by its methods, so it is no dependency."""
     if hasattr(instance, "model_dump"):

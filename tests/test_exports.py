@@ -23,7 +23,7 @@ PROMISED = {
     *("Broadcast", "Broker", "Channel", "Channels", "ChannelsError", "ConnectError", "EndReason", "Handshake"),
     *("InvalidPayload", "JoinError", "LaterReply", "Limits", "LongPoll", "Payload", "Presence", "PresenceDiff"),
     *("PresenceError", "ProtocolError", "Reply", "Serializer", "SerializerError", "Socket", "Statistics", "V1", "V2"),
-    *("WhenSlow", "ExpiredToken", "Expiry", "InvalidToken", "channel", "latest_by_key"),
+    *("WhenSlow", "ExpiredToken", "Expiry", "Gap", "InvalidToken", "channel", "latest_by_key"),
 }
 KIT = {"Client", "ConnectionClosed", "HandshakeRefused", "JoinRefused", "Joined", "Received", "connect"}
 

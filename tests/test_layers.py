@@ -16,6 +16,12 @@ PACKAGE = ROOT.name
 LAYERS = [
     {
         "auth_tokens",
+        "brokers",
+        "brokers.engine",
+        "brokers.gaps",
+        "brokers.names",
+        "brokers.options",
+        "brokers.reports",
         "deadlines",
         "exceptions",
         "frames",
@@ -28,11 +34,12 @@ LAYERS = [
         "topics",
         "workers",
     },
-    {"messages", "tokens"},
-    {"payloads"},
-    {"handlers", "serializers"},
-    {"protocol"},
-    {"hub"},
+    {"brokers.addresses", "brokers.interests", "brokers.redis", "messages", "tokens"},
+    {"brokers.envelope", "payloads"},
+    {"brokers.outbox", "brokers.receiver", "handlers", "serializers"},
+    {"brokers.life", "protocol"},
+    {"brokers.relay", "hub"},
+    {"exchange", "inbox"},
     {"broker"},
     {"sockets"},
     {"channels", "presence", "presence.clocks", "presence.desks", "presence.metas"},
@@ -61,18 +68,8 @@ LAYERS = [
 """A module imports from the layers above it only, never from its own and never from below."""
 
 PURE = {
-    *(
-        "auth_tokens",
-        "deadlines",
-        "frames",
-        "origins",
-        "protocol",
-        "messages",
-        "params",
-        "topics",
-        "payloads",
-        "serializers",
-    ),
+    *("auth_tokens", "brokers.envelope", "brokers.gaps", "brokers.names", "deadlines", "frames", "origins", "protocol"),
+    *("messages", "params", "topics", "payloads", "serializers"),
     *("presence.clocks", "presence.deltas", "presence.replica", "presence.roster", "presence.state"),
     "transports.batches",
 }
@@ -84,8 +81,8 @@ REQUIRED = {"anyio", "msgspec", "starlette"}
 WITH_UVICORN = {("frames", "websockets"), ("transports.uvicorn", "uvicorn"), ("cli", "uvicorn"), ("cli", "click")}
 """What `uvicorn[standard]`, which is required, brings; only the fast lane and the command line make use of it."""
 
-EXTRAS = {("tokens", "itsdangerous")}
-"""What an extra of the package brings, for a module that users import by themselves."""
+EXTRAS = {("tokens", "itsdangerous"), ("brokers.redis", "redis")}
+"""What an extra of the package brings, for a module that is imported only by those who want it."""
 
 IF_THERE = {("tasks", "trio")}
 """What a module imports in a function, when it is certain to be installed."""

@@ -1,0 +1,1 @@
+"""What carries broadcasts between processes: one module for each engine, and what they have in common."""

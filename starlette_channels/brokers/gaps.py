@@ -1,0 +1,217 @@
+"""Numbers on what is published, and what they tell a receiver about its losses.
+
+A publisher counts its messages on each channel, and says so again (a mark) some time after the last one, so that
+nobody misses the end unawares. Then it forgets the count; if the channel is used again, a new epoch begins at 1.
+Epochs of one publisher only grow. No clock and no I/O: the time (in seconds, of any origin) is told.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from enum import Enum, auto
+from typing import NamedTuple
+
+from msgspec import Struct
+
+MARK_SECONDS = (1.0, 4.0, 16.0, 64.0, 256.0)
+"""How long a publisher waits for the first mark and for each after it; then it forgets the count."""
+
+KEEP_SECONDS = 2 * sum(MARK_SECONDS)
+"""How long a receiver keeps a count of which it hears nothing: longer than its publisher does."""
+
+
+class Stamp(NamedTuple):
+    """The number of a message among those of its publisher on its channel."""
+
+    epoch: int
+    number: int
+
+
+class Count(Struct):
+    """How far a publisher has come on a channel."""
+
+    epoch: int
+    number: int
+    due: float
+    """When the next mark is to be sent, or the count forgotten."""
+
+    marks: int = 0
+    """How many marks have been sent since the last message."""
+
+
+class Numbers:
+    """The counts of one publisher."""
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._counts: dict[str, Count] = {}
+        # Each step has one waiting time, so who came first is due first. A channel is in the first step once, and may
+        # have been put off since; in the others, entries that messages have overtaken are of no account.
+        self._steps: list[deque[tuple[float, str]]] = [deque() for _ in MARK_SECONDS]
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def next(self, channel: str, now: float) -> Stamp:
+        """Return the stamp of a new message."""
+        count = self._counts.get(channel)
+        due = now + MARK_SECONDS[0]
+        if count is None:
+            self._epoch += 1
+            count = self._counts[channel] = Count(self._epoch, 0, due)
+            self._steps[0].append((due, channel))
+        elif count.marks:
+            self._steps[0].append((due, channel))
+        count.number += 1
+        count.due = due
+        count.marks = 0
+        return Stamp(count.epoch, count.number)
+
+    def due(self) -> float | None:
+        """Return when `marks` is to be called, at the latest."""
+        return min((step[0][0] for step in self._steps if step), default=None)
+
+    def marks(self, now: float) -> Iterator[tuple[str, Stamp]]:
+        """Return the marks that are due, and forget the counts for which there have been enough."""
+        for number, step in enumerate(self._steps):
+            while step and step[0][0] <= now:
+                due, channel = step.popleft()
+                count = self._counts.get(channel)
+                if count is None or count.marks != number or (number > 0 and count.due != due):
+                    continue
+                if count.due > now:
+                    step.append((count.due, channel))
+                    continue
+                yield channel, Stamp(count.epoch, count.number)
+                self._put_off(channel, count, now)
+
+    def _put_off(self, channel: str, count: Count, now: float) -> None:
+        count.marks += 1
+        if count.marks == len(MARK_SECONDS):
+            del self._counts[channel]
+            return
+        count.due = now + MARK_SECONDS[count.marks]
+        self._steps[count.marks].append((count.due, channel))
+
+    def restart(self, now: float) -> None:
+        """Begin with the marks anew, for all counts: somebody may have missed some."""
+        due = now + MARK_SECONDS[0]
+        for count in self._counts.values():
+            count.due, count.marks = due, 0
+        for step in self._steps:
+            step.clear()
+        self._steps[0].extend((due, channel) for channel in self._counts)
+
+    def all(self) -> Iterator[tuple[str, Stamp]]:
+        """Return all counts, for a publisher that stops."""
+        for channel, count in self._counts.items():
+            yield channel, Stamp(count.epoch, count.number)
+
+
+class News(Enum):
+    """What a message is to a receiver."""
+
+    FRESH = auto()
+    """It comes for the first time."""
+
+    DUPLICATE = auto()
+    """It has come before."""
+
+    LATE = auto()
+    """It was given up: it has been reported as lost, or belongs to an epoch that is over."""
+
+
+class Heard(Struct):
+    """How far a receiver has heard a publisher on a channel."""
+
+    epoch: int
+    number: int
+    when: float
+    hole: int = 0
+    """The first number of the last hole."""
+
+    filled: int = 0
+    """The first number behind it."""
+
+
+class Listener:
+    """What one receiver has heard, of all publishers. The first that it hears of one on a channel is taken as it is."""
+
+    def __init__(self) -> None:
+        self._heard: dict[str, dict[bytes, Heard]] = {}
+        self._order: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def take(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> tuple[News, int]:
+        """Take a message: return what it is, and how many before it are lost."""
+        heard = self._of(channel, publisher)
+        if heard is None:
+            self._begin(channel, publisher, stamp, now)
+            return News.FRESH, 0
+        if stamp.epoch < heard.epoch:
+            return News.LATE, 0
+        if stamp.epoch == heard.epoch and stamp.number <= heard.number:
+            return (News.LATE if heard.hole <= stamp.number < heard.filled else News.DUPLICATE), 0
+        return News.FRESH, self._go_on(channel, publisher, heard, stamp, stamp.number, now)
+
+    def mark(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> int:
+        """Take a mark: return how many messages are lost, up to the one with its number."""
+        heard = self._of(channel, publisher)
+        if heard is None:
+            self._begin(channel, publisher, stamp, now)
+            return 0
+        if stamp.epoch < heard.epoch or (stamp.epoch == heard.epoch and stamp.number < heard.number):
+            return 0
+        return self._go_on(channel, publisher, heard, stamp, stamp.number + 1, now)
+
+    def end(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> int:
+        """Take the last mark of a publisher: as `mark`, and forget what has been heard of it on the channel."""
+        lost = self.mark(channel, publisher, stamp, now)
+        self._forget(channel, publisher)
+        return lost
+
+    def _of(self, channel: str, publisher: bytes) -> Heard | None:
+        return self._heard.get(channel, _NOTHING).get(publisher)
+
+    def _begin(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> None:
+        self._heard.setdefault(channel, {})[publisher] = Heard(stamp.epoch, stamp.number, now)
+        self._order[channel, publisher] = None
+
+    def _go_on(self, channel: str, publisher: bytes, heard: Heard, stamp: Stamp, until: int, now: float) -> int:
+        """Note what has come; return how many are missing before `until`."""
+        first = heard.number + 1 if stamp.epoch == heard.epoch else 1
+        if stamp.epoch > heard.epoch or first < until:
+            heard.hole, heard.filled = first, until
+        heard.epoch, heard.number, heard.when = stamp.epoch, stamp.number, now
+        self._order.move_to_end((channel, publisher))
+        return until - first
+
+    # What need not be kept.
+
+    def forget(self, channel: str) -> None:
+        """Forget a channel that nobody wants to hear any more."""
+        for publisher in tuple(self._heard.get(channel, ())):
+            self._forget(channel, publisher)
+
+    def expire(self, now: float) -> None:
+        """Forget the publishers that have been silent on a channel for longer than they remember themselves."""
+        while self._order:
+            channel, publisher = next(iter(self._order))
+            if now - self._heard[channel][publisher].when <= KEEP_SECONDS:
+                return
+            self._forget(channel, publisher)
+
+    def touch(self, now: float) -> None:
+        """Keep everything for its full time from now on: nobody could be heard meanwhile."""
+        for channel, publisher in self._order:
+            self._heard[channel][publisher].when = now
+
+    def _forget(self, channel: str, publisher: bytes) -> None:
+        of_channel = self._heard[channel]
+        del of_channel[publisher], self._order[channel, publisher]
+        if not of_channel:
+            del self._heard[channel]
+
+
+_NOTHING: dict[bytes, Heard] = {}

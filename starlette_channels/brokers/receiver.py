@@ -1,0 +1,75 @@
+"""What has come from other processes: checked, in order, once, and with what is missing."""
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from starlette_channels.brokers.envelope import Envelope, Kind, unseal
+from starlette_channels.brokers.gaps import Listener, News, Stamp
+from starlette_channels.brokers.names import name_of
+from starlette_channels.brokers.reports import Reports
+from starlette_channels.messages import Gap, shown
+
+Arrival: TypeAlias = Envelope | Gap
+
+
+class Receiver:
+    """Turns bytes into what is to be handed on."""
+
+    def __init__(self, me: bytes, reports: Reports, clock: Callable[[], float]) -> None:
+        self.channels: set[str] = set()
+        self._me = me
+        self._reports = reports
+        self._clock = clock
+        self._listener = Listener()
+
+    def take(self, batch: Iterable[bytes]) -> list[Arrival]:
+        """Return what is new, in order, and the gaps in front of it; those of one batch are one gap each."""
+        now = self._clock()
+        self._listener.expire(now)
+        arrivals: list[Arrival] = []
+        gaps: dict[tuple[str, bytes], int] = {}
+        for data in batch:
+            try:
+                envelope = unseal(data)
+            except ValueError as error:
+                self._reports.warn("relay_junk", "Junk between the processes, %d bytes: %s", len(data), error)
+                continue
+            if envelope.publisher != self._me and envelope.channel in self.channels:
+                lost = self._take(envelope, arrivals, now)
+                if lost:
+                    key = envelope.channel, envelope.publisher
+                    gaps[key] = gaps.get(key, 0) + lost
+        return [*(self._gap(*key, lost) for key, lost in gaps.items()), *arrivals]
+
+    def _take(self, envelope: Envelope, arrivals: list[Arrival], now: float) -> int:
+        """Put a message with those that are handed on, if it is new; return how many before it are lost."""
+        channel, publisher = envelope.channel, envelope.publisher
+        stamp = Stamp(envelope.epoch, envelope.number)
+        if envelope.kind is Kind.MARK:
+            return self._listener.mark(channel, publisher, stamp, now)
+        if envelope.kind is Kind.END:
+            return self._listener.end(channel, publisher, stamp, now)
+        news, lost = self._listener.take(channel, publisher, stamp, now)
+        if news is News.FRESH:
+            arrivals.append(envelope)
+        else:
+            self._reports.count("relay_duplicate" if news is News.DUPLICATE else "relay_late")
+        return lost
+
+    def _gap(self, channel: str, publisher: bytes, lost: int) -> Gap:
+        gap = Gap(name_of(channel), lost, publisher.hex())
+        self._reports.count("relay_lost", lost)
+        self._reports.warn("relay_gap", "%d of %s on %s are lost", lost, gap.publisher, shown(gap.topic))
+        return gap
+
+    def forget(self, channels: Iterable[str]) -> None:
+        """Want no more of some channels."""
+        for channel in channels:
+            self.channels.discard(channel)
+            self._listener.forget(channel)
+
+    def begin_anew(self, channels: set[str]) -> None:
+        """Want these channels, after a time in which nothing could be heard; what comes tells what was missed."""
+        self.forget(self.channels - channels)
+        self.channels |= channels
+        self._listener.touch(self._clock())

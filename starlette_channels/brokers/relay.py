@@ -1,0 +1,98 @@
+"""A relay: carries what is broadcast in one process to all others, over an existing engine.
+
+It lives from its first use to its close, and begins a new life, with a new id, when it is used again; so does the copy
+of it in a process that was forked.
+"""
+
+import atexit
+import os
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable
+
+from starlette_channels.brokers.addresses import Address
+from starlette_channels.brokers.envelope import Kind
+from starlette_channels.brokers.interests import Interests
+from starlette_channels.brokers.life import HandOn, Life
+from starlette_channels.brokers.reports import Reports
+from starlette_channels.messages import Body
+
+CLOSE_SECONDS = 3.0
+"""How long a process that ends tries to get rid of what it has to say."""
+
+
+class Relay:
+    """Publishes, from any thread, and hears what the interests of its process ask for."""
+
+    def __init__(self, address: Address, counts: Counter[str], hand_on: HandOn, has_room: Callable[[], bool]) -> None:
+        self.interests: Interests = Interests(self._wake)
+        self._address = address
+        self._reports = Reports(counts)
+        self._hand_on, self._has_room = hand_on, has_room
+        self._lock = threading.Lock()
+        self._life: Life | None = None
+        _relays.add(self)
+
+    @property
+    def id(self) -> str:
+        """What the others know this process by; it begins a life if there is none."""
+        return self.start().id.hex()
+
+    def start(self) -> Life:
+        """Begin a life if there is none, and return it. It connects by and by."""
+        with self._lock:
+            if self._life is None:
+                address = self._address
+                self._life = Life(
+                    address.make, address.options, self.interests, self._reports, self._hand_on, self._has_room
+                )
+                self._life.start()
+            return self._life
+
+    def publish(self, kind: Kind, channel: str, event: str, body: Body) -> None:
+        """Send a message to the other processes, soon. It never waits."""
+        (self._life or self.start()).publish(kind, channel, event, body)
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> tuple[int, Exception | None]:
+        """Publish what waits, for at most so many seconds, and end this life; it blocks its thread meanwhile.
+
+        Return how many messages are left, which nobody will get, and what was wrong with the engine.
+        """
+        with self._lock:
+            life, self._life = self._life, None
+        if life is None:
+            return 0, None
+        left, error = life.close(seconds)
+        if left:
+            self._reports.warn("relay_dropped", "%d broadcasts are left at the end: %r", left, error, number=left)
+        return left, error
+
+    def _wake(self) -> None:
+        life = self._life
+        if life is not None:
+            life.wake()
+
+    def start_anew(self) -> None:
+        """Leave the life of the parent behind: its thread is not in this process."""
+        self._lock = threading.Lock()
+        self._life = None
+        self.interests.start_anew()
+
+
+_relays: weakref.WeakSet[Relay] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for relay in tuple(_relays):
+        relay.close()
+
+
+def _start_all_anew() -> None:
+    for relay in tuple(_relays):
+        relay.start_anew()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_all_anew)

