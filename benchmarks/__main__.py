@@ -4,7 +4,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from benchmarks import chart, report, results, running, soak
+from benchmarks import attack, chart, report, results, running, soak
 from benchmarks.compiler import CannotCompile
 from benchmarks.machine import Unfit
 
@@ -33,6 +33,10 @@ def parser() -> ArgumentParser:
     command = commands.add_parser("soak", help="let clients come and go, a million by default, and see what is left")
     soak.add_options(command)
     command.set_defaults(call=soak.run)
+
+    command = commands.add_parser("attack", help="attack a server, and see what a hundred honest clients notice of it")
+    attack.add_options(command)
+    command.set_defaults(call=attack.run)
 
     command = commands.add_parser("table", help="results as a table in Markdown")
     command.add_argument("results", type=Path)

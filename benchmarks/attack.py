@@ -1,0 +1,114 @@
+"""The command `attack`: how much longer honest clients wait for their answers while a server is under attack."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from urllib.request import urlopen
+
+from benchmarks import machine
+from benchmarks.attackers import ATTACKS
+from benchmarks.crowd import Crowd, Lost
+from benchmarks.servers import HOST, SERVERS, Server
+from tests.servers import accepts, free_port
+
+WARM_UP_SECONDS = 3.0
+
+
+@dataclass
+class Phase:
+    """What the honest clients saw while an attack went on."""
+
+    name: str
+    waits: list[float]
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def p99(self) -> float:
+        """The time that one in a hundred answers took, or longer."""
+        return self.waits[len(self.waits) * 99 // 100]
+
+    @property
+    def median(self) -> float:
+        """The time that half of the answers took, or longer."""
+        return self.waits[len(self.waits) // 2]
+
+
+@contextlib.contextmanager
+def _process(command: list[str], core: int) -> Generator[None]:
+    process = subprocess.Popen(["taskset", "-c", str(core), *command], stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _counts(port: int) -> dict[str, int]:
+    with urlopen(f"http://{HOST}:{port}/statistics", timeout=30) as answer:
+        return json.load(answer)["counts"]
+
+
+async def _measure(port: int, names: list[str], seconds: float, core: int) -> list[Phase]:
+    crowd = await Crowd.gather(port)
+    await crowd.talk(WARM_UP_SECONDS)
+    phases = [Phase("calm", await crowd.talk(seconds))]
+    _say(phases[0], phases[0])
+    before = _counts(port)
+    for name in names:
+        wanted = list(ATTACKS) if name == "all at once" else [name]
+        with _process([sys.executable, "-m", "benchmarks.attackers", str(port), *wanted], core):
+            await crowd.talk(WARM_UP_SECONDS)
+            waits = await crowd.talk(seconds)
+        after = _counts(port)
+        grown = {code: n - before.get(code, 0) for code, n in after.items() if n > before.get(code, 0)}
+        phases.append(Phase(name, waits, grown))
+        _say(phases[-1], phases[0])
+        before = after
+        await crowd.talk(WARM_UP_SECONDS)  # until the server has done with those who are gone
+    phases.append(Phase("calm again", await crowd.talk(seconds)))
+    _say(phases[-1], phases[0])
+    await crowd.part()
+    return phases
+
+
+def _say(phase: Phase, calm: Phase) -> None:
+    times = f"median {1000 * phase.median:6.2f} ms, p99 {1000 * phase.p99:7.2f} ms, {phase.p99 / calm.p99:5.1f} x calm"
+    print(f"{phase.name:28} {times}, {len(phase.waits):6} answers; {phase.counts}", flush=True)
+
+
+def _start(server: Server, port: int) -> list[str]:
+    return server.command(sys.executable, port)
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """What can be asked for."""
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each attack")
+    parser.add_argument("--portable", action="store_true", help="attack the portable transport, not the fast lane")
+    parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"all by default: {', '.join(ATTACKS)}")
+
+
+def run(options: Namespace) -> int:
+    """Attack, and say what the honest clients noticed; 1 if they lost anything."""
+    server_core, load_core = machine.cores()
+    machine.permit_files(20_000)
+    transport = next(server for server in SERVERS if server.name == ("portable" if options.portable else "fast-lane"))
+    server = Server(name="attacked", title="under attack", app="attacked_app", ws=transport.ws)
+    names = options.attacks or [*ATTACKS, "all at once"]
+    port = free_port()
+    os.sched_setaffinity(0, {load_core})
+    with _process(_start(server, port), server_core):
+        while not accepts(port):
+            time.sleep(0.1)
+        try:
+            asyncio.run(_measure(port, names, options.seconds, load_core))
+        except Lost as lost:
+            print(f"An honest client has lost something: {lost}")
+            return 1
+    return 0

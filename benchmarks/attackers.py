@@ -1,0 +1,150 @@
+"""Those who mean harm: each attack is an async function that goes on until it is cancelled.
+
+They run in a process of their own, with less right to the processor than the honest clients, so that what these see is
+the server's doing.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from itertools import count
+from typing import Any, TypeAlias
+
+from benchmarks.apps.attacked_app import tokens
+from benchmarks.machine import permit_files
+from tests.fuzzing.wire import Address, Closed, Refused, Wire, frame, text
+
+Attack: TypeAlias = Callable[[int], Coroutine[Any, Any, None]]
+
+HALF_OPEN = 10_000
+SLOW_READERS = 1_000
+FLOODERS = 20
+TINY = 1_000
+"""Tiny messages that are written at once."""
+
+HUGE_BYTES = 5_000_000
+AT_ONCE = 50
+PAUSE_AFTER_REFUSAL = 0.05
+
+GONE = (OSError, Closed, Refused, TimeoutError, EOFError, ValueError)
+"""How an attacker learns that the server has had enough of it."""
+
+
+def _path(name: str) -> str:
+    return f"/socket/websocket?vsn=2.0.0&token={tokens.sign(name)}"
+
+
+async def half_open_handshakes(port: int) -> None:
+    """Ten thousand connections whose request never ends."""
+    kept: list[asyncio.StreamWriter] = []
+    while len(kept) < HALF_OPEN:
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /socket/websocket HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+            kept.append(writer)
+        if len(kept) % AT_ONCE == 0:
+            await asyncio.sleep(0.01)
+    await asyncio.Event().wait()
+
+
+async def slow_readers(port: int) -> None:
+    """A thousand clients that listen to the feed, and never read."""
+    kept: list[Wire] = []
+    for number in range(SLOW_READERS):
+        with suppress(*GONE):
+            wire = await Wire.open(Address(port, lazy=True), _path(f"slow {number}"))
+            wire.send(text("1", "1", "feed", "phx_join"))
+            kept.append(wire)
+    await asyncio.Event().wait()
+
+
+def _many(one: Attack, at_once: int = FLOODERS) -> Attack:
+    async def attack(port: int) -> None:
+        async def again_and_again() -> None:
+            while True:
+                with suppress(*GONE):
+                    await one(port)
+                await asyncio.sleep(PAUSE_AFTER_REFUSAL)
+
+        await asyncio.gather(*(again_and_again() for _ in range(at_once)))
+
+    return attack
+
+
+_names = count()
+
+
+async def _flood(port: int, message: Callable[[int], str | bytes], many: int) -> None:
+    """Write as fast as the server reads, and read what it says, until it closes."""
+    wire = await Wire.open(Address(port), _path(f"flood {next(_names)}"))
+    try:
+        await wire.join("room:flood")
+        reading = asyncio.create_task(_read(wire))
+        refs = count(2)
+        while not reading.done():
+            wire.write(b"".join(frame(message(next(refs))) for _ in range(many)))
+            await wire.drain()
+    finally:
+        await wire.discard()
+
+
+async def _read(wire: Wire) -> None:
+    with suppress(*GONE):
+        while True:
+            await wire.receive()
+
+
+@_many
+async def floods_of_joins(port: int) -> None:
+    """Join and leave as fast as one can."""
+    await _flood(port, lambda n: text(str(n), str(n), f"room:{n % 7}", "phx_join"), TINY)
+
+
+@_many
+async def floods_of_tiny_messages(port: int) -> None:
+    """Echoes without end."""
+    await _flood(port, lambda n: text("1", str(n), "room:flood", "echo"), TINY)
+
+
+@_many
+async def floods_of_broken_messages(port: int) -> None:
+    """What no message is."""
+    await _flood(port, lambda n: f"[{n}", TINY)
+
+
+@_many
+async def huge_messages(port: int) -> None:
+    """Messages that are nearly too big, and some that are."""
+    body = json.dumps({"x": "x" * HUGE_BYTES})
+    await _flood(port, lambda n: f'["1",{n},"room:flood","echo",{body if n % 3 else [body] * 3}]', 1)
+
+
+async def _guess(port: int) -> None:
+    await Wire.open(Address(port), f"/socket/websocket?vsn=2.0.0&token=guess-{next(_names)}")
+
+
+bad_tokens = _many(_guess)
+
+
+ATTACKS: dict[str, Attack] = {
+    "half-open handshakes": half_open_handshakes,
+    "slow readers": slow_readers,
+    "floods of joins": floods_of_joins,
+    "floods of tiny messages": floods_of_tiny_messages,
+    "floods of broken messages": floods_of_broken_messages,
+    "huge messages": huge_messages,
+    "bad tokens": bad_tokens,
+}
+
+
+async def _attack(port: int, names: list[str]) -> None:
+    await asyncio.gather(*(ATTACKS[name](port) for name in names))
+
+
+if __name__ == "__main__":
+    os.nice(10)
+    permit_files(2 * HALF_OPEN)
+    asyncio.run(_attack(int(sys.argv[1]), sys.argv[2:]))
