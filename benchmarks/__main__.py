@@ -4,7 +4,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from benchmarks import attack, chart, report, results, running, soak
+from benchmarks import attack, chart, relays, report, results, running, soak
 from benchmarks.compiler import CannotCompile
 from benchmarks.machine import Unfit
 
@@ -37,6 +37,10 @@ def parser() -> ArgumentParser:
     command = commands.add_parser("attack", help="attack a server, and see what a hundred honest clients notice of it")
     attack.add_options(command)
     command.set_defaults(call=attack.run)
+
+    command = commands.add_parser("relays", help="what it costs to reach another process, engine by engine")
+    relays.add_options(command)
+    command.set_defaults(call=relays.run)
 
     command = commands.add_parser("table", help="results as a table in Markdown")
     command.add_argument("results", type=Path)

@@ -1,0 +1,156 @@
+"""The command `relays`: what it costs to reach another process, engine by engine."""
+
+import contextlib
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import AsyncGenerator, Generator
+
+import anyio
+import anyio.lowlevel
+from msgspec import Struct
+
+from benchmarks.hearer import ANSWERS, TOPIC, report
+from starlette_channels import Broker, Gap
+from starlette_channels.hub import Publication
+from tests.engines import ENGINES, engine
+
+NEWS = {"body": "x" * 70, "ts": 0}
+"""About 100 bytes."""
+
+AT_ONCE = 200
+"""Messages between two looks at what the event loop has to do otherwise."""
+
+AHEAD = 4_000
+"""So many may be on their way: less than a relay's queue holds."""
+
+PATIENCE = 30.0
+
+
+class Result(Struct, frozen=True):
+    """What was measured with one engine; times in milliseconds, rates per second."""
+
+    engine: str
+    median: float
+    p99: float
+    messages: float
+    cpu: float
+    """Microseconds of both processes for one message, the engine's own not included."""
+
+    lost: int
+
+
+class Asker:
+    """Speaks to the hearer, and hears its answers."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._answer: Publication | None = None
+        self._news = anyio.Event()
+        broker.hub().subscribe(ANSWERS, self)
+
+    def deliver(self, publication: Publication) -> None:
+        """Take an answer."""
+        self._answer = publication
+        self._news.set()
+
+    def miss(self, gap: Gap) -> None:
+        """An answer is missing: whoever waits for it will say so."""
+
+    async def ask(self, event: str, wanted: str) -> Publication:
+        """Say something and wait for the answer."""
+        self._news = anyio.Event()
+        self._broker.broadcast(TOPIC, event, NEWS)
+        with anyio.fail_after(PATIENCE):
+            while True:
+                await self._news.wait()
+                if self._answer is not None and self._answer.event == wanted:
+                    return self._answer
+                self._news = anyio.Event()
+
+    async def until_heard(self) -> None:
+        """Wait for the way there and back: nobody waits for an engine when a topic is subscribed to."""
+        for _ in range(int(PATIENCE / 0.2)):
+            with contextlib.suppress(TimeoutError), anyio.fail_after(0.2):
+                await self.ask("begin", "begun")
+                return
+        raise TimeoutError("the other process does not answer")
+
+    async def round_trip(self) -> float:
+        """How many seconds there and back."""
+        began = time.perf_counter()
+        await self.ask("ping", "pong")
+        return time.perf_counter() - began
+
+    async def flood(self, seconds: float) -> int:
+        """Say as much as gets through, and return how many messages that were."""
+        said = 0
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            for _ in range(AHEAD // AT_ONCE):
+                for _ in range(AT_ONCE):
+                    self._broker.broadcast(TOPIC, "news", NEWS)
+                await anyio.lowlevel.checkpoint()
+            said += AHEAD
+            await self.ask("ping", "pong")  # which comes behind all of them
+        return said
+
+
+@contextlib.contextmanager
+def _other_process(url: str) -> Generator[None]:
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.hearer", url])
+    try:
+        yield
+        process.wait(PATIENCE)
+    finally:
+        process.kill()
+
+
+@contextlib.asynccontextmanager
+async def _asking(url: str) -> AsyncGenerator[Asker]:
+    broker = Broker(url)
+    try:
+        asker = Asker(broker)
+        await asker.until_heard()
+        yield asker
+        broker.broadcast(TOPIC, "stop", {})
+    finally:
+        await broker.close()
+
+
+async def _measure(name: str, url: str, seconds: float) -> Result:
+    async with _asking(url) as asker:
+        trips: list[float] = []
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            trips.append(await asker.round_trip())
+            await anyio.sleep(0.001)
+        trips.sort()
+        await asker.ask("begin", "begun")
+        began, cpu = time.perf_counter(), time.process_time()
+        said = await asker.flood(seconds)
+        took, spent = time.perf_counter() - began, time.process_time() - cpu
+        ended = report(await asker.ask("end", "ended"))
+        half = [1000 * trips[len(trips) * share // 100] / 2 for share in (50, 99)]
+        return Result(
+            name, half[0], half[1], ended["heard"] / took, 1e6 * (spent + ended["cpu"]) / said, said - ended["heard"]
+        )
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """What can be asked for."""
+    parser.add_argument("--seconds", type=float, default=5.0, help="for the latency, and again for the throughput")
+    parser.add_argument("engines", nargs="*", metavar="ENGINE", help=f"all by default: {', '.join(ENGINES)}")
+
+
+def run(options: Namespace) -> int:
+    """Measure, and print a table in Markdown."""
+    print("| engine | one way, median | p99 | messages a second | CPU of both sides for a message | lost |")
+    print("|---|---|---|---|---|---|")
+    for name in options.engines or ENGINES:
+        with engine(name) as server, _other_process(server.url):
+            result = anyio.run(_measure, name, server.url, options.seconds)
+        times = f"{result.median:.2f} ms | {result.p99:.2f} ms"
+        print(f"| {name} | {times} | {result.messages:,.0f} | {result.cpu:.0f} us | {result.lost} |", flush=True)
+    return 0
