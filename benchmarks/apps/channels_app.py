@@ -1,5 +1,6 @@
 """Ours; the transport is chosen on the server's command line."""
 
+import os
 from typing import Any
 
 from msgspec import Struct
@@ -33,5 +34,5 @@ async def echo(socket: Socket, message: Message) -> Message:
     return message
 
 
-channels = Channels([room])
+channels = Channels([room], broker=os.environ.get("BROKER", "memory://"))
 app = Starlette(routes=[Mount("/socket", app=channels)], lifespan=channels.lifespan)
