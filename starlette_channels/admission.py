@@ -71,13 +71,13 @@ class Admission:
         return await self._admit(handshake, self._text_only)
 
     async def _admit(self, handshake: Handshake, serializers: Sequence[Serializer]) -> Connected:
-        if self._service.closing:
-            raise Refused(503, "shutting down")
+        self._check_open()
         vsn = handshake.params.get("vsn", DEFAULT_VERSION)
         serializer = negotiate(vsn, serializers)
         if serializer is None:
             raise Refused(403, f"no serializer for version {shown(vsn)}")
         assigns, socket_id = await self._ask(handshake)
+        self._check_open()
         app = handshake.scope.get("app")
 
         def connected(transport: Transport) -> Connection:
@@ -85,6 +85,10 @@ class Admission:
             return Connection(self._service, transport, serializer, assigns, socket_id, app)
 
         return connected
+
+    def _check_open(self) -> None:
+        if self._service.closing:
+            raise Refused(503, "shutting down", retry_after=self._service.retry_after)
 
     async def _ask(self, handshake: Handshake) -> tuple[Any, str | None]:
         """Ask `connect` who the client is; return that, and by what name `disconnect` knows the connection."""

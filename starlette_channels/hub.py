@@ -119,7 +119,7 @@ class Group:
 
 
 class Hub:
-    """The subscribers of one event loop. All methods but `run` belong to that loop's thread."""
+    """The subscribers of one event loop. All methods but `run` and `run_later` belong to that loop's thread."""
 
     __slots__ = ("_context", "_counts", "_groups", "_native", "thread")
 
@@ -144,6 +144,10 @@ class Hub:
         if threading.get_ident() == self.thread:
             function(*args)
             return True
+        return self.run_later(function, *args)
+
+    def run_later(self, function: Callable[..., Any], *args: Any) -> bool:
+        """Call a function in this hub's thread, soon; false if it is over."""
         try:
             if hasattr(self._native, "call_soon_threadsafe"):
                 self._native.call_soon_threadsafe(function, *args, context=self._context)

@@ -184,7 +184,7 @@ def render(status: int, true_status: int = 200, **fields: Any) -> Response:
 def refuse(refusal: Refused) -> Response:
     """Make the answer to a client that gets no session: 403 whatever the reason, but for what is an error."""
     if refusal.status == 400 or refusal.status >= 500:
-        return Response(status_code=refusal.status, headers=HEADERS)
+        return Response(status_code=refusal.status, headers={**HEADERS, **refusal.headers})
     return render(403)
 
 

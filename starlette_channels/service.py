@@ -1,5 +1,7 @@
 """What the clients of one `Channels` share."""
 
+import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -28,6 +30,14 @@ class Client(Protocol):
         """Close the connection; its channels end as they do when the client goes."""
         ...
 
+    def retire(self, code: int, reason: str) -> None:
+        """Close the connection once its handlers have answered what the client has sent, or have had time for it."""
+        ...
+
+    def abort(self) -> None:
+        """Let the channels end at once: handlers are cancelled, `terminate` still has its time."""
+        ...
+
     async def ended(self) -> None:
         """Wait until the client is gone and its channels have ended."""
         ...
@@ -48,6 +58,21 @@ class Service:
         self.connections: set[Client] = set()
         self.closing: bool = False
         """Whether nobody is let in any more."""
+        self._reopens = 0.0
+
+    def open(self) -> None:
+        """Let clients in, as from the start."""
+        self.closing = False
+
+    def close(self, seconds: float) -> None:
+        """Let nobody in any more; after so many seconds, it may be worth another try."""
+        self.closing = True
+        self._reopens = time.monotonic() + seconds
+
+    @property
+    def retry_after(self) -> int:
+        """After how many seconds another try may be worth it, once nobody is let in any more."""
+        return max(1, math.ceil(self._reopens - time.monotonic()))
 
     def match(self, topic: str) -> tuple[Channel[Any], Match] | None:
         """Return the first channel whose pattern fits a topic."""

@@ -16,6 +16,7 @@ PACKAGE = ROOT.name
 LAYERS = [
     {
         "auth_tokens",
+        "drain",
         "exceptions",
         "frames",
         "limits",
@@ -32,7 +33,7 @@ LAYERS = [
     {"serializers"},
     {"protocol"},
     {"hub"},
-    {"broker"},
+    {"broker", "signals"},
     {"sockets"},
     {"channels", "presence", "presence.clocks", "presence.desks", "presence.metas"},
     {"actors", "presence.deltas"},
@@ -42,7 +43,7 @@ LAYERS = [
     {"links"},
     {"speakers"},
     {"members"},
-    {"service"},
+    {"endings", "service"},
     {"connection"},
     {"handshake"},
     {"origins"},
@@ -51,7 +52,7 @@ LAYERS = [
     {"transports.outbox", "transports.outlet", "transports.sweeper"},
     {"transports.pulse"},
     {"transports.lane", "transports.longpoll", "transports.websocket"},
-    {"polling"},
+    {"drainer", "polling"},
     {"endpoint", "transports.uvicorn"},
     {"testing", "cli", "__init__"},
     {"__main__"},
@@ -59,7 +60,18 @@ LAYERS = [
 """A module imports from the layers above it only, never from its own and never from below."""
 
 PURE = {
-    *("auth_tokens", "frames", "origins", "protocol", "messages", "params", "topics", "payloads", "serializers"),
+    *(
+        "auth_tokens",
+        "drain",
+        "frames",
+        "origins",
+        "protocol",
+        "messages",
+        "params",
+        "topics",
+        "payloads",
+        "serializers",
+    ),
     *("presence.clocks", "presence.deltas", "presence.replica", "presence.roster", "presence.state"),
     "transports.batches",
 }

@@ -123,6 +123,9 @@ class Lane(asyncio.Protocol):
             return
         self._say_goodbye(code, reason)
 
+    def unfetched(self) -> None:
+        """Nothing is lost by closing: what is queued goes first."""
+
     def pause(self) -> None:
         """Read nothing more until `resume`."""
         self._held = True

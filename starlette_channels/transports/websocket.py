@@ -88,6 +88,9 @@ class WebSocketTransport:
         if self._reading is not None:
             self._reading.cancel()
 
+    def unfetched(self) -> None:
+        """Nothing is lost by closing: what is queued goes first."""
+
     def pause(self) -> None:
         """Read nothing more until `resume`."""
         self._paused = True
