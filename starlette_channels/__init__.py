@@ -2,6 +2,7 @@
 
 from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel, EndReason, channel
+from starlette_channels.drain import Drain
 from starlette_channels.endpoint import Channels
 from starlette_channels.exceptions import (
     ChannelsError,
@@ -37,6 +38,7 @@ __all__ = [
     "Channels",
     "ChannelsError",
     "ConnectError",
+    "Drain",
     "EndReason",
     "ExpiredToken",
     "Expiry",

@@ -29,7 +29,7 @@ Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, Any] | None]
 NO_LETTER: Any = object()
 """Stands where the letter would be that is being handled; any value may be a letter."""
 
-INTERRUPTING = frozenset({"error", "duplicate_join", "closed", "shutdown"})
+INTERRUPTING = frozenset({"error", "duplicate_join", "closed", "draining", "shutdown"})
 """The fates that do not wait for the running handler, if they come from outside of it."""
 
 
@@ -72,6 +72,19 @@ class Stage(Enum):
     LIVING = auto()
     ENDING = auto()
     ENDED = auto()
+
+
+class Mark:
+    """A letter that says nothing: when it is handled, all before it are."""
+
+    __slots__ = ("reached",)
+
+    def __init__(self) -> None:
+        self.reached: anyio.Event = anyio.Event()
+
+    def reach(self) -> None:
+        """Let go on who waits for it."""
+        self.reached.set()
 
 
 class Actor(ABC):
@@ -125,6 +138,18 @@ class Actor(ABC):
         if self._stage is not Stage.ENDED:
             self._over = self._over or anyio.Event()
             await self._over.wait()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a letter is being handled, or the end is going on."""
+        return self._busy
+
+    async def settled(self) -> None:
+        """Wait until what waits now has been handled, or never will be."""
+        if self._busy and self._stage is Stage.LIVING:
+            self._mail = self._mail or deque()
+            self._mail.append((Mark.reach, mark := Mark()))
+            await mark.reached.wait()
 
     def _take(self, step: Step, letter: object) -> None:
         """Handle a letter at once if nothing else is being handled, else behind those that wait."""
@@ -241,7 +266,10 @@ class Actor(ABC):
             logger.exception("%r: its end failed", self)
         finally:
             for letter in leftovers:
-                self._dealt_with(letter)
+                if isinstance(letter, Mark):
+                    letter.reach()
+                else:
+                    self._dealt_with(letter)
             self._stage = Stage.ENDED
             if self._over is not None:
                 self._over.set()

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from starlette_channels.auth_tokens import SUBPROTOCOL, long_poll_token
-from starlette_channels.connection import Connection, Transport
+from starlette_channels.connection import Connection
 from starlette_channels.exceptions import ConnectError, ExpiredToken
 from starlette_channels.expiry import Expiry, Lifetimes
 from starlette_channels.handshake import Handshake, Refused, begin, choose_subprotocol, read_auth_token
@@ -17,6 +17,7 @@ from starlette_channels.messages import shown
 from starlette_channels.origins import OriginCheck
 from starlette_channels.serializers import DEFAULT_VERSION, Serializer, TextOnly, negotiate
 from starlette_channels.service import Service
+from starlette_channels.transport import Transport
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 
@@ -75,13 +76,13 @@ class Admission:
         return await self._admit(handshake, self._text_only)
 
     async def _admit(self, handshake: Handshake, serializers: Sequence[Serializer]) -> Connected:
-        if self._service.closing:
-            raise Refused(503, "shutting down")
+        self._check_open()
         vsn = handshake.params.get("vsn", DEFAULT_VERSION)
         serializer = negotiate(vsn, serializers)
         if serializer is None:
             raise Refused(403, f"no serializer for version {shown(vsn)}")
         assigns, socket_id, seconds = await self._ask(handshake)
+        self._check_open()
         app = handshake.scope.get("app")
 
         def connected(transport: Transport) -> Connection:
@@ -92,6 +93,10 @@ class Admission:
             return connection
 
         return connected
+
+    def _check_open(self) -> None:
+        if self._service.closing:
+            raise Refused(503, "shutting down", retry_after=self._service.retry_after)
 
     async def _ask(self, handshake: Handshake) -> tuple[Any, str | None, float | None]:
         """Ask `connect` who the client is; return that, by what name it is known, and how long it may stay."""

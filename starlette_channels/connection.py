@@ -5,13 +5,14 @@ Bytes come in through `receive`, frames go out through a transport. Nothing here
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from starlette_channels.broker import Broker
-from starlette_channels.channels import Channel
+from starlette_channels.channels import Channel, EndReason
+from starlette_channels.endings import end, fetched, settle
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.hub import Hub, Outlet, Publication, Writer
 from starlette_channels.limits import Limits
@@ -30,55 +31,16 @@ from starlette_channels.messages import (
 from starlette_channels.protocol import UNMATCHED, Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
 from starlette_channels.serializers import Serializer
 from starlette_channels.service import Service
-from starlette_channels.slow import Place
 from starlette_channels.tasks import Cancel, Tasks
 from starlette_channels.topics import Match
+from starlette_channels.transport import Transport
 
 if TYPE_CHECKING:
-    from starlette_channels.links import Write
+    from weakref import WeakSet
+
+    from starlette_channels.links import PromisedReply, Write
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
-
-
-class Transport(Protocol):
-    """How a connection reaches its client; no method waits."""
-
-    @property
-    def tasks(self) -> Tasks:
-        """Where what is done for this client runs."""
-        ...
-
-    @property
-    def outlet(self) -> Outlet:
-        """The short cut for broadcasts: what goes to the `writer` is as good as written.
-
-        The transport says with `Connection.hold` that it must not be used any more, for now or ever.
-        """
-        ...
-
-    @property
-    def writer(self) -> Writer:
-        """What the outlet knows this client by."""
-        ...
-
-    def write(self, frame: Frame, place: Place | None = None) -> None:
-        """Queue a frame; frames leave in order. After `close` it does nothing.
-
-        A frame with a place may be dropped for the sake of later ones, if the client is behind with reading.
-        """
-        ...
-
-    def close(self, code: int, reason: str = "") -> None:
-        """Send what is queued, then close. The first call decides."""
-        ...
-
-    def pause(self) -> None:
-        """Read nothing more until `resume`."""
-        ...
-
-    def resume(self) -> None:
-        """Read again."""
-        ...
 
 
 class Connection:
@@ -87,6 +49,7 @@ class Connection:
     __slots__ = (
         "_backlog",
         "_backlog_bytes",
+        "_end_reason",
         "_flowing",
         "_over",
         "_paused",
@@ -96,6 +59,7 @@ class Connection:
         "app",
         "assigns",
         "hub",
+        "promises",
         "serializer",
         "socket_id",
         "tasks",
@@ -114,6 +78,7 @@ class Connection:
         self.app: Any = app
         self.assigns: Any = assigns
         self.hub: Hub = service.broker.hub()
+        self.promises: WeakSet[PromisedReply] | None = None
         self.serializer: Serializer = serializer
         self.tasks: Tasks = transport.tasks
         self.write: Write = transport.write
@@ -124,6 +89,7 @@ class Connection:
         self._backlog_bytes = 0
         self._paused = False
         self._flowing = True
+        self._end_reason: EndReason = "closed"
         self._over: anyio.Event | None = None
         self._protocol: ClientProtocol[Member, tuple[Channel[Any], Match]] = ClientProtocol(
             service.match, service.limits.channels
@@ -165,24 +131,11 @@ class Connection:
         if self.socket_id is not None:
             self.hub.unsubscribe(self.socket_id, self)
         try:
-            members = tuple(self._protocol.members.values())
-            for member in members:
-                member.close()
-            if not all(member.is_over for member in members):
-                await self._end_busy(members)
+            await end(tuple(self._protocol.members.values()), self._end_reason, self.limits.shutdown_seconds)
         finally:
             self._service.forget(self)
             if self._over is not None:
                 self._over.set()
-
-    async def _end_busy(self, members: Sequence[Member]) -> None:
-        with anyio.move_on_after(self.limits.shutdown_seconds):
-            for member in members:
-                await member.ended()
-        for member in members:
-            member.abort("closed")
-        for member in members:
-            await member.ended()
 
     def hold(self) -> None:
         """Let broadcasts take the long way, through `Transport.write`, until `flow`."""
@@ -267,7 +220,7 @@ class Connection:
         """Note that a message that had to wait has been dealt with."""
         self._backlog -= 1
         self._backlog_bytes -= message_size(message)
-        if self._paused and not self._is_burdened(0.5):
+        if self._paused and not self._is_burdened(0.5) and self._end_reason == "closed":
             self._paused = False
             self._transport.resume()
 
@@ -300,6 +253,27 @@ class Connection:
         """Close the connection; its members end as they do when the client goes."""
         self._transport.close(code, reason)
 
+    def retire(self, code: int, reason: str) -> None:
+        """Close once what the client has sent is handled and answered; nothing more is read meanwhile.
+
+        Handlers have `shutdown_seconds`, then they are cancelled.
+        """
+        if self._end_reason != "closed":
+            return
+        self._end_reason = "draining"
+        is_busy = any(member.is_busy for member in self._protocol.members.values())
+        if is_busy or self.promises or self._transport.unfetched():
+            self._paused = True
+            self._transport.pause()
+            self.tasks.spawn(self._close_settled, code, reason)
+        else:
+            self._transport.close(code, reason)
+
+    async def _close_settled(self, code: int, reason: str) -> None:
+        await settle(self, tuple(self._protocol.members.values()), self.limits.shutdown_seconds)
+        await fetched(self._transport.unfetched())
+        self._transport.close(code, reason)
+
     async def ended(self) -> None:
         """Wait until the client is gone and its members have ended."""
         if self in self._service.connections:
@@ -324,6 +298,10 @@ class Connection:
                     self.answer(message, UNMATCHED)
 
     def _join(self, join: Join[Member, tuple[Channel[Any], Match]]) -> None:
+        if self._service.closing:
+            self.counts["join_while_draining"] += 1
+            self.answer(join.message, Answer(join.message.join_ref, "error", "restarting"))
+            return
         channel, match = join.route
         if join.replaces is not None:
             join.replaces.replace()

@@ -4,15 +4,18 @@ import functools
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Generic, TypeAlias, TypeVar, overload
 
-import anyio
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from starlette_channels.admission import Admission, Connect, Connected
 from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel
+from starlette_channels.drain import Drain
+from starlette_channels.drainer import Drainer
 from starlette_channels.expiry import Expiry
 from starlette_channels.handshake import Refused, note_refusal, refuse_websocket
 from starlette_channels.limits import Limits
@@ -24,6 +27,7 @@ from starlette_channels.paths import TransportPath
 from starlette_channels.polling import LongPolling
 from starlette_channels.serializers import V1, V2, Serializer
 from starlette_channels.service import Service
+from starlette_channels.signals import STOP_SIGNALS
 from starlette_channels.transports.longpoll import LongPoll
 from starlette_channels.transports.websocket import serve_websocket, warn_about_server
 from starlette_channels.workers import warn_about_workers
@@ -49,6 +53,7 @@ class Channels(Generic[A]):
     that is connected to; `False`, any; a list such as `["https://app.example", "//*.app.example"]`; or a function of
     the handshake that returns a bool. `auth_token=True` reads the `authToken` of the client's options for `connect`.
     `expiry` says how long who `connect` returned may stay, and how that goes on.
+    `drain` says how clients are sent away before the server stops.
     """
 
     @overload
@@ -66,6 +71,7 @@ class Channels(Generic[A]):
         expiry: Expiry[dict[str, Any]] | None = None,
         longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
+        drain: Drain | bool = True,
     ) -> None: ...
 
     @overload
@@ -84,6 +90,7 @@ class Channels(Generic[A]):
         expiry: Expiry[A] | None = None,
         longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
+        drain: Drain | bool = True,
     ) -> None: ...
 
     def __init__(
@@ -101,6 +108,7 @@ class Channels(Generic[A]):
         expiry: Expiry[Any] | None = None,
         longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
+        drain: Drain | bool = True,
     ) -> None:
         self._service = Service(channels, broker if isinstance(broker, Broker) else Broker(broker), limits or Limits())
         origins = OriginCheck(check_origin)
@@ -116,7 +124,9 @@ class Channels(Generic[A]):
         )
         self._path = TransportPath(path, "Channels(path")
         self._longpoll = self._make_longpoll(LongPoll() if longpoll is True else longpoll or None)
-        self._pages = Pages(self._path, origins, self._service.counts)
+        self._pages = Pages(self._path, origins, self._service)
+        self._drainer = Drainer(self._service, drain if isinstance(drain, Drain) else Drain())
+        self._minds_signals = drain is not False
         warn_about_server()
         warn_about_workers()
 
@@ -144,31 +154,35 @@ class Channels(Generic[A]):
             counts=dict(self._service.counts + self._service.broker.counts),
         )
 
+    async def ready(self, _: Request) -> Response:
+        """Answer 200, or 503 once the server is to stop; for load balancers: `Route("/ready", channels.ready)`."""
+        return self._pages.readiness()
+
+    async def drain(self) -> None:
+        """Send all clients away, as before the server stops, and return when that is done.
+
+        New connections are refused with 503, new joins with `restarting`, `ready` answers 503. Connections are closed
+        in batches, as `Drain` says, each once what its client has sent is answered. A second call waits for the first.
+        `lifespan` does this on SIGTERM; call it for servers that do not let it, or to take a server out of service.
+        """
+        await self._drainer.drain()
+
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncGenerator[None]:
-        """Close what is open when the application ends: `Starlette(lifespan=channels.lifespan)`.
+        """Send clients away when the server is to stop: `Starlette(lifespan=channels.lifespan)`.
 
-        Connections are closed with 1012, handlers and `terminate` have their time. uvicorn does the same by itself
-        before the lifespan ends; hypercorn and granian end the calls of their connections by then, without a code of
-        ours.
+        On SIGTERM the clients are drained before the server hears of it: see `drain`. On SIGINT (Ctrl-C), under
+        uvicorn's `--reload`, and if the lifespan ends without a signal, that is done at once instead of in batches. A
+        second signal cancels handlers that are at work. With `Channels(drain=False)` the signals are the server's.
         """
-        self._service.closing = False
-        try:
-            yield
-        finally:
-            await self._close_all()
-
-    async def _close_all(self) -> None:
-        self._service.closing = True
-        connections = tuple(self._service.connections)
-        for connection in connections:
-            connection.hub.run(connection.close, 1012, "restart")
-        with anyio.move_on_after(3 * self._service.limits.shutdown_seconds, shield=True):
-            here = self._service.broker.hub()
-            for connection in connections:
-                if connection.hub is here:  # in tests, connections may have event loops of their own
-                    await connection.ended()
-        await self._service.broker.close()
+        self._service.open()
+        hub = self._service.broker.hub()
+        with STOP_SIGNALS.held_for(self._drainer, hub) if self._minds_signals else nullcontext():
+            try:
+                yield
+            finally:
+                await self._drainer.drain(at_once=True)
+                await self._service.broker.close()
 
     # ASGI.
 

@@ -46,11 +46,18 @@ class Handshake(HTTPConnection):
 class Refused(Exception):
     """The handshake ends with this HTTP status and body; reason and advice are for the log, the code for the counters.
 
-    The reason may quote the client; the advice may not.
+    The reason may quote the client; the advice may not. `retry_after` says in how many seconds another try may be worth
+    it.
     """
 
     def __init__(
-        self, status: int, reason: str, body: str = "", code: str = "connect_refused", advice: str = ""
+        self,
+        status: int,
+        reason: str,
+        body: str = "",
+        code: str = "connect_refused",
+        advice: str = "",
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(status, reason)
         self.advice: str = advice
@@ -58,6 +65,7 @@ class Refused(Exception):
         self.reason: str = reason
         self.body: str = body
         self.code: str = code
+        self.headers: dict[str, str] = {} if retry_after is None else {"retry-after": str(retry_after)}
 
 
 def begin(scope: Scope, path_params: Mapping[str, Any]) -> Handshake:
@@ -105,5 +113,6 @@ async def refuse_websocket(scope: Scope, send: Send, refusal: Refused) -> None:
         await send({"type": "websocket.close", "code": 1008})
         return
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
+    headers += [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
     await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": refusal.body.encode()})

@@ -2,6 +2,9 @@
 
 import sys
 from typing import Any, Protocol
+from weakref import WeakSet
+
+import anyio
 
 from starlette_channels.actors import Spawner
 from starlette_channels.broker import Broker
@@ -28,6 +31,9 @@ class Write(Protocol):
 
 class Link(Spawner, Protocol):
     """What a member needs of its connection."""
+
+    promises: "WeakSet[PromisedReply] | None"
+    """The replies that are still to come."""
 
     @property
     def app(self) -> Any:
@@ -99,7 +105,7 @@ def reply_frame(link: Link, join_ref: Ref, ref: Ref, topic: str, answer: object)
 class PromisedReply(LaterReply):
     """The answer to one message, to be given whenever it is there; see `Socket.reply_later`."""
 
-    __slots__ = ("_join_ref", "_link", "_ref", "_topic")
+    __slots__ = ("_join_ref", "_kept", "_link", "_ref", "_topic")
 
     def __init__(self, link: Link, join_ref: Ref, message: Message | None) -> None:
         if message is None:
@@ -110,8 +116,26 @@ class PromisedReply(LaterReply):
         self._join_ref = join_ref
         self._ref = message.ref
         self._topic = message.topic
+        self._kept: anyio.Event | None = None
+        link.hub.run(self._register)
 
     @override
     def __call__(self, answer: Payload | Reply | None = None) -> None:
         frame = reply_frame(self._link, self._join_ref, self._ref, self._topic, answer)
-        self._link.hub.run(self._link.write, frame)
+        self._link.hub.run(self._keep, frame)
+
+    async def kept(self) -> None:
+        """Wait until the answer has been given."""
+        self._kept = self._kept or anyio.Event()
+        await self._kept.wait()
+
+    def _register(self) -> None:
+        self._link.promises = self._link.promises or WeakSet()
+        self._link.promises.add(self)
+
+    def _keep(self, frame: Frame) -> None:
+        self._link.write(frame)
+        if self._link.promises is not None:
+            self._link.promises.discard(self)
+        if self._kept is not None:
+            self._kept.set()

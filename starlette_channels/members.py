@@ -76,9 +76,9 @@ class Member(Speaker):
         self._link.hub.unsubscribe(self.topic, self)
         self._seal("duplicate_join")
 
-    def close(self) -> None:
+    def close(self, reason: EndReason) -> None:
         """End because the connection has, once all that the client sent is handled."""
-        self._take(self._handle_close, None)
+        self._take(self._handle_close, reason)
 
     def abort(self, reason: EndReason) -> None:
         """End now, a join that is going on included."""
@@ -250,8 +250,8 @@ class Member(Speaker):
         self._reply(message, Reply("ok"))
         self._seal("left", interrupt=False)
 
-    def _handle_close(self, _: None) -> None:
-        self._seal("closed", interrupt=False)
+    def _handle_close(self, reason: EndReason) -> None:
+        self._seal(reason, interrupt=False)
 
     def _handle_intercepted(self, publication: Publication) -> Coroutine[Any, Any, object] | None:
         handler = self._channel.intercepts[publication.event]

@@ -1,6 +1,5 @@
 """What is answered over HTTP to requests that are no transport's: the client's files, and what there is to say."""
 
-from collections import Counter
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -11,18 +10,26 @@ from starlette.types import Scope
 from starlette_channels.handshake import Handshake, Refused, note_refusal
 from starlette_channels.origins import OriginCheck
 from starlette_channels.paths import TransportPath, path_below_mount
+from starlette_channels.service import Service
 
 CLIENT_FILES = ("channels.js", "channels.d.ts", "presence.js", "presence.d.ts")
+UNCACHED = {"cache-control": "no-store"}
 
 
 class Pages:
     """Answers requests; `path` is that of the WebSocket."""
 
-    def __init__(self, path: TransportPath, check_origin: OriginCheck, counts: Counter[str]) -> None:
+    def __init__(self, path: TransportPath, check_origin: OriginCheck, service: Service) -> None:
         self._path = path
         self._check_origin = check_origin
-        self._counts = counts
+        self._service = service
         self._static = StaticFiles(directory=Path(__file__).parent / "static")
+
+    def readiness(self) -> Response:
+        """Return the answer to whoever asks whether clients may be sent here."""
+        if not self._service.closing:
+            return PlainTextResponse("ready", headers=UNCACHED)
+        return PlainTextResponse("draining", 503, {**UNCACHED, "retry-after": str(self._service.retry_after)})
 
     async def __call__(self, scope: Scope) -> Response:
         """Return the answer to a request."""
@@ -39,7 +46,7 @@ class Pages:
         try:
             self._check_origin(Handshake(scope, {}))
         except Refused as refusal:
-            note_refusal(refusal, self._counts)
+            note_refusal(refusal, self._service.counts)
             return PlainTextResponse(refusal.body, refusal.status)
         upgrading = "upgrade" in Headers(scope=scope)
         reason = "No WebSocket library: install uvicorn[standard]" if upgrading else "This is for WebSockets"

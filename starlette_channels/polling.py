@@ -16,12 +16,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from starlette_channels.connection import Connection, Transport
+from starlette_channels.connection import Connection
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.handshake import Handshake, Refused, note_refusal
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame
 from starlette_channels.paths import TransportPath
+from starlette_channels.transport import Transport
 from starlette_channels.transports.batches import is_batch, read_lines, read_text, split
 from starlette_channels.transports.longpoll import LongPoll, LongPollTransport
 from starlette_channels.transports.sessions import Sessions
@@ -184,7 +185,7 @@ def render(status: int, true_status: int = 200, **fields: Any) -> Response:
 def refuse(refusal: Refused) -> Response:
     """Make the answer to a client that gets no session: 403 whatever the reason, but for what is an error."""
     if refusal.status == 400 or refusal.status >= 500:
-        return Response(status_code=refusal.status, headers=HEADERS)
+        return Response(status_code=refusal.status, headers={**HEADERS, **refusal.headers})
     return render(403)
 
 

@@ -1,5 +1,7 @@
 """What the clients of one `Channels` share."""
 
+import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -17,6 +19,14 @@ class Client(Mortal, Protocol):
     @property
     def channels(self) -> int:
         """How many topics the client has joined or is joining."""
+        ...
+
+    def retire(self, code: int, reason: str) -> None:
+        """Close the connection once its handlers have answered what the client has sent, or have had time for it."""
+        ...
+
+    def abort(self) -> None:
+        """Let the channels end at once: handlers are cancelled, `terminate` still has its time."""
         ...
 
     async def ended(self) -> None:
@@ -41,6 +51,21 @@ class Service:
         """How long clients may stay, if that is not for ever."""
         self.closing: bool = False
         """Whether nobody is let in any more."""
+        self._reopens = 0.0
+
+    def open(self) -> None:
+        """Let clients in, as from the start."""
+        self.closing = False
+
+    def close(self, seconds: float) -> None:
+        """Let nobody in any more; after so many seconds, it may be worth another try."""
+        self.closing = True
+        self._reopens = time.monotonic() + seconds
+
+    @property
+    def retry_after(self) -> int:
+        """After how many seconds another try may be worth it, once nobody is let in any more."""
+        return max(1, math.ceil(self._reopens - time.monotonic()))
 
     def forget(self, client: Client) -> None:
         """Let a client go that has ended."""

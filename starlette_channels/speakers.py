@@ -16,7 +16,7 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import override
 
-SILENT = frozenset({"duplicate_join", "closed", "shutdown"})
+SILENT = frozenset({"duplicate_join", "closed", "draining", "shutdown"})
 """The ends after which a channel tells its client nothing more."""
 
 

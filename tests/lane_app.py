@@ -1,6 +1,7 @@
 """An application whose ASGI calls are counted, for the tests of the fast lane. Its garbage is not collected."""
 
 import gc
+import os
 from typing import Any
 
 import anyio
@@ -129,7 +130,12 @@ async def figures(request: Request) -> JSONResponse:
     )
 
 
-channels = Channels([room, pictures, prices], connect=connect, limits=Limits(outbox_bytes=200_000))
+channels = Channels(
+    [room, pictures, prices],
+    connect=connect,
+    limits=Limits(outbox_bytes=200_000),
+    drain="UNDRAINED" not in os.environ,
+)
 app = Starlette(
     routes=[
         Route("/figures", figures),

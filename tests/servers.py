@@ -129,6 +129,11 @@ class Server:
         finally:
             self.kill()
 
+    def wait(self, seconds: float) -> None:
+        """Wait until the server ends by itself; raise `subprocess.TimeoutExpired` if it does not."""
+        assert self._process is not None, "the server is not running"
+        self._process.wait(seconds)
+
     def kill(self) -> None:
         """End the server and its workers at once (SIGKILL), as a crash of the machine would."""
         if self._process is not None:

@@ -23,7 +23,7 @@ PROMISED = {
     *("Broadcast", "Broker", "Channel", "Channels", "ChannelsError", "ConnectError", "EndReason", "Handshake"),
     *("InvalidPayload", "JoinError", "LaterReply", "Limits", "LongPoll", "Payload", "Presence", "PresenceDiff"),
     *("PresenceError", "ProtocolError", "Reply", "Serializer", "SerializerError", "Socket", "Statistics", "V1", "V2"),
-    *("WhenSlow", "ExpiredToken", "Expiry", "Gap", "InvalidToken", "channel", "latest_by_key"),
+    *("WhenSlow", "Drain", "ExpiredToken", "Expiry", "Gap", "InvalidToken", "channel", "latest_by_key"),
 }
 KIT = {"Client", "ConnectionClosed", "HandshakeRefused", "JoinRefused", "Joined", "Received", "connect"}
 
@@ -90,7 +90,9 @@ def test_a_public_alias_has_a_docstring(module: str, name: str) -> None:
     assert name in documented_assignments(ROOT / f"{module}.py")
 
 
-@pytest.mark.parametrize(("module", "name"), [("limits", "Limits"), ("metrics", "Statistics"), ("sockets", "Socket")])
+@pytest.mark.parametrize(
+    ("module", "name"), [("drain", "Drain"), ("limits", "Limits"), ("metrics", "Statistics"), ("sockets", "Socket")]
+)
 def test_every_public_field_has_a_docstring(module: str, name: str) -> None:
     value = getattr(starlette_channels, name)
     fields = {f"{name}.{field}" for field in inspect.get_annotations(value) if not field.startswith("_")}

@@ -100,7 +100,7 @@ HASTY = Kind("fast-lane-hasty", f"{FAST_LANE.command} --timeout-graceful-shutdow
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_server_that_has_no_patience_left_cancels_handlers_and_terminate_still_runs() -> None:
-    with serve("tests.lane_app:app", HASTY) as server:
+    with serve("tests.lane_app:app", HASTY, environment={"UNDRAINED": "yes"}) as server:
         async with opened(Address(server.port), "/socket/websocket?vsn=2.0.0") as wire:
             await wire.join("room:a")
             wire.send(text("1", "2", "room:a", "hang"))

@@ -225,7 +225,7 @@ async def test_a_backlog_at_its_limit_does_not_keep_a_connection_from_ending(vir
             pass
         assert await client.closed() == 1012
         assert anyio.current_time() - start == pytest.approx(2)  # pyright: ignore[reportUnknownMemberType]
-    assert hall.ends == ["closed"]
+    assert hall.ends == ["draining"]
 
 
 async def test_a_mailbox_that_overflows_ends_its_channel(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from starlette_channels.broker import Broker
-from starlette_channels.connection import Connection, Transport
+from starlette_channels.connection import Connection
 from starlette_channels.frames import text_frame
 from starlette_channels.limits import Limits
 from starlette_channels.serializers import V2
 from starlette_channels.service import Service
+from starlette_channels.transport import Transport
 from starlette_channels.transports.lane import Lane, Suspicion
 from starlette_channels.transports.outlet import WRITES_AT_ONCE
 from starlette_channels.transports.pulse import Pulse

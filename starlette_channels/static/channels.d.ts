@@ -65,7 +65,8 @@ export interface SocketOptions {
   heartbeatIntervalMs?: number | undefined;
   /**
    * Milliseconds to wait before the given try (1, 2, …) to connect again. Default: random, from 0 to 500, 1000, 2000,
-   * … at most 10 000, so that a crowd of clients does not come back in one instant.
+   * … at most 10 000, so that a crowd of clients does not come back in one instant. A server that closes the connection
+   * with a reason such as "restart retry_after=7.5" decides about the first try: after so many seconds.
    */
   reconnectAfterMs?: ((tries: number) => number) | undefined;
   /** The same for joining a channel again; default: random, from 0 to 1000, 2000, 4000, … at most 10 000. */

@@ -48,6 +48,12 @@ const asFunction = (value) => (typeof value === "function" ? value : () => value
 /** Anything between 0 and a ceiling that doubles with each try: a crowd of clients does not come back all at once. */
 const fullJitter = (first, most) => (tries) => Math.random() * Math.min(most, first * 2 ** (tries - 1));
 
+/** How long a server that closes asks its client to stay away, and a little longer; undefined if it does not say. */
+function retryAfterMs(reason) {
+  const [, seconds] = /\bretry_after=(\d+(?:\.\d+)?)/.exec(reason ?? "") ?? [];
+  return seconds && seconds * 1000 * (1 + Math.random() / 10);
+}
+
 const pageIsHidden = () => globalThis.document?.visibilityState === "hidden";
 
 function closeEvent(code, reason) {
@@ -81,9 +87,9 @@ class Retry {
     this.delayAfter = delayAfter;
   }
 
-  schedule() {
+  schedule(asked) {
     clearTimeout(this.timer);
-    const delay = guarded(this.delayAfter, this.tries + 1) ?? 5000;
+    const delay = asked ?? guarded(this.delayAfter, this.tries + 1) ?? 5000;
     this.timer = setTimeout(() => {
       this.tries += 1;
       this.action();
@@ -791,7 +797,8 @@ export class Socket {
       if (channel.isJoining() || channel.isJoined()) channel._errored({ source: "transport", reason: why });
     }
     // A callback may have connected or disconnected meanwhile.
-    if (this._wanted && !this._suspended && !this.conn) this._reconnectTimer.schedule();
+    const idle = this._wanted && !this._suspended && !this.conn;
+    if (idle) this._reconnectTimer.schedule(retryAfterMs(event.reason));
     this._announceState();
     this._emit("close", event);
     for (const callback of this._whenDisconnected.splice(0)) guarded(callback);

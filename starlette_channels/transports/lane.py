@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, cast
 
-from starlette_channels.connection import Connection, Transport
+from starlette_channels.connection import Connection
 from starlette_channels.frames import Close, Event, Failure, FrameReader, Ping, close_frame, pong_frame
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
+from starlette_channels.transport import Transport
 from starlette_channels.transports import CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS
 from starlette_channels.transports.outbox import Outbox
 from starlette_channels.transports.outlet import LaneOutlet, Write, wire
@@ -122,6 +123,9 @@ class Lane(asyncio.Protocol):
         if self._closing:
             return
         self._say_goodbye(code, reason)
+
+    def unfetched(self) -> None:
+        """Nothing is lost by closing: what is queued goes first."""
 
     def pause(self) -> None:
         """Read nothing more until `resume`."""

@@ -97,6 +97,7 @@ class LongPollTransport:
         self._answered = 0
         self._posting = anyio.Lock()
         self._resumed: anyio.Event | None = None
+        self._fetched: anyio.Event | None = None
         self._closed = False
         self._living = anyio.CancelScope(deadline=self._end_of_patience())
         self._connection = connect(self)
@@ -148,6 +149,13 @@ class LongPollTransport:
             reason,
             len(self._taken) + len(self._outbox),
         )
+
+    def unfetched(self) -> anyio.Event | None:
+        """What is set when the client has fetched all that waits, if something does."""
+        if self._closed or not (self._taken or self._outbox):
+            return None
+        self._fetched = self._fetched or anyio.Event()
+        return self._fetched
 
     def pause(self) -> None:
         """Take no message of the client until `resume`."""
@@ -245,10 +253,16 @@ class LongPollTransport:
                 await answer(200, self._taken)
                 self._taken, self._taken_bytes = [], 0
                 self._answered += 1
+                self._note_fetched()
         finally:
             self._sending = False
             self._note_whether_behind()
             self._wake()
+
+    def _note_fetched(self) -> None:
+        if self._fetched is not None and not self._outbox:
+            self._fetched.set()
+            self._fetched = None
 
     def _has_news(self) -> bool:
         """Whether there is something to fetch; not while an answer is being sent, because that might fail."""

@@ -14,8 +14,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
-from starlette_channels.connection import Connection, Transport
+from starlette_channels.connection import Connection
 from starlette_channels.limits import Limits
+from starlette_channels.transport import Transport
 from starlette_channels.transports.lane import Lane
 from starlette_channels.transports.pulse import pulse_of_this_loop
 

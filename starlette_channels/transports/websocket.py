@@ -9,11 +9,12 @@ from collections.abc import Callable
 import anyio
 from starlette.types import Receive, Send
 
-from starlette_channels.connection import Connection, Transport
+from starlette_channels.connection import Connection
 from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame, frame_size
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Cancel, Tasks
+from starlette_channels.transport import Transport
 from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS
 from starlette_channels.transports.outbox import ONE_BY_ONE, OneByOne, Outbox
 from starlette_channels.transports.sweeper import sweeper_of_this_loop
@@ -87,6 +88,9 @@ class WebSocketTransport:
         self._start_flush()
         if self._reading is not None:
             self._reading.cancel()
+
+    def unfetched(self) -> None:
+        """Nothing is lost by closing: what is queued goes first."""
 
     def pause(self) -> None:
         """Read nothing more until `resume`."""

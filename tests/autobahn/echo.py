@@ -8,8 +8,8 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from starlette_channels.connection import Transport
 from starlette_channels.limits import Limits
+from starlette_channels.transport import Transport
 from tests.servers import FAST_LANE, Kind
 
 KIND = Kind(str(FAST_LANE), f"{FAST_LANE.command} --lifespan off --log-level warning")

@@ -308,6 +308,37 @@ test("the default delay is random below a ceiling that doubles up to 10 seconds"
   }
 });
 
+test("a server that says how long to stay away is obeyed, then tries are made as ever", (t) => {
+  const tries = [];
+  const env = setUp(t, { reconnectAfterMs: (count) => tries.push(count) && 100 });
+  env.open().shut(1012, "restart retry_after=7.50");
+  env.tick(7874); // 5 % more, as the jitter is from nothing to 10 %
+  assert.equal(env.connections.length, 1);
+  env.tick(1);
+  assert.equal(env.connections.length, 2);
+  assert.deepEqual(tries, []);
+  env.server.refuse();
+  env.tick(100);
+  assert.equal(env.connections.length, 3);
+  assert.deepEqual(tries, [2]);
+});
+
+for (const reason of ["restart", "retry_after=", "retry_after=soon", "no_retry_after=3", "retry_after=-3"]) {
+  test(`the reason "${reason}" asks for nothing`, (t) => {
+    const env = setUp(t, { reconnectAfterMs: () => 100 });
+    env.open().shut(1012, reason);
+    env.tick(100);
+    assert.equal(env.connections.length, 2);
+  });
+}
+
+test("a server that asks its clients back at once gets them back at once", (t) => {
+  const env = setUp(t, { reconnectAfterMs: () => 100 });
+  env.open().shut(1012, "restart retry_after=0.00");
+  env.tick(0);
+  assert.equal(env.connections.length, 2);
+});
+
 test("the jitter is full: a delay can be anything from nothing to the ceiling", (t) => {
   setUp(t);
   const socket = new Socket("ws://h/s");
