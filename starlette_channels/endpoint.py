@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from starlette_channels.auth_tokens import SUBPROTOCOL, long_poll_token
 from starlette_channels.broker import Broker
+from starlette_channels.brokers.addresses import MEMORY
 from starlette_channels.channels import Channel
 from starlette_channels.connection import Connection, Service, Transport
 from starlette_channels.exceptions import ConnectError
@@ -39,7 +40,7 @@ from starlette_channels.polling import LongPolling
 from starlette_channels.serializers import DEFAULT_VERSION, V1, V2, Serializer, TextOnly, negotiate
 from starlette_channels.transports.longpoll import LongPoll
 from starlette_channels.transports.websocket import serve_websocket, warn_about_server
-from starlette_channels.workers import warn_about_workers
+from starlette_channels.workers import refuse_several_workers
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 transport_logger: logging.Logger = logging.getLogger("starlette_channels.transport")
@@ -129,7 +130,8 @@ class Channels(Generic[A]):
         self._static = StaticFiles(directory=Path(__file__).parent / "static")
         self._closing = False
         warn_about_server()
-        warn_about_workers()
+        if broker == MEMORY:
+            refuse_several_workers()
 
     # What applications call.
 

@@ -40,7 +40,7 @@ LAYERS = [
     {"brokers.outbox", "brokers.receiver", "serializers"},
     {"brokers.life", "protocol"},
     {"brokers.relay", "hub"},
-    {"exchange", "inbox"},
+    {"exchange", "inbox", "publisher"},
     {"broker"},
     {"sockets"},
     {"channels", "presence", "presence.clocks", "presence.desks", "presence.metas"},
