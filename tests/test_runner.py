@@ -2,17 +2,19 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import anyio
 import click
 import httpx
 import pytest
@@ -20,8 +22,8 @@ import uvicorn
 
 from starlette_channels.cli import SETTINGS, main
 from tests import test_servers
-from tests.fuzzing.wire import SECONDS, Address, Wire, opened
-from tests.servers import HOST, ROOT, Kind, serve
+from tests.fuzzing.wire import SECONDS, Address, Wire, opened, text
+from tests.servers import HOST, ROOT, Kind, Server, free_port, serve
 from tests.test_servers import answers, are_stopped, come_back, the_story, the_story_ends, with_option
 
 certificate = test_servers.certificate  # the fixture
@@ -30,8 +32,9 @@ RUNNER = Kind("runner", f"starlette_channels run {{app}} --host {HOST} --port {{
 PLAIN = Kind("uvicorn", RUNNER.command.replace("starlette_channels run", "uvicorn"))
 CHAT, ROOMS = "tests.fuzzing.mounts:mounted", "tests.runner_app:app"
 ROOM = "/socket/websocket?vsn=2.0.0"
+ALONE = ROOM.removeprefix("/socket")
 FAST, PORTABLE = "Channels take the fast lane", "Channels are served through receive and send"
-APART = "2 workers share no broker"
+APART = "2 workers would share no broker"
 
 run = main.commands["run"]
 
@@ -93,27 +96,63 @@ async def process_behind(client: Wire) -> int:
     return (await client.call("1", "2", "room:1", "process"))["response"]["id"]
 
 
+@contextlib.asynccontextmanager
+async def clients_of_two_workers(server: Server) -> AsyncGenerator[tuple[Wire, Wire]]:
+    async with opened(Address(server.port), ALONE) as ann:
+        first = await process_behind(ann)
+        os.kill(first, signal.SIGSTOP)  # so the next client has to be the other worker's
+        try:
+            async with opened(Address(server.port), ALONE) as bob:
+                second = await process_behind(bob)
+                os.kill(first, signal.SIGCONT)
+                assert first != second
+                yield ann, bob
+        finally:
+            os.kill(first, signal.SIGCONT)
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("command", "environment"),
     [(f"{RUNNER.command} --workers 2", {}), (PLAIN.command, {"WEB_CONCURRENCY": "2"})],
     ids=["runner", "plain uvicorn"],
 )
-async def test_each_client_stays_with_one_of_two_workers_and_the_log_says_what_that_means(
-    command: str, environment: dict[str, str]
-) -> None:
-    with serve(ROOMS, Kind("two workers", command), environment=environment) as server:
-        async with opened(Address(server.port), ROOM) as ann:
-            first = await process_behind(ann)
-            os.kill(first, signal.SIGSTOP)  # so the next client has to be the other worker's
-            try:
-                async with opened(Address(server.port), ROOM) as bob:
-                    second = await process_behind(bob)
-            finally:
-                os.kill(first, signal.SIGCONT)
-            again = (await ann.call("1", "3", "room:1", "process"))["response"]["id"]
-        assert first == again != second
-        assert server.log.read_text().count(APART) == 1
+async def test_clients_of_two_workers_hear_each_other(command: str, environment: dict[str, str]) -> None:
+    kind = Kind("two workers", f"{command} --factory")
+    with serve("tests.workers_app:together", kind, environment=environment) as server:
+        async with clients_of_two_workers(server) as (ann, bob):
+            while True:  # joins do not wait for the way to the other worker
+                ann.send(text("1", None, "room:1", "tell"))
+                with anyio.move_on_after(0.1):
+                    assert json.loads(await bob.receive())[3:] == ["told", {}]
+                    break
+
+
+@pytest.mark.anyio
+async def test_workers_that_need_not_hear_each_other_may_be_apart() -> None:
+    kind = Kind("two workers", f"{PLAIN.command} --workers 2 --factory")
+    with serve("tests.workers_app:apart", kind) as server:
+        async with clients_of_two_workers(server) as (ann, _):
+            assert (await ann.call("1", "3", "room:1", "process"))["status"] == "ok"
+        assert APART not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"{RUNNER.command} --workers 2 --factory",
+        "gunicorn {app}() -k uvicorn_worker.UvicornWorker --bind 127.0.0.1:{port} -w 2 --preload",
+        "gunicorn {app}() -k uvicorn_worker.UvicornWorker --bind 127.0.0.1:{port} -w 2",
+        "hypercorn {app}() --bind 127.0.0.1:{port} -w 2 -k trio",
+    ],
+    ids=lambda command: command.replace("{", "").replace("}", ""),
+)
+def test_several_workers_without_a_broker_are_refused_with_the_fix(command: str) -> None:
+    program = [sys.executable, "-m", *command.format(app="tests.workers_app:alone", port=free_port()).split()]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert APART in done.stderr
+    assert 'such as Channels(..., broker="zenoh://"), which needs no server' in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # ---- settings
