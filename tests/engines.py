@@ -1,9 +1,11 @@
 """Real engines between processes, that tests can kill, pause and start again at the same address."""
 
 import contextlib
+import json
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator
@@ -69,7 +71,26 @@ def _valkey(port: int, folder: Path) -> list[str]:
     return [str(get_binary_path()), "--port", str(port), "--bind", HOST, "--save", "", "--dir", str(folder), *limits]
 
 
-ENGINES: dict[str, Callable[[int, Path], list[str]]] = {"redis": _valkey}
+def _nats(port: int, folder: Path) -> list[str]:
+    config = folder / "nats.conf"
+    config.write_text('max_payload: 500000\nmax_pending: 1000000\nwrite_deadline: "1s"\n')
+    return [str(Path(sys.executable).parent / "nats-server"), "-c", str(config), "-a", HOST, "-p", str(port)]
+
+
+def _zenoh_router(port: int, folder: Path) -> list[str]:
+    settings = {"mode": "router", "listen/endpoints": [f"tcp/{HOST}:{port}"], "scouting/multicast/enabled": False}
+    script = f"""
+import json, signal, zenoh
+config = zenoh.Config()
+for key, value in json.loads({json.dumps(json.dumps(settings))}).items():
+    config.insert_json5(key, json.dumps(value))
+with zenoh.open(config):
+    signal.pause()
+"""
+    return [sys.executable, "-c", script]
+
+
+ENGINES: dict[str, Callable[[int, Path], list[str]]] = {"redis": _valkey, "nats": _nats, "zenoh": _zenoh_router}
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
 
 import anyio
 
@@ -20,6 +19,8 @@ class Ear:
     def __init__(self, broker: Broker, topic: str) -> None:
         self.heard: list[Publication] = []
         self.gaps: list[Gap] = []
+        self._numbers: list[int] = []
+        self._read = 0
         self.broker, self.topic = broker, topic
         self._news = anyio.Event()
         broker.hub().subscribe(topic, self)
@@ -35,14 +36,15 @@ class Ear:
     @property
     def numbers(self) -> list[int]:
         """The numbers in the payloads, but for those that looked for a connection."""
-        return [self._decode(one)["n"] for one in self.heard if one.event != "probe"]
+        for publication in self.heard[self._read :]:
+            if publication.event != "probe":
+                self._numbers.append(json.loads(bytes(publication.body))["n"])
+        self._read = len(self.heard)
+        return self._numbers
 
     @property
     def lost(self) -> int:
         return sum(gap.lost for gap in self.gaps)
-
-    def _decode(self, publication: Publication) -> Any:
-        return json.loads(bytes(publication.body))
 
     async def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait for something that is heard."""
@@ -73,3 +75,30 @@ async def brokers(url: str, number: int = 2) -> AsyncGenerator[list[Broker]]:
     finally:
         for one in those:
             await one.close()
+
+
+class Phone:
+    """An end of a line, that keeps what it hears."""
+
+    def __init__(self, broker: Broker, name: str = "presence") -> None:
+        self.heard: list[bytes] = []
+        self._news = anyio.Event()
+        self.line = broker.exchange(name, self._hear, stopping=lambda: self.line.send(b"goodbye"))
+
+    def _hear(self, data: bytes) -> None:
+        self.heard.append(data)
+        self._news.set()
+
+    async def until_heard(self, data: bytes) -> None:
+        with anyio.fail_after(PATIENCE):
+            while data not in self.heard:
+                self._news = anyio.Event()
+                await self._news.wait()
+
+    async def hears(self, other: "Phone", data: bytes) -> None:
+        """Wait until there is a way from another end."""
+        with anyio.fail_after(PATIENCE):
+            while data not in self.heard:
+                other.line.send(data)
+                with anyio.move_on_after(0.05):
+                    await self.until_heard(data)

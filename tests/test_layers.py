@@ -19,9 +19,11 @@ LAYERS = [
         "brokers",
         "brokers.engine",
         "brokers.gaps",
+        "brokers.mesh",
         "brokers.names",
         "brokers.options",
         "brokers.reports",
+        "brokers.worker",
         "deadlines",
         "drain",
         "exceptions",
@@ -35,7 +37,7 @@ LAYERS = [
         "topics",
         "workers",
     },
-    {"brokers.addresses", "brokers.interests", "brokers.redis", "messages", "tokens"},
+    {"brokers.addresses", "brokers.interests", "brokers.nats", "brokers.redis", "brokers.zenoh", "messages", "tokens"},
     {"brokers.envelope", "payloads"},
     {"brokers.outbox", "brokers.receiver", "handlers", "serializers"},
     {"brokers.life", "protocol"},
@@ -92,7 +94,7 @@ REQUIRED = {"anyio", "msgspec", "starlette"}
 WITH_UVICORN = {("frames", "websockets"), ("transports.uvicorn", "uvicorn"), ("cli", "uvicorn"), ("cli", "click")}
 """What `uvicorn[standard]`, which is required, brings; only the fast lane and the command line make use of it."""
 
-EXTRAS = {("tokens", "itsdangerous"), ("brokers.redis", "redis")}
+EXTRAS = {("tokens", "itsdangerous"), ("brokers.nats", "nats"), ("brokers.redis", "redis"), ("brokers.zenoh", "zenoh")}
 """What an extra of the package brings, for a module that is imported only by those who want it."""
 
 IF_THERE = {("tasks", "trio")}

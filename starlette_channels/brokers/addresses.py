@@ -15,9 +15,9 @@ MEMORY = "memory://"
 ENGINES: Mapping[str, str] = {
     "redis": "redis",
     "rediss": "redis",
-    "redis+sentinel": "redis",
-    "redis+cluster": "redis",
-    "rediss+cluster": "redis",
+    "nats": "nats",
+    "tls": "nats",
+    "zenoh": "zenoh",
 }
 """The module, and the extra, for each scheme."""
 

@@ -29,6 +29,9 @@ class Engine(Protocol):
     engine publishes arrives in that order, or not at all. What it has published itself may come back to it.
     """
 
+    max_bytes: int
+    """The largest parcel that it takes, once it has started; the relay does not give it larger ones."""
+
     async def start(self, deliver: Deliver, broken: Broken) -> None:
         """Connect. From now on `deliver` is called with what comes, and `broken` at most once, if the end is noticed
         while nobody waits for it.

@@ -24,7 +24,7 @@ from starlette_channels.messages import Body
 STEP_SECONDS = 5.0
 """How long an engine may take for one step: to connect, or to take a batch."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """How long the relay waits, in seconds, before it connects anew: twice as long each time, up to the longest."""
 
 HandOn: TypeAlias = Callable[[list[Arrival]], None]
@@ -53,6 +53,7 @@ class Life:
         self._leaving: dict[str, float] = {}
         self._reported_drops = 0
         self._error: Exception | None = None
+        self._away_since: float | None = None
         self._closing_until: float | None = None
         self._loop = asyncio.new_event_loop()
         self._awake = asyncio.Event()
@@ -114,6 +115,7 @@ class Life:
                 return
             except Exception as error:  # noqa: BLE001 - engines raise what they like
                 self._error = error
+                self._away_since = self._away_since or time.monotonic()
                 self._reports.warn("relay_disconnected", "The engine between the processes is away: %r", error)
             finally:
                 await self._let_go(engine)
@@ -168,8 +170,10 @@ class Life:
         self._drop_what_is_too_old()
         await self._hear_everything(engine)
         self._outbox.restart_marks()
-        if self._error is not None:
+        if self._away_since is not None:
             logger.info("The engine between the processes is back")
+            await self._let_the_others_come_back(time.monotonic() - self._away_since)
+            self._away_since = None
         while self._closing_until is None:
             await self._follow_interests(engine)
             self._outbox.put_marks()
@@ -178,6 +182,12 @@ class Life:
         self._outbox.put_ends()
         await self._publish(engine)
         self._error = None
+
+    async def _let_the_others_come_back(self, away: float) -> None:
+        """Wait with what has piled up: those who are to hear it may be a little later. They try about as often."""
+        until = time.monotonic() + min(away, LONGEST_PAUSE)
+        while self._closing_until is None and (left := until - time.monotonic()) > 0:
+            await self._sleep(left)
 
     def _pauses(self) -> Iterable[float]:
         mark = self._outbox.seconds_to_mark()
@@ -203,17 +213,21 @@ class Life:
             self._report_drops()
             if not waiting:
                 return
-            parcels = [parcel for one in waiting for parcel in self._seal(one)]
-            await self._step(engine.publish(parcels))
+            await self._step(engine.publish([parcel for one in waiting for parcel in self._seal(one, engine)]))
             self._outbox.done()
             self._error = None
 
-    def _seal(self, waiting: Waiting) -> Iterable[Parcel]:
+    def _seal(self, waiting: Waiting, engine: Engine) -> Iterable[Parcel]:
         kind, channel, event, body, stamp, *_ = waiting
         try:
-            yield Parcel(channel, seal(kind, self.id, *stamp, channel, event, body))
+            data = seal(kind, self.id, *stamp, channel, event, body)
         except UnicodeEncodeError:
-            self._reports.warn("relay_dropped", "A topic or an event is no Unicode; it stays in this process")
+            self._reports.warn("relay_dropped", "A topic or an event is no Unicode: it stays in this process")
+            return
+        if len(data) > engine.max_bytes:
+            self._reports.warn("relay_dropped", "A broadcast of %d bytes is too large for the engine", len(data))
+            return
+        yield Parcel(channel, data)
 
     def _drop_what_is_too_old(self) -> None:
         self._outbox.expire(self._options.buffer_seconds)

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the query of a broker's address may say: `redis://localhost/0?prefix=chat&buffer_seconds=30`."""
 
-    prefix: Annotated[str, Meta(min_length=1, pattern=r"^[\w.-]+$")] = "channels"
+    prefix: Annotated[str, Meta(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")] = "channels"
     """What the names of this application begin with, on an engine that others use as well."""
 
     buffer_seconds: Annotated[float, Meta(ge=0)] = 10.0

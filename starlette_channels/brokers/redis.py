@@ -3,6 +3,9 @@
 redis-py's own ways to connect anew are not used: they hide that something was missed.
 """
 
+# pyright: reportUnknownMemberType=false
+# The library's own annotations are incomplete.
+
 import asyncio
 import contextlib
 import math
@@ -15,6 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from starlette_channels.brokers.engine import Broken, Deliver, MakeEngine, Parcel
+from starlette_channels.brokers.names import as_bytes
 from starlette_channels.brokers.options import Options
 
 PING_SECONDS = 3.0
@@ -24,9 +28,11 @@ PING_SECONDS = 3.0
 class RedisEngine:
     """One connection to publish on, and one to hear."""
 
+    max_bytes = 1 << 29
+
     def __init__(self, connect: Callable[[], AbstractConnection], prefix: str) -> None:
         self._speaking, self._hearing = connect(), connect()
-        self._prefix = prefix
+        self._prefix = f"{prefix}:".encode()
         self._tasks: list[asyncio.Task[None]] = []
         self._heard_at = 0.0
 
@@ -63,7 +69,7 @@ class RedisEngine:
             await connection.disconnect(nowait=True)
 
     def _name(self, channel: str) -> bytes:
-        return f"{self._prefix}:{channel}".encode("utf-8", "surrogatepass")
+        return self._prefix + as_bytes(channel)
 
     async def _read(self, deliver: Deliver) -> None:
         clock = asyncio.get_running_loop().time
@@ -95,7 +101,7 @@ def _error_of(task: "asyncio.Task[None]") -> Exception:
 
 def engine_maker(url: str, options: Options) -> MakeEngine:
     """Return what makes engines for an address, which may have all options of redis-py."""
-    from_url = cast("Callable[..., ConnectionPool]", ConnectionPool.from_url)  # pyright: ignore[reportUnknownMemberType]
+    from_url = cast("Callable[..., ConnectionPool]", ConnectionPool.from_url)
     pool = from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None, health_check_interval=0)
     try:
         pool.make_connection()

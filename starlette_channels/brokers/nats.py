@@ -1,0 +1,104 @@
+"""NATS: core subjects, one for each channel. Nothing is stored there.
+
+nats-py's own way to connect anew is not used: it hides that something was missed. Its limits on what waits for a
+subscription are off, since it drops what is beyond them; those of the server remain, which end the connection.
+"""
+
+# pyright: reportUnknownMemberType=false
+# The library's own annotations are incomplete.
+
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from starlette_channels.brokers.engine import Broken, Deliver, MakeEngine, Parcel
+from starlette_channels.brokers.names import as_token
+from starlette_channels.brokers.options import Options
+
+PING_SECONDS = 3
+"""How often the server is asked whether it is there; without an answer to the last two, it is not."""
+
+SETTINGS = ("credentials",)
+"""What the query of an address may say, beside what is common to all engines."""
+
+
+class NatsEngine:
+    """One connection."""
+
+    def __init__(self, servers: list[str], settings: dict[str, Any], prefix: str) -> None:
+        self.max_bytes = 0
+        self._servers, self._settings, self._prefix = servers, settings, prefix
+        self._client = Client()
+        self._unsubscribe: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
+        self._error: Exception | None = None
+
+    async def start(self, deliver: Deliver, broken: Broken) -> None:
+        """Connect."""
+        self._deliver, self._broken = deliver, broken
+        await self._client.connect(
+            self._servers,
+            error_cb=self._note_error,
+            closed_cb=self._note_end,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=3,
+            ping_interval=PING_SECONDS,
+            max_outstanding_pings=2,
+            no_echo=True,
+            **self._settings,
+        )
+        self.max_bytes = self._client.max_payload
+
+    async def publish(self, parcels: Sequence[Parcel]) -> None:
+        """Publish, and ask the server whether it has taken everything."""
+        for parcel in parcels:
+            await self._client.publish(self._subject(parcel.channel), parcel.data)
+        await self._client.flush()
+
+    async def subscribe(self, channels: Collection[str]) -> None:
+        """Subscribe to the channels' subjects."""
+        for channel in channels:
+            subscription = await self._client.subscribe(
+                self._subject(channel), cb=self._deliver_message, pending_msgs_limit=0, pending_bytes_limit=0
+            )
+            self._unsubscribe[channel] = subscription.unsubscribe
+
+    async def unsubscribe(self, channels: Collection[str]) -> None:
+        """Want no more of channels."""
+        for channel in channels:
+            await self._unsubscribe.pop(channel)()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if not self._client.is_closed:
+            await self._client.close()
+
+    async def _deliver_message(self, message: Msg) -> None:
+        self._deliver(message.data)
+
+    async def _note_error(self, error: Exception) -> None:
+        self._error = error
+
+    async def _note_end(self) -> None:
+        self._broken(self._error or ConnectionError("NATS has closed the connection"))
+
+    def _subject(self, channel: str) -> str:
+        return f"{self._prefix}.{as_token(channel)}"
+
+
+def engine_maker(url: str, options: Options) -> MakeEngine:
+    """Return what makes engines for an address: `nats://user:password@host:4222,host2:4222?credentials=FILE`."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = query.keys() - set(SETTINGS)
+    if unknown:
+        raise ValueError(f"a broker's address has an option that is unknown: {', '.join(sorted(unknown))}")
+    if parts.path not in ("", "/") or not parts.hostname:
+        raise ValueError("a broker's address for NATS is nats://host:4222, with nothing but options behind it")
+    servers = [f"{parts.scheme}://{server}" for server in parts.netloc.split(",")]
+    settings = {"user_credentials": query["credentials"]} if "credentials" in query else {}
+    return lambda: NatsEngine(servers, settings, options.prefix)

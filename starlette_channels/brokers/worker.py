@@ -1,0 +1,54 @@
+"""A thread for a library whose functions block."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Runs functions one after the other, beside an event loop; unlike `asyncio.to_thread`, also when the interpreter
+    is about to exit.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="starlette-channels-engine", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        for job in iter(self._jobs.get, None):
+            job()
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Return what a function returns, or raise what it raises. Cancelled, it stays behind and is ignored."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(settler: Callable[[Any], None], outcome: object) -> None:
+            if not future.done():
+                settler(outcome)
+
+        def job() -> None:
+            try:
+                result = function(*args)
+            except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it
+                self._tell(loop, settle, future.set_exception, error)
+            else:
+                self._tell(loop, settle, future.set_result, result)
+
+        self._jobs.put(job)
+        return await future
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
+        try:
+            loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop is over
+            return
+
+    def stop(self) -> None:
+        """End when all is done that was asked for."""
+        self._jobs.put(None)

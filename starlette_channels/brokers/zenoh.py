@@ -1,0 +1,189 @@
+"""Zenoh: without any server, between the processes of one machine; or through a router.
+
+It never looks for others by multicast or gossip. A message waits until there is room for it, in a thread of its own,
+instead of being dropped; a process that does not read for a second is cut off.
+"""
+
+# pyright: reportUnknownMemberType=false
+# The library's own annotations are incomplete.
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import zenoh
+
+from starlette_channels.brokers.engine import Broken, Deliver, MakeEngine, Parcel
+from starlette_channels.brokers.mesh import Claim, mesh_folder
+from starlette_channels.brokers.names import as_token
+from starlette_channels.brokers.options import Options
+from starlette_channels.brokers.worker import Worker
+
+PORT = 7447
+MEET_SECONDS = 2.0
+"""How long a process that starts waits for the others, in case that one of them hangs."""
+
+COMMON: dict[str, Any] = {
+    "scouting/multicast/enabled": False,
+    "scouting/gossip/enabled": False,
+    "scouting/delay": 0,
+    "connect/timeout_ms": 2_000,
+    "transport/unicast/open_timeout": 2_000,
+    "transport/unicast/accept_timeout": 2_000,
+    "transport/link/tx/lease": 4_000,
+    "transport/link/tx/queue/congestion_control/block/wait_before_close": 1_000_000,
+}
+"""What differs from Zenoh's own settings."""
+
+
+class ZenohEngine:
+    """One session."""
+
+    max_bytes = 1 << 30
+
+    def __init__(self, config: dict[str, Any], file: str | None, folder: Path | None, prefix: str) -> None:
+        self._settings, self._file, self._folder, self._prefix = config, file, folder, prefix
+        self._worker = Worker()
+        self._claim: Claim | None = None
+        self._session: zenoh.Session | None = None
+        self._subscribers: dict[str, zenoh.Subscriber[None]] = {}
+        self._arrived: deque[bytes] = deque()
+        self._is_called = False
+
+    async def start(self, deliver: Deliver, broken: Broken) -> None:
+        """Open a session, and meet those who are there."""
+        self._loop = asyncio.get_running_loop()
+        self._deliver = deliver
+        self._broken = broken
+        await self._worker.run(self._open)
+
+    async def publish(self, parcels: Sequence[Parcel]) -> None:
+        """Put everything on its way."""
+        await self._worker.run(self._put, parcels)
+
+    async def subscribe(self, channels: Collection[str]) -> None:
+        """Declare the interest in channels."""
+        await self._worker.run(self._declare, channels)
+
+    async def unsubscribe(self, channels: Collection[str]) -> None:
+        """Take it back."""
+        await self._worker.run(self._undeclare, channels)
+
+    async def close(self) -> None:
+        """Close the session, behind what is on its way."""
+        try:
+            await self._worker.run(self._close)
+        finally:
+            self._worker.stop()
+
+    # In the worker's thread.
+
+    def _open(self) -> None:
+        settings = dict(self._settings)
+        others: dict[str, Path] = {}
+        if self._folder is not None:
+            self._claim = Claim(self._folder)
+            others = self._claim.others()
+            settings |= {
+                "mode": "peer",
+                "id": self._claim.id,
+                "listen/endpoints": [_endpoint(self._claim.socket)],
+                "connect/endpoints": [_endpoint(socket) for socket in others.values()],
+                "connect/exit_on_failure": False,
+            }
+        config = zenoh.Config() if self._file is None else zenoh.Config.from_file(self._file)
+        for key, value in settings.items():
+            config.insert_json5(key, json.dumps(value))
+        session = self._session = zenoh.open(config)
+        self._events = session.info.declare_transport_events_listener(self._note_transport)
+        deadline = time.monotonic() + MEET_SECONDS
+        while others.keys() - {str(peer) for peer in session.info.peers_zid()} and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _put(self, parcels: Sequence[Parcel]) -> None:
+        session = self._opened()
+        for parcel in parcels:
+            session.put(self._key(parcel.channel), parcel.data, congestion_control=zenoh.CongestionControl.BLOCK)
+
+    def _declare(self, channels: Collection[str]) -> None:
+        session = self._opened()
+        for channel in channels:
+            self._subscribers[channel] = session.declare_subscriber(self._key(channel), self._take)
+
+    def _undeclare(self, channels: Collection[str]) -> None:
+        for channel in channels:
+            self._subscribers.pop(channel).undeclare()
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        if self._claim is not None:
+            self._claim.give_up()
+
+    def _opened(self) -> zenoh.Session:
+        if self._session is None:
+            raise ConnectionError("the Zenoh session is not open")
+        return self._session
+
+    def _key(self, channel: str) -> str:
+        return f"{self._prefix}/{as_token(channel)}"
+
+    # In threads of Zenoh.
+
+    def _take(self, sample: zenoh.Sample) -> None:
+        self._arrived.append(sample.payload.to_bytes())
+        if not self._is_called:
+            self._is_called = True
+            self._call(self._hand_on)
+
+    def _note_transport(self, event: zenoh.TransportEvent) -> None:
+        lost = event.kind == zenoh.SampleKind.DELETE
+        if lost and self._folder is None:  # through a router; of the others on this machine, anyone may go
+            self._call(self._broken, ConnectionError("the Zenoh router is away"))
+
+    def _call(self, function: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is over
+            self._loop.call_soon_threadsafe(function, *args)
+
+    # In the event loop again.
+
+    def _hand_on(self) -> None:
+        self._is_called = False
+        for _ in range(len(self._arrived)):
+            self._deliver(self._arrived.popleft())
+
+
+def _endpoint(socket: Path) -> str:
+    return f"unixsock-stream/{socket}"
+
+
+def engine_maker(url: str, options: Options) -> MakeEngine:
+    """Return what makes engines for an address.
+
+    That is `zenoh://` for the processes of one machine, `zenoh://user:password@host:7447` for a router, either with
+    `?config=FILE` for more of Zenoh's own settings.
+    """
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    file = query.pop("config", None)
+    if query:
+        raise ValueError(f"a broker's address has an option that is unknown: {', '.join(sorted(query))}")
+    if parts.path not in ("", "/"):
+        raise ValueError("a broker's address for Zenoh is zenoh:// or zenoh://host:7447; a name goes into ?prefix=")
+    if file is not None and not Path(file).is_file():
+        raise ValueError(f"a broker's address names the file {file}, which does not exist")
+    settings = dict(COMMON)
+    if not parts.hostname:
+        folder = mesh_folder(None if options.prefix == Options().prefix else options.prefix)
+        return lambda: ZenohEngine(settings, file, folder, options.prefix)
+    settings |= {"mode": "client", "connect/endpoints": [f"tcp/{parts.hostname}:{parts.port or PORT}"]}
+    if parts.username is not None:
+        user, password = unquote(parts.username), unquote(parts.password or "")
+        settings |= {"transport/auth/usrpwd/user": user, "transport/auth/usrpwd/password": password}
+    return lambda: ZenohEngine(settings, file, None, options.prefix)
