@@ -13,6 +13,7 @@ from starlette_channels.exceptions import (
     JoinError,
     PresenceError,
     ProtocolError,
+    PublishError,
     SerializerError,
 )
 from starlette_channels.expiry import Expiry
@@ -22,6 +23,7 @@ from starlette_channels.messages import Broadcast, Gap, Payload, Reply
 from starlette_channels.metrics import Statistics
 from starlette_channels.presence.presence import Presence
 from starlette_channels.presence.publisher import PresenceDiff
+from starlette_channels.publisher import Publisher
 from starlette_channels.serializers import V1, V2, Serializer
 from starlette_channels.slow import WhenSlow, latest_by_key
 from starlette_channels.sockets import LaterReply, Socket
@@ -55,6 +57,8 @@ __all__ = [
     "PresenceDiff",
     "PresenceError",
     "ProtocolError",
+    "PublishError",
+    "Publisher",
     "Reply",
     "Serializer",
     "SerializerError",

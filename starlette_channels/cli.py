@@ -1,14 +1,15 @@
 """The command line: `python -m starlette_channels run app:app`, or `starlette-channels run app:app`."""
 
 import logging
-import os
 from typing import Any
 
 import click
+import msgspec
 from uvicorn import main as uvicorn_command
 from uvicorn.config import LOGGING_CONFIG
 
-from starlette_channels.workers import WORKERS
+from starlette_channels.exceptions import PublishError
+from starlette_channels.publisher import Publisher
 
 SETTINGS: dict[str, Any] = {
     "ws": "starlette_channels.transports.uvicorn:FastLane",
@@ -46,7 +47,6 @@ def main() -> None:
 
 def serve(**options: Any) -> None:
     """Run uvicorn's own command with these options of it."""
-    _tell_workers_how_many_they_are(options["workers"], options["reload"])
     _log_as_uvicorn_does(options["log_level"])
     assert uvicorn_command.callback is not None
     uvicorn_command.callback(**options)
@@ -64,11 +64,32 @@ main.add_command(
 )
 
 
-def _tell_workers_how_many_they_are(workers: int | None, reload: bool) -> None:
-    if reload:
-        os.environ[WORKERS] = "1"  # uvicorn ignores any other number then
-    elif workers is not None:
-        os.environ[WORKERS] = str(workers)
+@main.command()
+@click.argument("url")
+@click.argument("topic")
+@click.argument("event")
+@click.argument("payload", default="{}")
+@click.option("--timeout", default=5.0, show_default=True, help="How many seconds the broker has.")
+def publish(url: str, topic: str, event: str, payload: str, timeout: float) -> None:
+    """Broadcast an event to the clients of a running application.
+
+    URL is the address that the application's broker has. PAYLOAD is JSON: an object, in most cases.
+
+    \b
+    starlette-channels publish redis://localhost room:lobby new_msg '{"body": "hi"}'
+    """
+    try:
+        msgspec.json.decode(payload)
+        publisher = Publisher(url, timeout=timeout)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(str(error), param_hint="PAYLOAD") from None
+    except (ValueError, ImportError, OSError) as error:
+        raise click.BadParameter(str(error), param_hint="URL") from None
+    try:
+        with publisher:
+            publisher.broadcast(topic, event, msgspec.Raw(payload.encode()))
+    except PublishError as error:
+        raise click.ClickException(str(error)) from None
 
 
 class Unhandled(logging.Filter):

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from starlette_channels.admission import Admission, Connect, Connected
 from starlette_channels.broker import Broker
+from starlette_channels.brokers.addresses import MEMORY
 from starlette_channels.channels import Channel
 from starlette_channels.drain import Drain
 from starlette_channels.drainer import Drainer
@@ -30,7 +31,7 @@ from starlette_channels.service import Service
 from starlette_channels.signals import STOP_SIGNALS
 from starlette_channels.transports.longpoll import LongPoll
 from starlette_channels.transports.websocket import serve_websocket, warn_about_server
-from starlette_channels.workers import warn_about_workers
+from starlette_channels.workers import refuse_several_workers
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 transport_logger: logging.Logger = logging.getLogger("starlette_channels.transport")
@@ -128,7 +129,8 @@ class Channels(Generic[A]):
         self._drainer = Drainer(self._service, drain if isinstance(drain, Drain) else Drain())
         self._minds_signals = drain is not False
         warn_about_server()
-        warn_about_workers()
+        if broker == MEMORY:
+            refuse_several_workers()
 
     # What applications call.
 

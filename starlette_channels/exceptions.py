@@ -6,6 +6,7 @@ ChannelsError
 │       └── ExpiredToken      it was one of ours
 ├── JoinError         raise it in a join handler to refuse a topic; its payload reaches the client
 ├── PresenceError     this presence cannot be tracked or updated
+├── PublishError      a `Publisher` could not hand its broadcasts to the engine
 ├── ProtocolError     the client sent a frame that the protocol does not allow (its fault)
 ├── InvalidPayload    the client sent a payload that does not fit the handler's annotation (its fault)
 └── SerializerError   this payload cannot be expressed on that wire (ours)
@@ -79,6 +80,18 @@ class PresenceError(ChannelsError):
     def __init__(self, reason: str, text: str = "") -> None:
         super().__init__(text or reason)
         self.reason: str = reason
+
+
+class PublishError(ChannelsError):
+    """A `Publisher` could not hand broadcasts to the engine in time: it may have taken some of them, or none.
+
+    `left` says how many they are. The cause is the last error of the connection, if there was one.
+    """
+
+    def __init__(self, left: int, cause: Exception | None = None) -> None:
+        super().__init__(f"{left} broadcasts were not published: {cause or 'the engine took too long'!r}")
+        self.left: int = left
+        self.__cause__ = cause
 
 
 class ProtocolError(ChannelsError):

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 ROOT = Path(starlette_channels.__file__).parent
 
 PROMISED = {
-    *("Broadcast", "Broker", "Channel", "Channels", "ChannelsError", "ConnectError", "EndReason", "Handshake"),
-    *("InvalidPayload", "JoinError", "LaterReply", "Limits", "LongPoll", "Payload", "Presence", "PresenceDiff"),
-    *("PresenceError", "ProtocolError", "Reply", "Serializer", "SerializerError", "Socket", "Statistics", "V1", "V2"),
-    *("WhenSlow", "Drain", "ExpiredToken", "Expiry", "Gap", "InvalidToken", "channel", "latest_by_key"),
+    *("Broadcast", "Broker", "Channel", "Channels", "ChannelsError", "ConnectError", "Drain", "EndReason"),
+    *("ExpiredToken", "Expiry", "Gap", "Handshake", "InvalidPayload", "InvalidToken", "JoinError", "LaterReply"),
+    *("Limits", "LongPoll", "Payload", "Presence", "PresenceDiff", "PresenceError", "ProtocolError"),
+    *("PublishError", "Publisher", "Reply", "Serializer", "SerializerError", "Socket", "Statistics", "V1", "V2"),
+    *("WhenSlow", "channel", "latest_by_key"),
 }
 KIT = {"Client", "ConnectionClosed", "HandshakeRefused", "JoinRefused", "Joined", "Received", "connect"}
 

@@ -42,7 +42,7 @@ LAYERS = [
     {"brokers.outbox", "brokers.receiver", "handlers", "serializers"},
     {"brokers.life", "protocol"},
     {"brokers.relay", "hub"},
-    {"exchange", "inbox"},
+    {"exchange", "inbox", "publisher"},
     {"broker", "signals"},
     {"sockets"},
     {"channels", "presence", "presence.clocks", "presence.desks", "presence.metas"},

@@ -58,6 +58,7 @@ class Life:
         self._loop = asyncio.new_event_loop()
         self._awake = asyncio.Event()
         self._is_woken = False
+        self._progress = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="starlette-channels-relay", daemon=True)
 
@@ -78,6 +79,12 @@ class Life:
             self._is_woken = True
             with contextlib.suppress(RuntimeError):  # it is over
                 self._loop.call_soon_threadsafe(self._awake.set)
+
+    def flush(self, seconds: float) -> tuple[int, Exception | None]:
+        """Wait until everything is published, for at most so long; return how much is left, and why."""
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._everything_is_published(), self._loop).result(seconds)
+        return self._outbox.unpublished(), self._error
 
     def close(self, seconds: float) -> tuple[int, Exception | None]:
         """Publish what waits, for at most so long, and end; return how much is left, and why."""
@@ -215,7 +222,13 @@ class Life:
                 return
             await self._step(engine.publish([parcel for one in waiting for parcel in self._seal(one, engine)]))
             self._outbox.done()
+            self._progress.set()
             self._error = None
+
+    async def _everything_is_published(self) -> None:
+        while self._outbox.unpublished():
+            self._progress.clear()
+            await self._progress.wait()
 
     def _seal(self, waiting: Waiting, engine: Engine) -> Iterable[Parcel]:
         kind, channel, event, body, stamp, *_ = waiting
@@ -236,6 +249,7 @@ class Life:
     def _report_drops(self) -> None:
         dropped, self._reported_drops = self._outbox.dropped - self._reported_drops, self._outbox.dropped
         if dropped:
+            self._progress.set()
             self._reports.warn(
                 "relay_dropped", "%d broadcasts do not get to the other processes", dropped, number=dropped
             )

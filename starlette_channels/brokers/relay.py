@@ -54,6 +54,14 @@ class Relay:
         """Send a message to the other processes, soon. It never waits."""
         (self._life or self.start()).publish(kind, channel, event, body)
 
+    def flush(self, seconds: float) -> tuple[int, Exception | None]:
+        """Wait until everything is published, for at most so many seconds; it blocks its thread meanwhile.
+
+        Return how many messages are left, and what is wrong with the engine.
+        """
+        life = self._life
+        return (0, None) if life is None else life.flush(seconds)
+
     def close(self, seconds: float = CLOSE_SECONDS) -> tuple[int, Exception | None]:
         """Publish what waits, for at most so many seconds, and end this life; it blocks its thread meanwhile.
 

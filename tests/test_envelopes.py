@@ -1,0 +1,114 @@
+"""What travels between processes: any broadcast arrives as it was, and junk is told from it."""
+
+from collections import Counter
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from starlette_channels.brokers.envelope import Envelope, Kind, payload_kind, payload_of, seal, unseal
+from starlette_channels.brokers.names import as_bytes, as_token, line_channel, name_of, topic_channel
+from starlette_channels.brokers.receiver import Receiver
+from starlette_channels.brokers.reports import Reports
+from starlette_channels.messages import Gap
+
+ME, OTHER = b"12345678", b"87654321"
+NUMBERS = st.integers(1, 2**63 - 1)
+
+
+@given(st.sampled_from(Kind), NUMBERS, NUMBERS, st.text(), st.text(), st.binary())
+def test_what_is_sealed_is_unsealed_as_it_was(
+    kind: Kind, epoch: int, number: int, channel: str, event: str, body: bytes
+) -> None:
+    envelope = unseal(seal(kind, ME, epoch, number, channel, event, body))
+    assert envelope == Envelope(1, kind, ME, epoch, number, channel, event, body)
+
+
+def test_payloads_keep_their_kind() -> None:
+    for body in (Raw(b'{"a":1}'), b"\x00"):
+        found = payload_of(unseal(seal(payload_kind(body), ME, 1, 1, "t:t", "e", body)))
+        assert (type(found), bytes(found)) == (type(body), bytes(body))
+
+
+VALID = seal(Kind.JSON, OTHER, 1, 1, "t:a", "e", Raw(b"{}"))
+
+
+def test_a_later_version_may_add_fields_but_must_not_change_them() -> None:
+    fields = msgspec.msgpack.decode(VALID)
+    assert unseal(msgspec.msgpack.encode([*fields, "more"])) == unseal(VALID)
+    with pytest.raises(ValueError, match="no message of ours"):
+        unseal(msgspec.msgpack.encode([2, *fields[1:]]))
+
+
+JUNK = st.one_of(
+    st.binary(),
+    st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)).map(
+        lambda place: VALID[: place[0]] + bytes([place[1]]) + VALID[place[0] + 1 :]
+    ),
+    st.integers(0, len(VALID) - 1).map(lambda length: VALID[:length]),
+    st.recursive(st.none() | st.integers(-5, 5) | st.binary(max_size=9) | st.text(max_size=9), st.lists).map(
+        msgspec.msgpack.encode
+    ),
+    st.just(b"\x91" * 100_000),
+)
+
+
+@given(JUNK)
+def test_junk_never_raises_and_is_counted(junk: bytes) -> None:
+    counts: Counter[str] = Counter()
+    receiver = Receiver(ME, Reports(counts), lambda: 0.0)
+    receiver.channels = {"t:a"}
+    arrivals = receiver.take([VALID, junk, seal(Kind.JSON, OTHER, 1, 2, "t:a", "last", Raw(b"{}"))])
+    if counts["relay_junk"]:
+        assert [arrival.event for arrival in arrivals if isinstance(arrival, Envelope)] == ["e", "last"]
+
+
+def receiver(*channels: str) -> tuple[Receiver, Counter[str]]:
+    counts: Counter[str] = Counter()
+    one = Receiver(ME, Reports(counts, lambda: 0.0), lambda: 0.0)
+    one.channels = set(channels)
+    return one, counts
+
+
+def test_own_messages_and_those_of_channels_that_nobody_wants_are_nothing() -> None:
+    one, counts = receiver("t:a")
+    assert one.take([seal(Kind.JSON, ME, 1, 1, "t:a"), seal(Kind.JSON, OTHER, 1, 1, "t:b")]) == []
+    assert not counts
+
+
+def test_the_gaps_of_a_batch_are_one_in_front_of_it_and_late_ones_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    one, counts = receiver("t:a")
+    batch = [seal(Kind.JSON, OTHER, 1, number, "t:a") for number in (1, 3, 6, 4, 6)]
+    gap, *arrivals = one.take([*batch, seal(Kind.MARK, OTHER, 1, 7, "t:a")])
+    assert gap == Gap("a", 4, OTHER.hex())
+    assert [arrival.number for arrival in arrivals if isinstance(arrival, Envelope)] == [1, 3, 6]
+    assert counts == {"relay_lost": 4, "relay_gap": 1, "relay_late": 1, "relay_duplicate": 1}
+    assert [record.getMessage() for record in caplog.records] == [f"4 of {OTHER.hex()} on 'a' are lost"]
+
+
+def test_a_bad_hour_is_one_line_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    counts: Counter[str] = Counter()
+    reports = Reports(counts, lambda: now)
+    for second in range(11):
+        now = second
+        reports.warn("relay_junk", "Junk %d", second)
+    assert counts == {"relay_junk": 11}
+    assert [record.getMessage() for record in caplog.records] == [
+        "Junk 0",
+        "Junk 5 (and 4 times before)",
+        "Junk 10 (and 4 times before)",
+    ]
+
+
+@given(st.sets(st.text(st.characters(), max_size=200), max_size=5))
+def test_names_are_safe_and_different_on_every_engine(topics: set[str]) -> None:
+    channels = {topic_channel(topic) for topic in topics} | {line_channel(topic) for topic in topics}
+    assert {name_of(channel) for channel in channels} == topics
+    assert len({as_bytes(channel) for channel in channels}) == len(channels)
+    tokens = {as_token(channel) for channel in channels}
+    assert len(tokens) == len(channels)
+    assert all(token.replace("-", "").replace("_", "").replace("=", "").isalnum() for token in tokens)
+    assert all(token.isascii() and len(token) <= 100 for token in tokens)

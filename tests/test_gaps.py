@@ -1,0 +1,194 @@
+"""The numbers on what is published: what a receiver can know of its losses, for any history of losses."""
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from starlette_channels.brokers.gaps import KEEP_SECONDS, MARK_SECONDS, Listener, News, Numbers, Stamp
+
+ME, OTHER = b"publisher", b"other"
+
+
+def test_numbers_count_each_channel_from_one_and_epochs_grow() -> None:
+    numbers = Numbers()
+    assert [numbers.next("a", 0), numbers.next("a", 0), numbers.next("b", 0)] == [Stamp(1, 1), Stamp(1, 2), Stamp(2, 1)]
+
+
+def test_marks_come_after_growing_pauses_and_then_the_count_is_forgotten() -> None:
+    numbers = Numbers()
+    numbers.next("a", 0)
+    numbers.next("a", 0.5)
+    now, marks = 0.0, list[float]()
+    while (due := numbers.due()) is not None:
+        now = max(now, due)
+        marks += [now for _ in numbers.marks(now)]
+    assert marks == [1.5, 5.5, 21.5, 85.5, 341.5]
+    assert len(numbers) == 0
+    assert numbers.next("a", now) == Stamp(2, 1), "a new epoch"
+
+
+def test_a_message_begins_the_marks_anew() -> None:
+    numbers = Numbers()
+    numbers.next("a", 0)
+    assert list(numbers.marks(1)) == [("a", Stamp(1, 1))]
+    numbers.next("a", 4.9)
+    assert list(numbers.marks(5.0)) == []
+    assert list(numbers.marks(5.9)) == [("a", Stamp(1, 2))]
+    assert list(numbers.marks(9.9)) == [("a", Stamp(1, 2))]
+
+
+def test_all_marks_can_begin_anew() -> None:
+    numbers = Numbers()
+    for channel in "abc":
+        numbers.next(channel, 0)
+    assert len(list(numbers.marks(6))) == 3
+    numbers.restart(100)
+    assert list(numbers.marks(100.9)) == []
+    assert len(list(numbers.marks(101))) == 3
+
+
+def test_what_is_used_for_ever_or_only_once_takes_no_more_and_more_memory() -> None:
+    numbers, listener = Numbers(), Listener()
+    for second in range(2_000):
+        for channel in ("steady", f"once {second}", f"often {second % 7}"):
+            listener.take(channel, ME, numbers.next(channel, second), second)
+        list(numbers.marks(second))
+        listener.expire(second)
+    assert len(numbers) < 1.2 * sum(MARK_SECONDS) + 8
+    assert sum(map(len, numbers._steps)) < 3 * sum(MARK_SECONDS)  # pyright: ignore[reportPrivateUsage]
+    assert len(listener) < 1.2 * KEEP_SECONDS + 8
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+def test_the_first_that_is_heard_of_a_publisher_is_taken_as_it_is(listener: Listener) -> None:
+    assert listener.take("a", ME, Stamp(3, 17), 0) == (News.FRESH, 0)
+    assert listener.take("a", OTHER, Stamp(1, 5), 0) == (News.FRESH, 0)
+    assert listener.take("b", ME, Stamp(4, 9), 0) == (News.FRESH, 0)
+    assert listener.mark("c", ME, Stamp(5, 9), 0) == 0
+    assert listener.take("c", ME, Stamp(5, 10), 0) == (News.FRESH, 0)
+
+
+def test_holes_duplicates_and_what_comes_too_late_are_told_apart(listener: Listener) -> None:
+    listener.take("a", ME, Stamp(1, 1), 0)
+    assert listener.take("a", ME, Stamp(1, 5), 0) == (News.FRESH, 3)
+    assert listener.take("a", ME, Stamp(1, 5), 0) == (News.DUPLICATE, 0)
+    assert listener.take("a", ME, Stamp(1, 1), 0) == (News.DUPLICATE, 0)
+    assert [listener.take("a", ME, Stamp(1, number), 0) for number in (2, 3, 4)] == [(News.LATE, 0)] * 3
+    assert listener.take("a", ME, Stamp(1, 6), 0) == (News.FRESH, 0)
+
+
+def test_a_mark_tells_of_losses_at_the_end_once(listener: Listener) -> None:
+    listener.take("a", ME, Stamp(1, 1), 0)
+    assert listener.mark("a", ME, Stamp(1, 1), 0) == 0
+    assert listener.mark("a", ME, Stamp(1, 4), 0) == 3
+    assert listener.mark("a", ME, Stamp(1, 4), 0) == 0
+    assert listener.mark("a", ME, Stamp(1, 2), 0) == 0
+    assert listener.take("a", ME, Stamp(1, 4), 0) == (News.LATE, 0)
+    assert listener.take("a", ME, Stamp(1, 5), 0) == (News.FRESH, 0)
+
+
+def test_a_new_epoch_begins_at_one(listener: Listener) -> None:
+    listener.take("a", ME, Stamp(1, 7), 0)
+    assert listener.take("a", ME, Stamp(4, 1), 0) == (News.FRESH, 0)
+    assert listener.take("a", ME, Stamp(9, 3), 0) == (News.FRESH, 2)
+    assert listener.mark("a", ME, Stamp(11, 2), 0) == 2
+    assert listener.take("a", ME, Stamp(9, 4), 0) == (News.LATE, 0)
+    assert listener.mark("a", ME, Stamp(9, 9), 0) == 0
+
+
+def test_a_publisher_that_stops_says_how_far_it_came_and_is_forgotten(listener: Listener) -> None:
+    listener.take("a", ME, Stamp(1, 1), 0)
+    assert listener.end("a", ME, Stamp(1, 3), 0) == 2
+    assert listener.end("never heard of", ME, Stamp(2, 3), 0) == 0
+    assert len(listener) == 0
+
+
+def test_who_is_silent_for_long_is_forgotten_but_not_while_nobody_can_be_heard(listener: Listener) -> None:
+    listener.take("a", ME, Stamp(1, 1), 0)
+    listener.take("a", OTHER, Stamp(1, 1), 10)
+    listener.take("a", ME, Stamp(1, 2), 20)
+    listener.expire(11 + KEEP_SECONDS)
+    assert len(listener) == 1
+    listener.touch(1_000)
+    listener.expire(1_000 + KEEP_SECONDS)
+    assert listener.take("a", ME, Stamp(1, 4), 0) == (News.FRESH, 1)
+    listener.forget("a")
+    listener.forget("a")
+    assert len(listener) == 0
+
+
+Wire = list[tuple[bool, str, Stamp]]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[Wire, int]:
+    """What a publisher sends on two channels, with time passing, and a final mark for each."""
+    numbers, wire, now = Numbers(), Wire(), 0.0
+    sent = 0
+    for channel, pause in draw(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.floats(0, 120)), max_size=60)):
+        if channel is None:
+            now += pause
+            wire += [(True, *mark) for mark in numbers.marks(now)]
+        else:
+            wire.append((False, channel, numbers.next(channel, now)))
+            sent += 1
+    wire += [(True, channel, stamp) for channel, stamp in numbers.all()]
+    return wire, sent
+
+
+def hear(wire: Wire) -> tuple[list[tuple[str, Stamp]], int]:
+    """What a receiver gets of it, and what it believes to be lost."""
+    listener, fresh, lost = Listener(), list[tuple[str, Stamp]](), 0
+    for channel in "ab":  # so that it has heard of the publisher
+        listener.take(channel, ME, Stamp(0, 0), 0)
+    for is_mark, channel, stamp in wire:
+        if is_mark:
+            lost += listener.mark(channel, ME, stamp, 0)
+        else:
+            news, missing = listener.take(channel, ME, stamp, 0)
+            lost += missing
+            if news is News.FRESH:
+                fresh.append((channel, stamp))
+    return fresh, lost
+
+
+@given(histories(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_what_is_reported_as_lost_is_what_was_lost(history: tuple[Wire, int], data: st.DataObject) -> None:
+    wire, sent = history
+    last = {channel: index for index, (_, channel, _) in enumerate(wire)}
+    epochs = {(channel, stamp.epoch): index for index, (_, channel, stamp) in enumerate(wire)}
+    kept = set(last.values()) | set(epochs.values())  # of each epoch its last word, which a mark repeats for minutes
+    got = [one for index, one in enumerate(wire) if index in kept or data.draw(st.booleans())]
+    fresh, lost = hear(got)
+    assert fresh == sorted(set(fresh), key=fresh.index)
+    assert len(fresh) + lost == sent
+
+
+@given(histories(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_what_is_sent_again_after_a_break_changes_nothing(history: tuple[Wire, int], data: st.DataObject) -> None:
+    wire, _ = history
+    breaks = data.draw(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 10)), max_size=5))
+    again = list(wire)
+    for at, length in sorted(breaks, reverse=True):
+        again[at:at] = again[max(0, at - length) : at]
+    assert hear(again) == hear(wire)
+
+
+@given(histories(), st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None)
+def test_in_any_order_nothing_comes_twice_or_out_of_order(history: tuple[Wire, int], random: Random) -> None:
+    wire, sent = history
+    random.shuffle(wire)
+    fresh, lost = hear(wire)
+    for channel in "ab":
+        stamps = [stamp for name, stamp in fresh if name == channel]
+        assert stamps == sorted(set(stamps))
+    assert len(fresh) + lost <= sent
