@@ -15,6 +15,7 @@ MEMORY = "memory://"
 ENGINES: Mapping[str, str] = {
     "redis": "redis",
     "rediss": "redis",
+    "unix": "redis",
     "nats": "nats",
     "tls": "nats",
     "zenoh": "zenoh",
@@ -46,6 +47,8 @@ def read_address(url: str) -> Address | None:
     if url == MEMORY:
         return None
     scheme, separator, _ = url.partition("://")
+    if scheme == "memory":
+        raise ValueError(f"broker {without_secrets(url)!r}: write memory://, it takes nothing behind it")
     if not separator or scheme not in ENGINES:
         known = ", ".join(f"{name}://" for name in ("memory", *ENGINES))
         raise ValueError(f"broker {without_secrets(url)!r}: it must begin with one of {known}")

@@ -9,8 +9,10 @@ redis-py's own ways to connect anew are not used: they hide that something was m
 import asyncio
 import contextlib
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
@@ -101,6 +103,9 @@ def _error_of(task: "asyncio.Task[None]") -> Exception:
 
 def engine_maker(url: str, options: Options) -> MakeEngine:
     """Return what makes engines for an address, which may have all options of redis-py."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix" and not re.fullmatch(r"/?|/\d+", parts.path):
+        raise ValueError("a broker's address for Redis is redis://host:6379/0, the number of a database at its end")
     from_url = cast("Callable[..., ConnectionPool]", ConnectionPool.from_url)
     pool = from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None, health_check_interval=0)
     try:

@@ -29,6 +29,9 @@ PORT = 7447
 MEET_SECONDS = 2.0
 """How long a process that starts waits for the others, in case that one of them hangs."""
 
+LAST_CALLS_SECONDS = 0.05
+"""How long a closed session may still call us. The interpreter must not end during such a call: it would be aborted."""
+
 COMMON: dict[str, Any] = {
     "scouting/multicast/enabled": False,
     "scouting/gossip/enabled": False,
@@ -122,7 +125,10 @@ class ZenohEngine:
 
     def _close(self) -> None:
         if self._session is not None:
+            for subscriber in self._subscribers.values():
+                subscriber.undeclare()
             self._session.close()
+            time.sleep(LAST_CALLS_SECONDS)
         if self._claim is not None:
             self._claim.give_up()
 
