@@ -35,7 +35,7 @@ class Join(Struct, Generic[M, R], frozen=True):
     replaces: M | None
 
 
-class Push(Struct, Generic[M], frozen=True):
+class Push(Struct, Generic[M], frozen=True, gc=False):
     """Hand an event to its channel."""
 
     member: M
@@ -100,8 +100,9 @@ class ClientProtocol(Generic[M, R]):
             return self._join(message, member)
         if member is None:
             return Answer(message.join_ref, "ok") if event == "phx_leave" else UNMATCHED
-        join_ref = message.join_ref
-        if join_ref is not None and not same_ref(join_ref, member.join_ref):
+        join_ref, current = message.join_ref, member.join_ref
+        # As good as always they are the same string.
+        if not (join_ref is None or (type(join_ref) is str and join_ref == current) or same_ref(join_ref, current)):
             return STALE
         return Leave(member, message) if event == "phx_leave" else Push(member, message)
 

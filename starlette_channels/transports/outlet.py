@@ -24,13 +24,14 @@ WRITES_AT_ONCE = 256
 class LaneOutlet:
     """The log of what is to be written, and its flush at the end of the turn."""
 
-    __slots__ = ("_afterwards", "_frame", "_log", "_loop", "_pending", "_scheduled", "_upcoming", "_wire")
+    __slots__ = ("_afterwards", "_frame", "_log", "_loop", "_pending", "_scheduled", "_spreads", "_upcoming", "_wire")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._log: list[tuple[Sequence[Write], bytes]] = []
         self._pending: dict[Write, list[bytes]] = {}  # what is left of a long flush
         self._scheduled = False
+        self._spreads = False
         self._afterwards: list[Callable[[], object]] = []
         self._upcoming: list[Callable[[], object]] = []
         self._frame: Frame | None = None
@@ -38,6 +39,7 @@ class LaneOutlet:
 
     def spread(self, writers: Sequence[Write], frame: Frame) -> None:
         """Log one frame for many clients. What `writers` holds must not change afterwards."""
+        self._spreads = True
         self._log.append((writers, wire(frame)))
         if not self._scheduled:
             self._schedule()
@@ -100,6 +102,8 @@ class LaneOutlet:
         self._afterwards = []
         if not log:
             return
+        if self._written_alone(log):
+            return
         writers = log[0][0]
         if any(others is not writers for others, _ in log):
             self._pending = _by_writer(log)
@@ -109,6 +113,21 @@ class LaneOutlet:
             self._pending = dict.fromkeys(writers, data)
             return
         _write_all(writers, data[0] if len(data) == 1 else b"".join(data))
+
+    def _written_alone(self, log: list[tuple[Sequence[Write], bytes]]) -> bool:
+        """Write a log in which everybody has one entry of his own, as replies are; return whether it is one."""
+        if self._spreads or len(log) > WRITES_AT_ONCE:
+            self._spreads = False
+            return False
+        alone = {write: data for (write,), data in log}
+        if len(alone) < len(log):
+            return False
+        for write, data in alone.items():
+            try:
+                write(data)
+            except RuntimeError as error:
+                _report(error)
+        return True
 
 
 def wire(frame: Frame) -> bytes:

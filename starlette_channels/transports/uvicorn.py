@@ -6,6 +6,8 @@ go.
 """
 
 import asyncio
+import logging
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +15,33 @@ from typing import Any
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.datastructures import Headers
+from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request
 
 from starlette_channels.connection import Connection
 from starlette_channels.limits import Limits
 from starlette_channels.transport import Transport
 from starlette_channels.transports.lane import Lane
 from starlette_channels.transports.pulse import pulse_of_this_loop
+
+_HEADER = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+: [!-~](?:[\t -~]*[!-~])?\r\n"
+_PLAIN = re.compile(rb"GET ([!-~]+) HTTP/1\.1\r\n((?:%b)+)\r\n" % _HEADER)
+"""A request without anything that `websockets` might refuse, or read in a way of its own."""
+
+
+def read_request(data: bytes) -> Request | None:
+    """Read a handshake that uvicorn has read before, and written out again, as `websockets` would in twice the time.
+
+    `None` says that the request is not that plain.
+    """
+    plain = _PLAIN.fullmatch(data) if len(data) < MAX_LINE_LENGTH else None
+    if plain is None:
+        return None
+    lines = plain[2].decode().split("\r\n")[:-1]
+    headers = Headers([(name, value) for name, _, value in (line.partition(": ") for line in lines)])
+    if len(lines) > MAX_NUM_HEADERS or "Transfer-Encoding" in headers or "Content-Length" in headers:
+        return None
+    return Request(plain[1].decode(), headers)
 
 
 class FastLane(WebSocketsSansIOProtocol):
@@ -37,6 +60,21 @@ class FastLane(WebSocketsSansIOProtocol):
     ) -> None:
         config.ws_per_message_deflate = False
         super().__init__(config, server_state, app_state, _loop)
+        self._unread = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Take the request, and then what comes for other applications than channels, or before these attach."""
+        if self._unread:  # the parser of websockets has to see the request after all
+            self.conn.receive_data(self._unread)
+            self.conn.events_received()
+            self._unread = b""
+        elif not self.handshake_initiated and not self.logger.isEnabledFor(logging.DEBUG):  # websockets would log it
+            request = read_request(data)
+            if request is not None:
+                self._unread = data
+                self.handle_connect(request)
+                return
+        super().data_received(data)
 
     def handle_connect(self, event: Any) -> None:
         """Call the application, and offer it the extension."""

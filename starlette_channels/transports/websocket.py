@@ -39,9 +39,10 @@ class WebSocketTransport:
         self._send = send
         self._limits = limits
         self._counts = counts
-        self._outbox = Outbox[Frame](limits.outbox_bytes, counts)
+        self._outbox: Outbox[Frame] | None = None
         self._connection: Connection | None = None
         self._behind = False
+        self._leaving: Frame | None = None
         self._leaving_bytes = 0
         self._sweeper = sweeper_of_this_loop()
         self._flushing = False
@@ -62,16 +63,24 @@ class WebSocketTransport:
         """Queue a frame. A client that does not take what is sent is closed with 1008 once too much waits for it."""
         if self._gone or self._closing is not None:
             return
+        if not self._flushing and self._outbox is None:  # nothing waits, so this leaves next
+            self._leaving, self._leaving_bytes = frame, frame_size(frame)
+            if self._leaving_bytes > BEHIND_BYTES:
+                self._note_whether_behind()
+            self._start_flush()
+            return
         if self._waiting_bytes > self._limits.outbox_bytes and not self._suspected:
             self._suspected = True
             self.tasks.spawn(self._watch_slow_client)
+        if self._outbox is None:
+            self._outbox = Outbox(self._limits.outbox_bytes, self._counts)
         self._outbox.add(frame, frame_size(frame), place)
         self._note_whether_behind()
         self._start_flush()
 
     @property
     def _waiting_bytes(self) -> int:
-        return self._outbox.bytes + self._leaving_bytes
+        return self._leaving_bytes + (self._outbox.bytes if self._outbox is not None else 0)
 
     def _note_whether_behind(self) -> None:
         """Let the channels know that they may drop something now, or need not any more."""
@@ -153,8 +162,10 @@ class WebSocketTransport:
     async def flush(self) -> None:
         """Send what waits, and the close after it; then there is no writer until something waits again."""
         try:
-            while self._outbox:
-                await self._send_frame(self._outbox.pop())
+            frame = self._turn_to_next() if self._leaving is None else self._leaving
+            while frame is not None:
+                await self._send({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
+                frame = self._turn_to_next()
             if self._closing is not None and not self._abandoned:
                 await self._send_close(*self._closing)
                 self._gone = True
@@ -163,22 +174,28 @@ class WebSocketTransport:
             self._lose()
         finally:
             self._flushing = self._abandoned = False
-            self._leaving_bytes = 0
+            self._leaving, self._leaving_bytes = None, 0
             self._cancel_send = None
             if self._closing is not None and not self._gone:
                 self._start_flush()  # this writer was cancelled in the middle of a frame, but the close is still to go
-            self._note_progress()
+            if self._progress is not None:
+                self._note_progress()
 
-    async def _send_frame(self, frame: Frame) -> None:
-        self._leaving_bytes = frame_size(frame)
-        if isinstance(frame, str):
-            await self._send({"type": "websocket.send", "text": frame})
-        else:
-            await self._send({"type": "websocket.send", "bytes": frame})
-        self._leaving_bytes = 0
-        self._note_whether_behind()
-        self._relieved = self._relieved or self._waiting_bytes <= self._limits.outbox_bytes
-        self._note_progress()
+    def _turn_to_next(self) -> Frame | None:
+        """Take note that a frame has left, and return the one that leaves next."""
+        self._leaving, self._leaving_bytes = None, 0
+        if self._outbox is not None:
+            self._leaving = self._outbox.pop()
+            self._leaving_bytes = frame_size(self._leaving)
+            if not self._outbox:
+                self._outbox = None
+        if self._behind:
+            self._note_whether_behind()
+        if self._suspected:
+            self._relieved = self._relieved or self._waiting_bytes <= self._limits.outbox_bytes
+        if self._progress is not None:
+            self._note_progress()
+        return self._leaving
 
     async def _watch_slow_client(self) -> None:
         """Give up on a client for which too much waits and no less after a moment, or after what a large frame needs.
@@ -202,7 +219,7 @@ class WebSocketTransport:
         """Drop what waits, and close; the writer hangs in the middle of a frame, so it is cancelled."""
         self._counts["slow_client"] += 1
         logger.warning("Connection closed with 1008: %d bytes wait for the client", self._waiting_bytes)
-        self._outbox.clear()
+        self._forget_what_waits()
         self._closing = (1008, "slow_client")
         self._abandoned = self._flushing
         self._start_flush()
@@ -215,10 +232,13 @@ class WebSocketTransport:
 
     def _lose(self) -> None:
         self._gone = True
-        self._outbox.clear()
+        self._forget_what_waits()
         if self._reading is not None:
             self._reading.cancel()
         self._note_progress()
+
+    def _forget_what_waits(self) -> None:
+        self._leaving = self._outbox = None
 
     async def finished(self) -> None:
         """Wait until the last frame and the close have left, for as long as that may take."""
