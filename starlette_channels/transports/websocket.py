@@ -184,7 +184,7 @@ class WebSocketTransport:
     def _turn_to_next(self) -> Frame | None:
         """Take note that a frame has left, and return the one that leaves next."""
         self._leaving, self._leaving_bytes = None, 0
-        if self._outbox is not None:
+        if self._outbox:
             self._leaving = self._outbox.pop()
             self._leaving_bytes = frame_size(self._leaving)
             if not self._outbox:
