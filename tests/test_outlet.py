@@ -139,6 +139,31 @@ def test_a_client_that_has_gone_meanwhile_is_no_harm_to_the_others() -> None:
     assert all(client.data.endswith(text_frame(b"many")) for client in clients)
 
 
+def test_replies_of_one_turn_are_one_write_for_each_client_and_one_that_has_gone_is_no_harm() -> None:
+    loop, outlet, clients = make(3)
+
+    def gone(data: bytes) -> None:
+        raise RuntimeError("the handler is closed")
+
+    for write in (clients[0].write, gone, clients[1].write, clients[2].write):
+        outlet.send(write, b"1")
+    assert loop.run() == 1
+    for write in (clients[0].write, gone, clients[1].write, clients[0].write):
+        outlet.send(write, b"2")
+    assert loop.run() == 1
+    assert [client.writes for client in clients] == [[b"1", b"22"], [b"1", b"2"], [b"1"]]
+
+
+def test_a_broadcast_does_not_make_the_replies_of_the_next_turn_wait() -> None:
+    loop, outlet, clients = make(2)
+    outlet.spread((clients[0].write,), "hello")
+    loop.run()
+    outlet.send(clients[1].write, b"1")
+    outlet.send(clients[0].write, b"2")
+    loop.run()
+    assert [client.writes for client in clients] == [[text_frame(b"hello"), b"2"], [b"1"]]
+
+
 def test_what_is_to_follow_follows_what_was_logged_before_it() -> None:
     loop, outlet, clients = make(2 * WRITES_AT_ONCE)
     seen: list[int] = []
