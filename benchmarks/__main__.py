@@ -4,7 +4,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from benchmarks import attack, chart, presence, relays, report, results, running, soak, workers
+from benchmarks import attack, chart, drain, presence, relays, report, results, running, soak, workers
 from benchmarks.compiler import CannotCompile
 from benchmarks.machine import Unfit
 
@@ -49,6 +49,10 @@ def parser() -> ArgumentParser:
     command = commands.add_parser("presence", help="many come into one hall at once, and others come and go")
     presence.add_options(command)
     command.set_defaults(call=presence.run)
+
+    command = commands.add_parser("drain", help="send a crowd from one server to another, and see when it arrives")
+    drain.add_options(command)
+    command.set_defaults(call=drain.run)
 
     command = commands.add_parser("table", help="results as a table in Markdown")
     command.add_argument("results", type=Path)

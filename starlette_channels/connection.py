@@ -130,6 +130,8 @@ class Connection:
         """
         if self.socket_id is not None:
             self.hub.unsubscribe(self.socket_id, self)
+        for promise in tuple(self.promises or ()):
+            promise.settle()
         try:
             await end(tuple(self._protocol.members.values()), self._end_reason, self.limits.shutdown_seconds)
         finally:

@@ -5,7 +5,7 @@ import logging
 import anyio
 
 from starlette_channels.drain import Drain, batches
-from starlette_channels.service import Client, Service
+from starlette_channels.service import Service
 from starlette_channels.transports import CLOSE_SECONDS
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
@@ -20,7 +20,7 @@ class Drainer:
     def __init__(self, service: Service, drain: Drain) -> None:
         self._service = service
         self._drain = drain
-        self._pauses: anyio.CancelScope | None = None
+        self._impatience: anyio.Event | None = None
         self._over: anyio.Event | None = None
 
     async def drain(self, *, at_once: bool = False) -> None:
@@ -29,55 +29,50 @@ class Drainer:
         While it goes on, another call waits for its end; one for doing it at once makes it so.
         """
         if self._over is not None:
-            if at_once and self._pauses is not None:
-                self._pauses.cancel()
+            if at_once and self._impatience is not None:
+                self._impatience.set()
             await self._over.wait()
             return
-        self._over = over = anyio.Event()
+        self._over, self._impatience = over, impatience = anyio.Event(), anyio.Event()
         try:
-            await self._send_away(at_once)
+            await self._send_away(at_once, impatience)
         finally:
-            self._over = None
+            self._over = self._impatience = None
             over.set()
 
     def hurry(self) -> None:
         """Close all connections now, and cancel their handlers; `terminate` still has its time."""
-        if self._pauses is not None:
-            self._pauses.cancel()
+        if self._impatience is not None:
+            self._impatience.set()
         for client in tuple(self._service.connections):
             client.hub.run(client.close, RESTART, "restart")
             client.hub.run(client.abort)
 
-    async def _send_away(self, at_once: bool) -> None:
+    async def _send_away(self, at_once: bool, impatience: anyio.Event) -> None:
         clients = tuple(self._service.connections)
         self._service.close(self._drain.restart_seconds or self._drain.interval_seconds)
         logger.log(logging.INFO if clients else logging.DEBUG, "Draining %d connections", len(clients))
-        with anyio.CancelScope() as self._pauses:
-            await self._send_batches(clients, at_once)
-        self._pauses = None
+        began, first = anyio.current_time(), 0
+        for batch in batches(len(clients), self._drain, at_once=at_once):
+            if not at_once:
+                with anyio.move_on_after(began + batch.at - anyio.current_time()):
+                    await impatience.wait()
+            for client, wait in zip(clients[first:], batch.waits, strict=False):
+                client.hub.run(client.retire, RESTART, f"restart retry_after={wait:.2f}")
+            first += len(batch.waits)
         with anyio.move_on_after(2 * (self._service.limits.shutdown_seconds + CLOSE_SECONDS), shield=True) as patience:
             await self._wait_for_ends()
         if patience.cancelled_caught:
             logger.warning("%d connections have not ended in time", len(self._service.connections))
 
-    async def _send_batches(self, clients: tuple[Client, ...], at_once: bool) -> None:
-        began, first = anyio.current_time(), 0
-        for batch in batches(len(clients), self._drain, at_once=at_once):
-            await anyio.sleep_until(began + batch.at)
-            for client, wait in zip(clients[first:], batch.waits, strict=False):
-                client.hub.run(client.retire, RESTART, f"restart retry_after={wait:.2f}")
-            first += len(batch.waits)
-
     async def _wait_for_ends(self) -> None:
-        """Wait for those who are left; among them may be some that were being let in when it began."""
+        """Wait for those who are left; among them may be some that were being let in when it began.
+
+        In tests, there may be others, whose event loops are not this one.
+        """
         here = self._service.broker.hub()
-        while left := tuple(self._service.connections):
+        while left := [client for client in tuple(self._service.connections) if client.hub is here]:
             for client in left:
-                client.hub.run(client.retire, RESTART, "restart")
-            ours = [
-                client for client in left if client.hub is here
-            ]  # in tests, others may have event loops of their own
-            for client in ours:
+                client.retire(RESTART, "restart")
+            for client in left:
                 await client.ended()
-            if not ours:
-                return

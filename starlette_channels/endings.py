@@ -21,7 +21,8 @@ async def settle(link: Link, members: Sequence[Member], seconds: float) -> None:
         for member in members:
             await member.settled()
         while link.promises:
-            await link.promises.pop().kept()
+            for promise in tuple(link.promises):
+                await promise.settled()
     for member in members if patience.cancelled_caught else ():
         if member.is_busy:
             member.abort("draining")

@@ -105,7 +105,7 @@ def reply_frame(link: Link, join_ref: Ref, ref: Ref, topic: str, answer: object)
 class PromisedReply(LaterReply):
     """The answer to one message, to be given whenever it is there; see `Socket.reply_later`."""
 
-    __slots__ = ("_join_ref", "_kept", "_link", "_ref", "_topic")
+    __slots__ = ("_join_ref", "_link", "_ref", "_settled", "_topic")
 
     def __init__(self, link: Link, join_ref: Ref, message: Message | None) -> None:
         if message is None:
@@ -116,7 +116,7 @@ class PromisedReply(LaterReply):
         self._join_ref = join_ref
         self._ref = message.ref
         self._topic = message.topic
-        self._kept: anyio.Event | None = None
+        self._settled: anyio.Event | None = None
         link.hub.run(self._register)
 
     @override
@@ -124,10 +124,18 @@ class PromisedReply(LaterReply):
         frame = reply_frame(self._link, self._join_ref, self._ref, self._topic, answer)
         self._link.hub.run(self._keep, frame)
 
-    async def kept(self) -> None:
-        """Wait until the answer has been given."""
-        self._kept = self._kept or anyio.Event()
-        await self._kept.wait()
+    async def settled(self) -> None:
+        """Wait until the answer has been given, or nobody waits for it any more."""
+        if self in (self._link.promises or ()):
+            self._settled = self._settled or anyio.Event()
+            await self._settled.wait()
+
+    def settle(self) -> None:
+        """Let go on who waits for the answer."""
+        if self._link.promises is not None:
+            self._link.promises.discard(self)
+        if self._settled is not None:
+            self._settled.set()
 
     def _register(self) -> None:
         self._link.promises = self._link.promises or WeakSet()
@@ -135,7 +143,4 @@ class PromisedReply(LaterReply):
 
     def _keep(self, frame: Frame) -> None:
         self._link.write(frame)
-        if self._link.promises is not None:
-            self._link.promises.discard(self)
-        if self._kept is not None:
-            self._kept.set()
+        self.settle()

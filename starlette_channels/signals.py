@@ -58,12 +58,12 @@ class StopSignals:
             yield
             return
         self._farewells[farewell] = hub
-        if len(self._farewells) == 1:
+        if not self._handlers:
             self._install()
         try:
             yield
         finally:
-            del self._farewells[farewell]
+            self._farewells.pop(farewell, None)
             if not self._farewells:
                 self._hand_on()
 
@@ -76,7 +76,7 @@ class StopSignals:
 
     def _hear(self, number: int, _: FrameType | None) -> None:
         """Take a signal, in the middle of anything: the event loop decides what is done about it."""
-        hub = next(iter(self._farewells.values()))
+        hub = next(reversed(self._farewells.values()))
         if not hub.run_later(self._obey, number):
             self._hand_on(number)
 
@@ -90,10 +90,12 @@ class StopSignals:
             self._hand_on(number)
 
     async def _say_farewells(self, at_once: bool) -> None:
-        async with anyio.create_task_group() as tasks:
-            for farewell in self._farewells:
-                tasks.start_soon(partial(farewell.drain, at_once=at_once))
-        self._hand_on()
+        try:
+            async with anyio.create_task_group() as tasks:
+                for farewell in self._farewells:
+                    tasks.start_soon(partial(farewell.drain, at_once=at_once))
+        finally:
+            self._hand_on()
 
     def _hand_on(self, *more: int) -> None:
         """Put the handlers back that were there before, and let them hear what has been held."""

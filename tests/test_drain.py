@@ -232,6 +232,18 @@ async def test_terminate_that_hangs_does_not_hold_up_the_end_for_ever(
     assert channels.statistics().counts == {"end_failed": 1}
 
 
+async def test_a_client_that_leaves_takes_its_promises_with_it(house: House, virtual_clock: MockClock) -> None:
+    began = virtual_clock.current_time()
+    async with anyio.create_task_group() as tasks, connect(house.channels) as client:
+        room = await client.join("room:a")
+        room.send("promise")
+        await until(lambda: len(house.promised) == 1)
+        tasks.start_soon(house.channels.drain)
+        await anyio.wait_all_tasks_blocked()
+        client.disconnect()
+    assert virtual_clock.current_time() == began
+
+
 async def test_a_client_that_leaves_meanwhile_is_no_trouble(house: House) -> None:
     async with anyio.create_task_group() as tasks, connect(house.channels) as client:
         room = await client.join("room:a")
@@ -328,7 +340,7 @@ async def test_a_lifespan_that_ends_in_the_middle_of_it_lets_the_rest_go_at_once
         await them.come(tasks, 3)
         tasks.start_soon(house.channels.drain)
         await until(lambda: len(them.goodbyes) == 1)
-    assert [at for at, _ in them.goodbyes] == [0.0] * 3
+    assert them.goodbyes == [(0.0, f"1012 {AT_ONCE}")] * 3
 
 
 # ---- load balancers

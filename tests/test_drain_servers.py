@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 
+from benchmarks.drain import drain, histogram
 from tests.fuzzing.wire import SECONDS, Address, Refused, Wire, text
 from tests.servers import FAST_LANE, GRANIAN, HOST, HYPERCORN, HYPERCORN_TRIO, UVICORN, Kind, Server, hypercorn, serve
 
@@ -102,8 +103,8 @@ HELD_BACK = [RUNNER, UVICORN, FAST_LANE, HYPERCORN_UVLOOP, HYPERCORN_TRIO]
 
 @pytest.mark.parametrize("kind", HELD_BACK, ids=str)
 async def test_clients_leave_in_batches_and_then_the_server_ends(kind: Kind) -> None:
-    drain = environment(batch_size=1, interval_seconds=0.3, timeout_seconds=60.0)
-    with serve(APP, kind, environment=drain) as server:
+    pace = environment(batch_size=1, interval_seconds=0.3, timeout_seconds=60.0)
+    with serve(APP, kind, environment=pace) as server:
         async with clients(server, 4) as wires:
             began = time.monotonic()
             tell(server)
@@ -137,8 +138,8 @@ async def test_hypercorn_on_asyncio_stops_at_once_and_clients_hear_why() -> None
 
 @pytest.mark.parametrize("kind", [UVICORN, HYPERCORN, GRANIAN], ids=str)
 async def test_whoever_runs_a_server_that_does_not_wait_can_drain_it_first(kind: Kind) -> None:
-    drain = environment(batch_size=1, interval_seconds=0.3, timeout_seconds=60.0)
-    with serve(APP, kind, environment=drain) as server:
+    pace = environment(batch_size=1, interval_seconds=0.3, timeout_seconds=60.0)
+    with serve(APP, kind, environment=pace) as server:
         async with clients(server, 3) as wires:
             draining = asyncio.create_task(status(server, "/drain"))
             assert await goodbyes(wires) == [AT_ONCE] * 3
@@ -164,8 +165,8 @@ async def test_a_handler_at_work_answers_first() -> None:
 
 @pytest.mark.parametrize("command", [RUNNER.command, UVICORN.command], ids=["runner", "uvicorn"])
 async def test_each_of_several_workers_drains_its_own_clients(command: str) -> None:
-    drain = environment(batch_size=1, interval_seconds=0.2, timeout_seconds=60.0)
-    with serve(APP, Kind("two workers", f"{command} --workers 2"), environment=drain) as server:
+    pace = environment(batch_size=1, interval_seconds=0.2, timeout_seconds=60.0)
+    with serve(APP, Kind("two workers", f"{command} --workers 2"), environment=pace) as server:
         async with clients(server, 6) as wires:
             os.killpg(server.pid, signal.SIGTERM)  # to workers and supervisor, which tells the workers again
             assert await goodbyes(wires) == [AT_ONCE] * 6
@@ -174,8 +175,8 @@ async def test_each_of_several_workers_drains_its_own_clients(command: str) -> N
 
 
 async def test_two_channels_of_one_application_drain_side_by_side() -> None:
-    drain = environment(batch_size=1, interval_seconds=0.2, timeout_seconds=60.0)
-    with serve(TWO, FAST_LANE, environment=drain) as server:
+    pace = environment(batch_size=1, interval_seconds=0.2, timeout_seconds=60.0)
+    with serve(TWO, FAST_LANE, environment=pace) as server:
         async with clients(server, 2) as ours, clients(server, 2, OTHER) as theirs:
             tell(server)
             assert await goodbyes([*ours, *theirs]) == [AT_ONCE] * 4
@@ -258,3 +259,24 @@ async def test_a_reload_does_not_wait_for_batches() -> None:
                 f"1012 restart retry_after={wait}" for wait in ("0.00", "1200.00", "600.00")
             ]
         await ended(server)
+
+
+# ---- coming back
+
+
+async def test_clients_come_back_over_the_promised_time_and_not_at_once() -> None:
+    pace = environment(batch_size=5, interval_seconds=0.5)
+    with serve(APP, FAST_LANE, environment=pace) as old, serve(APP, FAST_LANE, environment=pace) as new:
+        back = sorted(await drain(old, new, 15))
+        assert all(moment > number * 0.1 - 0.01 for number, moment in enumerate(back)), back
+        await ended(old)
+        assert (await status(new, "/ready")).status_code == 200
+
+
+def test_the_histogram_shows_how_many_came_when() -> None:
+    assert histogram([0.1, 0.2, 1.4, 1.3, 1.2, 1.1], 0.5).splitlines() == [
+        "  seconds   joins",
+        f"     0.00       2 {'#' * 30}",
+        "     0.50       0",
+        f"     1.00       4 {'#' * 60}",
+    ]

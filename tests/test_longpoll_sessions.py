@@ -298,7 +298,7 @@ async def test_the_end_of_the_application_ends_sessions_and_no_new_ones_are_open
         tasks.start_soon(polling)
         await anyio.wait_all_tasks_blocked()
     assert polling.json["status"] == 410
-    assert house.ends == ["closed"]
+    assert house.ends == ["draining"]
     answer = await client.poll()
     assert (answer.status, answer.body) == (503, b"")
     assert await client.post(BEAT) == 410

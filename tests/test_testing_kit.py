@@ -210,7 +210,7 @@ async def test_after_the_close_the_unread_frames_come_first_and_then_its_code() 
         assert await room.receive("last") == {}
         with pytest.raises(ConnectionClosed, match="1012 restart") as caught:
             await room.push("echo")
-        assert (caught.value.code, caught.value.reason) == (1012, "restart")
+        assert (caught.value.code, caught.value.reason) == (1012, "restart retry_after=0.00")
 
 
 async def test_leaving_the_block_waits_for_the_end_of_the_channels() -> None:
