@@ -54,9 +54,9 @@ class Channels(Generic[A]):
     `check_origin` says which pages may connect, by the `Origin` header that browsers send: `True`, those of the host
     that is connected to; `False`, any; a list such as `["https://app.example", "//*.app.example"]`; or a function of
     the handshake that returns a bool. `auth_token=True` reads the `authToken` of the client's options for `connect`.
-    `expiry` says how long who `connect` returned may stay, and how that goes on. A `presence` that is named here hears of
-    other processes from the start of the application, and its counts are in `statistics`. `drain` says how clients are
-    sent away before the server stops.
+    `expiry` says how long who `connect` returned may stay, and how that goes on. A `presence` named here hears of other
+    processes from the start of the application, and its counts are in `statistics`. `drain` says how clients are sent
+    away before the server stops.
     """
 
     @overload

@@ -13,7 +13,7 @@ from starlette_channels import Broker, Channels, Presence, PresenceDiff, Presenc
 from starlette_channels.presence.publisher import Fetch
 from starlette_channels.presence.wire import PIECE_BYTES
 from starlette_channels.testing import JoinRefused, connect
-from tests.engines import EngineServer, engine
+from tests.engines import ENGINES, EngineServer, engine
 from tests.presence_lobby import Lobby, diff, shape, state
 
 pytestmark = pytest.mark.anyio
@@ -23,9 +23,9 @@ PATIENT = PresenceTiming(news_seconds=0.05, heartbeat_seconds=0.2, down_seconds=
 PATIENCE = 15.0
 
 
-@pytest.fixture(scope="module")
-def server() -> Generator[EngineServer]:
-    with engine("redis") as running:
+@pytest.fixture(scope="module", params=list(ENGINES))
+def server(request: pytest.FixtureRequest) -> Generator[EngineServer]:
+    with engine(request.param) as running:
         yield running
 
 
