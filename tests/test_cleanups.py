@@ -69,7 +69,7 @@ class House:
 
 
 END = ["leave", "stop", "crash", "rejoin", "disconnect", "close"]
-REASON = dict(zip(END, ["left", "stopped", "error", "duplicate_join", "closed", "closed"], strict=True))
+REASON = dict(zip(END, ["left", "stopped", "error", "duplicate_join", "closed", "draining"], strict=True))
 
 
 async def end(house: House, how: str) -> None:
