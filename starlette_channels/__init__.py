@@ -23,6 +23,7 @@ from starlette_channels.messages import Broadcast, Gap, Payload, Reply
 from starlette_channels.metrics import Statistics
 from starlette_channels.presence.presence import Presence
 from starlette_channels.presence.publisher import PresenceDiff
+from starlette_channels.presence.timing import PresenceTiming
 from starlette_channels.publisher import Publisher
 from starlette_channels.serializers import V1, V2, Serializer
 from starlette_channels.slow import WhenSlow, latest_by_key
@@ -56,6 +57,7 @@ __all__ = [
     "Presence",
     "PresenceDiff",
     "PresenceError",
+    "PresenceTiming",
     "ProtocolError",
     "PublishError",
     "Publisher",

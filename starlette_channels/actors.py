@@ -259,8 +259,8 @@ class Actor(ABC):
                 cancel()
         try:
             await self._end(leftovers)
-            for cleanup in reversed(self._cleanups or ()):
-                await self._within_time("on_close", _call(cleanup))
+            while self._cleanups:
+                await self._within_time("on_close", _call(self._cleanups.pop()))
         except Exception:
             self._spawner.counts["end_failed"] += 1
             logger.exception("%r: its end failed", self)
@@ -273,6 +273,14 @@ class Actor(ABC):
             self._stage = Stage.ENDED
             if self._over is not None:
                 self._over.set()
+
+    def _clean_up_with(self, cleanup: Cleanup) -> None:
+        """Call a function at the end; if that is past, now."""
+        if self._stage is Stage.ENDED:
+            self._spawner.tasks.begin(self._within_time("on_close", _call(cleanup)))
+        else:
+            self._cleanups = self._cleanups or []
+            self._cleanups.append(cleanup)
 
     async def _within_time(self, what: str, coroutine: Coroutine[Any, Any, None]) -> None:
         try:

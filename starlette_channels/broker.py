@@ -14,7 +14,7 @@ import anyio.to_thread
 from starlette_channels.brokers.addresses import MEMORY, read_address
 from starlette_channels.brokers.envelope import Kind, payload_kind, payload_of
 from starlette_channels.brokers.interests import TopicInterests
-from starlette_channels.brokers.names import name_of, topic_channel
+from starlette_channels.brokers.names import line_channel, name_of, topic_channel
 from starlette_channels.brokers.receiver import Arrival
 from starlette_channels.brokers.relay import Relay
 from starlette_channels.exceptions import SerializerError
@@ -117,6 +117,11 @@ class Broker:
         return sum(inbox.hub.topics for inbox in self._inboxes.values())
 
     @property
+    def is_shared(self) -> bool:
+        """Whether there may be other processes; with `memory://` there are none."""
+        return self._relay is not None
+
+    @property
     def node(self) -> str:
         """What other processes know this one by, until it ends or `close` is called."""
         return "local" if self._relay is None else self._relay.id
@@ -146,12 +151,31 @@ class Broker:
         publication = Publication(topic, event, encode_payload(payload), sender)
         if self._relay is not None:
             self._relay.publish(payload_kind(publication.body), topic_channel(topic), event, publication.body)
+        self._spread(publication)
+
+    def broadcast_here(self, topic: str, event: str, payload: object) -> None:
+        """Send an event to the subscribers of a topic in this process only; else it is as `broadcast`."""
+        self._spread(Publication(topic, event, encode_payload(payload)))
+
+    def has_subscribers(self, topic: str) -> bool:
+        """Whether somebody in this process is subscribed to a topic."""
+        return any(inbox.hub.has_subscribers(topic) for inbox in self._inboxes.values())
+
+    def _spread(self, publication: Publication) -> None:
         here = threading.get_ident()
         for thread, inbox in self._inboxes.items():
             if thread == here:
                 inbox.hub.dispatch(publication)
             else:
                 self._hand_over(inbox, publication)
+
+    def has_exchange(self, name: str) -> bool:
+        """Whether an end of a line is open in an event loop of this process that is not over."""
+        channel = line_channel(name)
+        return any(
+            exchange.channel == channel and not exchange.closed and exchange.hub.is_running
+            for exchange in self._exchanges
+        )
 
     def exchange(
         self, name: str, receive: Callable[[bytes], None], *, stopping: Callable[[], None] | None = None
@@ -175,7 +199,8 @@ class Broker:
         """
         if self._relay is not None:
             for exchange in self._exchanges:
-                exchange.hub.run(exchange.stop)
+                if exchange.hub.is_running:
+                    exchange.hub.run(exchange.stop)
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._relay.close)
 

@@ -26,6 +26,7 @@ from starlette_channels.origins import CheckOrigin, OriginCheck
 from starlette_channels.pages import Pages
 from starlette_channels.paths import TransportPath
 from starlette_channels.polling import LongPolling
+from starlette_channels.presence.presence import Presence
 from starlette_channels.serializers import V1, V2, Serializer
 from starlette_channels.service import Service
 from starlette_channels.signals import STOP_SIGNALS
@@ -53,8 +54,9 @@ class Channels(Generic[A]):
     `check_origin` says which pages may connect, by the `Origin` header that browsers send: `True`, those of the host
     that is connected to; `False`, any; a list such as `["https://app.example", "//*.app.example"]`; or a function of
     the handshake that returns a bool. `auth_token=True` reads the `authToken` of the client's options for `connect`.
-    `expiry` says how long who `connect` returned may stay, and how that goes on.
-    `drain` says how clients are sent away before the server stops.
+    `expiry` says how long who `connect` returned may stay, and how that goes on. A `presence` named here hears of other
+    processes from the start of the application, and its counts are in `statistics`. `drain` says how clients are sent
+    away before the server stops.
     """
 
     @overload
@@ -70,6 +72,7 @@ class Channels(Generic[A]):
         check_origin: CheckOrigin = True,
         auth_token: bool = False,
         expiry: Expiry[dict[str, Any]] | None = None,
+        presence: Presence | Sequence[Presence] = (),
         longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
         drain: Drain | bool = True,
@@ -89,6 +92,7 @@ class Channels(Generic[A]):
         check_origin: CheckOrigin = True,
         auth_token: bool = False,
         expiry: Expiry[A] | None = None,
+        presence: Presence | Sequence[Presence] = (),
         longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
         drain: Drain | bool = True,
@@ -107,6 +111,7 @@ class Channels(Generic[A]):
         check_origin: CheckOrigin = True,
         auth_token: bool = False,
         expiry: Expiry[Any] | None = None,
+        presence: Presence | Sequence[Presence] = (),
         longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
         drain: Drain | bool = True,
@@ -128,6 +133,7 @@ class Channels(Generic[A]):
         self._pages = Pages(self._path, origins, self._service)
         self._drainer = Drainer(self._service, drain if isinstance(drain, Drain) else Drain())
         self._minds_signals = drain is not False
+        self._presences = (presence,) if isinstance(presence, Presence) else tuple(presence)
         warn_about_server()
         if broker == MEMORY:
             refuse_several_workers()
@@ -149,11 +155,14 @@ class Channels(Generic[A]):
     def statistics(self) -> Statistics:
         """Return what there is and what has gone wrong; it costs a few microseconds and a loop over the connections."""
         connections = self._service.connections.copy()
+        counts = self._service.counts + self._service.broker.counts
+        for presence in self._presences:
+            counts.update(presence.counts)
         return Statistics(
             connections=len(connections),
             channels=sum(connection.channels for connection in connections),
             topics=self._service.broker.topics,
-            counts=dict(self._service.counts + self._service.broker.counts),
+            counts=dict(counts),
         )
 
     async def ready(self, _: Request) -> Response:
@@ -179,6 +188,8 @@ class Channels(Generic[A]):
         """
         self._service.open()
         hub = self._service.broker.hub()
+        for presence in self._presences:
+            presence.attach(self._service.broker)
         with STOP_SIGNALS.held_for(self._drainer, hub) if self._minds_signals else nullcontext():
             try:
                 yield

@@ -31,14 +31,15 @@ class Exchange:
         if relay is not None:
             relay.interests.add(self.channel)
 
-    def send(self, data: bytes) -> None:
-        """Send bytes to this line's ends in all other processes, from any thread, without waiting.
+    def send(self, data: bytes, to: str | None = None) -> None:
+        """Send bytes to this line's ends in all other processes, or to those of the line `to`, from any thread, without
+        waiting.
 
         They arrive in order, once, or not at all; what is lost is counted as it is for broadcasts. This process gets
         nothing of it. With `memory://`, and after `close`, it does nothing.
         """
         if self._relay is not None and not self.closed:
-            self._relay.publish(Kind.LINE, self.channel, "", data)
+            self._relay.publish(Kind.LINE, self.channel if to is None else line_channel(to), "", data)
 
     def close(self) -> None:
         """Hear no more; it may be called twice, from any thread."""

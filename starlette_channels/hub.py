@@ -137,8 +137,13 @@ class Group:
         return self._ready
 
 
+def _nothing() -> None:
+    """Find out whether there is somebody to do it."""
+
+
 class Hub:
-    """The subscribers of one event loop. All methods but `run` and `run_later` belong to that loop's thread."""
+    """The subscribers of one event loop. All methods but `run`, `run_later` and `has_subscribers` belong
+    to that loop's thread."""
 
     __slots__ = ("_context", "_counts", "_groups", "_interest", "_native", "thread")
 
@@ -154,6 +159,15 @@ class Hub:
     def topics(self) -> int:
         """How many topics have a subscriber."""
         return len(self._groups)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its event loop is not over."""
+        return self.run_later(_nothing)
+
+    def has_subscribers(self, topic: str) -> bool:
+        """Whether somebody is subscribed to a topic; it may be asked from any thread."""
+        return topic in self._groups
 
     def serves(self, native: Any) -> bool:
         """Whether this is the hub of the given event loop."""

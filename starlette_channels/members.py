@@ -148,8 +148,7 @@ class Member(Speaker):
 
     @override
     def on_close(self, function: Cleanup) -> None:
-        self._cleanups = self._cleanups or []
-        self._cleanups.append(function)
+        self._link.hub.run(self._clean_up_with, function)
 
     @override
     def stop(self) -> None:

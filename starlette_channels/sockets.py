@@ -120,7 +120,7 @@ class Socket(ABC, Generic[A]):
         """Call a function, plain or async, when the channel has ended, after `terminate`; the last one given comes
         first.
 
-        It is called for a refused join as well.
+        It is called for a refused join as well, and at once if the channel has ended already.
         """
 
     @abstractmethod

@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from starlette_channels.actors import Actor, Stage
+from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel
 from starlette_channels.links import Link, PromisedReply
 from starlette_channels.messages import EMPTY, Body, Frame, Message, Payload, Ref, encode_answer, encode_payload
@@ -35,6 +36,11 @@ class Speaker(Actor, Socket[Any]):
         self._channel = channel
         self._joined: bool | None = None
         self._held: list[tuple[Frame, Place | None]] | None = None
+
+    @property
+    def broker(self) -> Broker:
+        """Where its broadcasts go, which presence wants to know."""
+        return self._link.broker
 
     @override
     def push(self, event: str, payload: Payload) -> None:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from starlette_channels.presence.clocks import ReplicaId
-from starlette_channels.presence.replica import Message, Outcome, Outgoing, Replica, Timing
+from starlette_channels.presence.deltas import Meta
+from starlette_channels.presence.replica import SAMPLE_TICKS, Message, Outcome, Outgoing, Replica
+from starlette_channels.presence.timing import PresenceTiming
 
 if TYPE_CHECKING:
     from starlette_channels.presence.state import Place
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 NAMES = ("ann", "ben", "cid", "dot", "eve")
 TOPICS = ("room:1", "room:2")
 KEYS = ("x", "y")
-TIMING = Timing(silent_ticks=3, down_seconds=12.0, forget_seconds=60.0, window_sizes=(4, 12))
+TIMING = PresenceTiming(news_seconds=1.5, heartbeat_seconds=5.0, down_seconds=12.0, forget_seconds=60.0)
+TICK = TIMING.news_seconds
 
 encode = msgspec.msgpack.encode
 decode = msgspec.msgpack.Decoder(Message).decode
@@ -34,27 +37,27 @@ class Node:
     """A replica, what its members have done, and what its clients have been told."""
 
     def __init__(self, me: ReplicaId) -> None:
-        self.replica = Replica(me, TIMING)
-        self.own: dict[Place, int] = {}
-        self.told: set[int] = set()
+        self.replica = Replica(me, TIMING, window_sizes=(4, 12))
+        self.own: dict[Place, str] = {}
+        self.told: set[str] = set()
 
     @property
     def name(self) -> str:
         return self.replica.state.me.name
 
-    def seen(self) -> set[int]:
+    def seen(self) -> set[str]:
         """The metas that are listed here."""
         topics = self.replica.state.roster.topics.values()
-        return {entry.meta for keys in topics for group in keys.values() for entry in group.values()}
+        return {entry.meta.ref for keys in topics for group in keys.values() for entry in group.values()}
 
     def tell(self, outcome: Outcome) -> None:
         """Tell the clients, who must not be told that somebody comes who is there, or goes who is not."""
         for entry in outcome.changes.joins:
-            assert entry.meta not in self.told, f"{self.name}: {entry} joined twice"
-            self.told.add(entry.meta)
+            assert entry.meta.ref not in self.told, f"{self.name}: {entry} joined twice"
+            self.told.add(entry.meta.ref)
         for entry in outcome.changes.leaves:
-            assert entry.meta in self.told, f"{self.name}: {entry} left, and was not there"
-            self.told.remove(entry.meta)
+            assert entry.meta.ref in self.told, f"{self.name}: {entry} left, and was not there"
+            self.told.remove(entry.meta.ref)
         assert self.told | set(self.own.values()) == self.seen()
 
 
@@ -113,7 +116,7 @@ class World:
     def start(self, name: str) -> None:
         me = ReplicaId(name, next(self.number))
         self.nodes[name] = Node(me)
-        heapq.heappush(self.ticks, (self.now + self.random.uniform(0, TIMING.tick_seconds / 4), me.vsn, me))
+        heapq.heappush(self.ticks, (self.now + self.random.uniform(0, TICK / 4), me.vsn, me))
 
     def node(self) -> Node | None:
         return self.random.choice(list(self.nodes.values())) if self.nodes else None
@@ -122,15 +125,15 @@ class World:
         node = self.node()
         if node is not None:
             place = self.random.choice(TOPICS), self.random.randint(1, 2), self.random.choice(KEYS)
-            node.own[place] = next(self.number)
-            node.replica.add(*place, node.own[place])
+            node.own[place] = ref = str(next(self.number))
+            node.replica.record(node.replica.state.add(*place, Meta(ref, "{}")))
 
     def untrack(self) -> None:
         node = self.node()
         if node is not None and node.own:
             place = self.random.choice(list(node.own))
             del node.own[place]
-            node.replica.remove(*place)
+            node.replica.record(node.replica.state.remove(*place))
 
     def crash(self) -> None:
         if self.nodes:
@@ -139,7 +142,7 @@ class World:
     def leave(self) -> None:
         node = self.node()
         if node is not None:
-            self.send(node, node.replica.goodbye())
+            self.take(node, node.replica.leave(self.random.choice((0.0, 0.0, 3.0))))
             del self.nodes[node.name]
 
     def come_back(self) -> None:
@@ -177,7 +180,7 @@ class World:
         node = self.nodes.get(me.name)
         if node is not None and node.replica.state.me == me:
             self.take(node, node.replica.tick(self.now))
-            heapq.heappush(self.ticks, (due + TIMING.tick_seconds, me.vsn, me))
+            heapq.heappush(self.ticks, (due + TICK, me.vsn, me))
 
     def arrive(self, parcel: Parcel) -> None:
         self.now = parcel.due
@@ -207,7 +210,7 @@ class World:
         """Let the network be good for so long that the dead are found and the living have heard of each other."""
         self.grow_together()
         self.loss, self.delay = 0.0, 0.05
-        heartbeats = (TIMING.silent_ticks + 2 * TIMING.sample_ticks + 2) * TIMING.tick_seconds
+        heartbeats = TIMING.heartbeat_seconds + (2 * SAMPLE_TICKS + 2) * TICK
         self.pass_time(2 * TIMING.down_seconds + 2 * heartbeats)
 
     def agree(self) -> None:

@@ -158,6 +158,29 @@ async def test_a_cleanup_that_raises_does_not_keep_the_others_from_running(caplo
     assert [one.exc_info[0] for one in caplog.records if one.exc_info] == [OSError, IndexError]
 
 
+async def test_a_cleanup_that_is_given_after_the_end_is_called_at_once() -> None:
+    def fail_at_once() -> None:
+        raise IndexError("cleanup failed")
+
+    sockets: list[Socket] = []
+    house = House(sockets.append)
+    await end(house, "leave")
+    (socket,) = sockets
+    socket.on_close(house.note("first"))
+    socket.on_close(house.note_later("second"))
+    socket.on_close(fail_at_once)
+    socket.on_close(house.note("last"))
+    await anyio.wait_all_tasks_blocked()
+    assert sorted(house.happened) == ["first", "last", "left", "second"]
+    assert house.channels.statistics().counts == {"end_failed": 1}
+
+
+async def test_a_cleanup_may_give_another() -> None:
+    house = House(lambda socket: socket.on_close(lambda: socket.on_close(house.note("second"))))
+    await end(house, "leave")
+    assert house.happened == ["left", "second"]
+
+
 async def test_a_cleanup_that_hangs_is_cut_short(virtual_clock: object) -> None:
     def joining(socket: Socket) -> None:
         socket.on_close(house.note("first"))

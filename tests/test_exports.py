@@ -42,6 +42,7 @@ PROMISED = {
     "Presence",
     "PresenceDiff",
     "PresenceError",
+    "PresenceTiming",
     "ProtocolError",
     "PublishError",
     "Publisher",
@@ -121,9 +122,16 @@ def test_a_public_alias_has_a_docstring(module: str, name: str) -> None:
     assert name in documented_assignments(ROOT / f"{module}.py")
 
 
-@pytest.mark.parametrize(
-    ("module", "name"), [("drain", "Drain"), ("limits", "Limits"), ("metrics", "Statistics"), ("sockets", "Socket")]
-)
+FIELDS = [
+    ("drain", "Drain"),
+    ("limits", "Limits"),
+    ("metrics", "Statistics"),
+    ("sockets", "Socket"),
+    ("presence/timing", "PresenceTiming"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), FIELDS)
 def test_every_public_field_has_a_docstring(module: str, name: str) -> None:
     value = getattr(starlette_channels, name)
     fields = {f"{name}.{field}" for field in inspect.get_annotations(value) if not field.startswith("_")}

@@ -1,9 +1,12 @@
 """A presence ends with its channel, whatever ends that, and may be missed for a while."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
 from trio.testing import MockClock
 
@@ -191,23 +194,35 @@ def test_who_was_missed_when_an_event_loop_ended_is_not_missed_in_the_next() -> 
 # Threads, and wires that cannot.
 
 
+class Interrupted:
+    """The lock of a presence: something happens when it has been held for the first time."""
+
+    def __init__(self, presence: Presence, what: Callable[[], object]) -> None:
+        self.lock = presence._lock  # pyright: ignore[reportPrivateUsage]
+        self.what = [what]
+        presence._lock = self  # pyright: ignore
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+        if self.what:
+            self.what.pop()()
+
+
 async def test_a_channel_that_ends_while_another_thread_tracks_leaves_nobody_behind() -> None:
     lobby = Lobby()
-
-    class Overtaken:
-        """The lock of the presence, in which the channel ends."""
-
-        def __enter__(self) -> None: ...
-
-        def __exit__(self, *_: object) -> None:
-            socket.fate = "closed"
-
     async with connect(lobby.channels) as client:
-        await client.join("lobby:1", {"nobody": True})
-        socket: Any = lobby.sockets[0]
-        lock, lobby.presence._lock = lobby.presence._lock, Overtaken()  # pyright: ignore
-        lobby.presence.track(socket, "ann")
-        lobby.presence._lock = lock  # pyright: ignore
+        room = await client.join("lobby:1", {"nobody": True})
+
+        async def leave() -> None:
+            await room.leave()
+            await anyio.wait_all_tasks_blocked()
+
+        Interrupted(lobby.presence, lambda: anyio.from_thread.run(leave))
+        await anyio.to_thread.run_sync(lobby.presence.track, lobby.sockets[0], "ann")
+        await anyio.wait_all_tasks_blocked()
         assert lobby.presence.count("lobby:1") == 0
 
 

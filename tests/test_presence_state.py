@@ -7,12 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starlette_channels.presence.clocks import ReplicaId, covers, worth_asking
-from starlette_channels.presence.deltas import Delta, Entry, Part, Window, Windows
-from starlette_channels.presence.state import Place, State
+from starlette_channels.presence.deltas import Delta, Entry, Meta, Part, Window, Windows
+from starlette_channels.presence.state import Changes, Place, State
 
 bounded = settings(max_examples=150, derandomize=True, database=None, deadline=None)
 IDS = tuple(ReplicaId(name, 1) for name in "abc")
 PLACES = [("room:1", member, key) for member in (1, 2) for key in ("x", "y")]
+
+
+def meta(ref: str) -> Meta:
+    return Meta(ref, "{}")
 
 
 class Step(NamedTuple):
@@ -42,7 +46,7 @@ class Cluster:
         present = state.find(*step.place)
         if step.track:
             self.metas += 1
-            self.deltas.append({state.me: state.add(*step.place, self.metas)})
+            self.deltas.append({state.me: state.add(*step.place, meta(str(self.metas)))})
         elif present is not None:
             self.deltas.append({state.me: state.remove(*step.place)})
 
@@ -53,13 +57,14 @@ class Cluster:
             for asked in worth_asking(state.clock, clocks):
                 state.merge(self.states[IDS.index(asked)].extract(state.clock))
 
-    def there(self) -> set[int]:
-        return {entry.meta for state in self.states for place in PLACES if (entry := state.find(*place)) is not None}
+    def there(self) -> set[str]:
+        entries = [state.find(*place) for state in self.states for place in PLACES]
+        return {entry.meta.ref for entry in entries if entry is not None}
 
 
-def metas(state: State) -> set[int]:
+def metas(state: State) -> set[str]:
     topics = state.roster.topics.values()
-    return {entry.meta for keys in topics for group in keys.values() for entry in group.values()}
+    return {entry.meta.ref for keys in topics for group in keys.values() for entry in group.values()}
 
 
 def own(state: State) -> dict[Place, Entry | None]:
@@ -119,7 +124,7 @@ def test_changes_tell_what_happens_to_the_roster(what: list[Step], data: Any) ->
     told = metas(observer)
     for delta in data.draw(st.permutations(cluster.deltas)):
         changes = observer.merge(delta)
-        joins, leaves = ({entry.meta for entry in side} for side in (changes.joins, changes.leaves))
+        joins, leaves = ({entry.meta.ref for entry in side} for side in (changes.joins, changes.leaves))
         assert not joins & told
         assert leaves <= told
         told = (told | joins) - leaves
@@ -133,7 +138,7 @@ def pair() -> tuple[State, State]:
 
 def test_an_own_entry_survives_what_others_say_of_it() -> None:
     ann, ben = pair()
-    ann.add("t", 1, "x", "meta")
+    ann.add("t", 1, "x", meta("meta"))
     changes = ben.merge({ann.me: Part(99, set(), {})})
     ann.merge({ann.me: Part(99, set(), {})})
     assert (changes.leaves, metas(ann)) == ([], {"meta"})
@@ -141,33 +146,34 @@ def test_an_own_entry_survives_what_others_say_of_it() -> None:
 
 def test_the_presences_of_a_replica_that_is_down_leave_and_those_of_one_that_heals_are_back() -> None:
     ann, ben = pair()
-    ben.merge({ann.me: ann.add("t", 1, "x", "one")})
-    assert [entry.meta for entry in ben.down(ann.me).leaves] == ["one"]
+    ben.merge({ann.me: ann.add("t", 1, "x", meta("one"))})
+    assert [entry.meta.ref for entry in ben.down(ann.me).leaves] == ["one"]
     assert ben.down(ann.me).leaves == []
     assert not ben.roster.on("t")
     assert ann.me not in ben.advertised
-    hidden = ben.merge({ann.me: ann.add("t", 1, "y", "two")})
+    hidden = ben.merge({ann.me: ann.add("t", 1, "y", meta("two"))})
     assert hidden.joins == []
     assert ben.extract({}).get(ann.me) is None
-    assert {entry.meta for entry in ben.up(ann.me).joins} == {"one", "two"} == metas(ben)
+    assert {entry.meta.ref for entry in ben.up(ann.me).joins} == {"one", "two"} == metas(ben)
     assert ben.up(ann.me).joins == []
 
 
 def test_a_replica_that_is_forgotten_is_not_believed_in_until_it_is_up_again() -> None:
     ann, ben = pair()
-    ben.merge({ann.me: ann.add("t", 1, "x", "one")})
-    assert [entry.meta for entry in ben.forget(ann.me).leaves] == ["one"]
+    ben.merge({ann.me: ann.add("t", 1, "x", meta("one"))})
+    assert [entry.meta.ref for entry in ben.forget(ann.me).leaves] == ["one"]
     assert ben.forget(ann.me).leaves == []
     assert ben.merge(ann.extract({})).joins == []
     assert ann.me not in ben.replicas
     assert ben.up(ann.me).joins == []
-    assert [entry.meta for entry in ben.merge(ann.extract(ben.clock)).joins] == ["one"]
+    assert [entry.meta.ref for entry in ben.merge(ann.extract(ben.clock)).joins] == ["one"]
 
 
 def test_of_two_entries_for_one_place_the_later_is_right_whichever_comes_first() -> None:
     ann, ben = pair()
-    first, removal, second = ann.add("t", 1, "x", "one"), ann.remove("t", 1, "x"), ann.add("t", 1, "x", "two")
-    assert [entry.meta for entry in ben.merge({ann.me: second}).joins] == ["two"]
+    first, removal = ann.add("t", 1, "x", meta("one")), ann.remove("t", 1, "x")
+    second = ann.add("t", 1, "x", meta("two"))
+    assert [entry.meta.ref for entry in ben.merge({ann.me: second}).joins] == ["two"]
     assert ben.merge({ann.me: first}).joins == []
     assert ben.merge({ann.me: removal}).leaves == []
     assert metas(ben) == {"two"}
@@ -175,10 +181,10 @@ def test_of_two_entries_for_one_place_the_later_is_right_whichever_comes_first()
 
 def test_an_update_is_one_change_with_a_join_and_a_leave() -> None:
     ann, ben = pair()
-    ben.merge({ann.me: ann.add("t", 1, "x", "old")})
-    changes = ben.merge({ann.me: ann.add("t", 1, "x", "new")})
-    assert [entry.meta for entry in changes.joins] == ["new"]
-    assert [entry.meta for entry in changes.leaves] == ["old"]
+    ben.merge({ann.me: ann.add("t", 1, "x", meta("old"))})
+    changes = ben.merge({ann.me: ann.add("t", 1, "x", meta("new"))})
+    assert [entry.meta.ref for entry in changes.joins] == ["new"]
+    assert [entry.meta.ref for entry in changes.leaves] == ["old"]
 
 
 def test_removing_what_is_not_there_is_a_mistake() -> None:
@@ -186,13 +192,29 @@ def test_removing_what_is_not_there_is_a_mistake() -> None:
         pair()[0].remove("t", 1, "x")
 
 
+def test_who_takes_another_name_keeps_its_entries_and_others_know_only_the_new_one() -> None:
+    ann, ben = pair()
+    ben.merge({ann.me: ann.add("t", 1, "x", meta("one"))})
+    ann.remove("t", 1, "x")
+    ann.add("t", 1, "y", meta("two"))
+    former, me = ann.me, ReplicaId("ann", 2)
+    renamed = ann.rename(me)
+    assert (ann.me, metas(ann), former in ann.replicas) == (me, {"two"}, False)
+    ben.forget(former)
+    ben.up(me)
+    assert [entry.meta.ref for entry in ben.merge({me: renamed}).joins] == ["two"]
+    assert ben.merge(ann.extract(ben.clock)) == Changes()
+    ann.remove("t", 1, "y")
+    assert not ann.roster.topics
+
+
 def test_what_is_empty_is_gone() -> None:
     ann, _ = pair()
-    ann.add("t", 1, "x", "one")
-    ann.add("t", 2, "x", "two")
+    ann.add("t", 1, "x", meta("one"))
+    ann.add("t", 2, "x", meta("two"))
     assert list(ann.roster.on("t")) == ["x"]
     ann.remove("t", 1, "x")
-    assert [entry.meta for entry in ann.roster.on("t")["x"].values()] == ["two"]
+    assert [entry.meta.ref for entry in ann.roster.on("t")["x"].values()] == ["two"]
     ann.remove("t", 2, "x")
     assert not ann.roster.topics
 
@@ -218,7 +240,7 @@ def test_a_window_tells_all_that_happened_since(places: list[Place], since: int)
     ann, ben = pair()
     windows, everything = Windows((3, 10)), Window()
     for number, place in enumerate(places):
-        part = ann.remove(*place) if ann.find(*place) else ann.add(*place, number)
+        part = ann.remove(*place) if ann.find(*place) else ann.add(*place, meta(str(number)))
         windows.record(part)
         everything.record(part)
         if ann.clock[ann.me] <= since:

@@ -4,23 +4,30 @@ Source: `tracker/delta_generation.ex` of phoenix_pubsub.
 """
 
 from collections.abc import Mapping, Sequence, Set
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from msgspec import Struct
 
 from starlette_channels.presence.clocks import ReplicaId
 
 
-class Entry(Struct, frozen=True):
+class Meta(Struct, frozen=True, array_like=True):
+    """The fields of one presence, encoded once, with a `phx_ref` that no other has."""
+
+    ref: str
+    json: str
+
+
+class Entry(Struct, frozen=True, array_like=True):
     """One presence: somebody's key on a topic, and what is told of it."""
 
     topic: str
     member: int
     key: str
-    meta: Any
+    meta: Meta
 
 
-class Part(Struct, frozen=True):
+class Part(Struct, frozen=True, array_like=True):
     """What is known of one replica's changes, each of which has a number, its dot.
 
     It speaks of the dots up to `clock`, and of those in `cloud`. An entry is there if it stands under its dot; a dot

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 import anyio.lowlevel
 
-from starlette_channels.tasks import Tasks
+from starlette_channels.tasks import Cancel, Tasks
 
 T = TypeVar("T")
 
@@ -24,9 +24,9 @@ class Desk(Generic[T]):
         self._called = False
         self._waiting: deque[tuple[float, T]] = deque()
 
-    def run(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        """Run an async function soon."""
-        self._tasks.spawn(function, *args)
+    def run(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
+        """Run an async function soon; return what cancels it."""
+        return self._tasks.spawn(function, *args)
 
     def call_once(self, function: Callable[[], None]) -> None:
         """Call a function when the event loop has done what it is about; further calls until then are in vain."""

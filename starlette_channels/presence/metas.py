@@ -4,27 +4,17 @@ import secrets
 from typing import Any, cast
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from starlette_channels.exceptions import PresenceError
 from starlette_channels.messages import encode_payload, shown
+from starlette_channels.presence.deltas import Meta
 
 # Who looks up `state[key]` in a plain object, as older versions of phoenix.js do, finds what all objects inherit.
 INHERITED = {
     *("__defineGetter__", "__defineSetter__", "__lookupGetter__", "__lookupSetter__", "__proto__", "constructor"),
     *("hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable", "toLocaleString", "toString", "valueOf"),
 }
-
-
-class Meta(Struct, frozen=True):
-    """The fields of one presence, encoded once, with a `phx_ref` that no other has."""
-
-    ref: str
-    json: Raw
-
-    def fields(self) -> dict[str, Any]:
-        """Return them decoded, for whoever wants to change them."""
-        return msgspec.json.decode(self.json)
 
 
 def make_meta(fields: object, replaced: Meta | None = None) -> Meta:
@@ -41,7 +31,12 @@ def make_meta(fields: object, replaced: Meta | None = None) -> Meta:
     named.pop("phx_ref_prev", None)
     if replaced is not None:
         named["phx_ref_prev"] = replaced.ref
-    return Meta(ref, Raw(msgspec.json.encode(named)))
+    return Meta(ref, msgspec.json.encode(named).decode())
+
+
+def fields_of(meta: Meta) -> dict[str, Any]:
+    """Return the fields of a presence decoded, for whoever wants to change them."""
+    return msgspec.json.decode(meta.json)
 
 
 def make_key(key: object) -> str:

@@ -10,31 +10,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
+from starlette_channels.broker import Broker
 from starlette_channels.exceptions import PresenceError
 from starlette_channels.messages import Payload
 from starlette_channels.presence.clocks import ReplicaId
-from starlette_channels.presence.deltas import Entry
+from starlette_channels.presence.deltas import Entry, Meta, Part
 from starlette_channels.presence.desks import Desks
-from starlette_channels.presence.metas import Meta, make_key, make_meta
+from starlette_channels.presence.metas import fields_of, make_key, make_meta
 from starlette_channels.presence.publisher import Fetch, Observer, Presences, Publisher, decoded, grouped
+from starlette_channels.presence.replication import Replication, Settings
 from starlette_channels.presence.state import State
+from starlette_channels.presence.timing import PresenceTiming
+from starlette_channels.presence.tracked import INTENDED, Tracked, behind
 from starlette_channels.sockets import Errand, Socket
 
 NOTHING: Mapping[str, Any] = {}
-
-INTENDED = frozenset({"left", "stopped", "refused"})
-"""The ends of a channel that somebody wanted: nobody is expected back at once."""
-
-
-class Tracked:
-    """What one socket tracks."""
-
-    __slots__ = ("keys", "member", "socket")
-
-    def __init__(self, socket: Socket[Any], member: int) -> None:
-        self.socket: Socket[Any] = socket
-        self.member: int = member
-        self.keys: set[str] = set()
 
 
 class Presence:
@@ -55,23 +45,62 @@ class Presence:
     With `grace_seconds`, those whose connection is lost are present for so long after it; if the same key is tracked
     again meanwhile, that is one diff with both, and nobody seems to have gone. Who leaves on purpose is gone at once.
 
-    It is kept in memory, and each process has its own. All sockets of one `Presence` should have one broker.
+    It is kept in memory. Processes that share a broker learn of each other's presences: `timing` says how soon, and how
+    long a process may be silent. They know a `Presence` by its `name`, which must be its own on the broker. All sockets
+    of one `Presence` must have one broker.
     """
 
-    def __init__(self, *, fetch: Fetch | None = None, fetch_seconds: float = 5.0, grace_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        name: str = "presence",
+        fetch: Fetch | None = None,
+        fetch_seconds: float = 5.0,
+        grace_seconds: float = 0.0,
+        timing: PresenceTiming | None = None,
+    ) -> None:
+        self._settings = Settings(name, timing or PresenceTiming(), grace_seconds)
         self._publisher = Publisher(fetch, fetch_seconds)
-        self._grace_seconds = grace_seconds
         self._state = State(ReplicaId("", 0))
         self._lock = threading.Lock()
         self._members = count(1)
         self._tracked: dict[Socket[Any], Tracked] = {}
         self._missed: dict[int, Tracked] = {}
         self._desks: Desks[Tracked] = Desks(self._give_up)
+        self._replication: Replication | None = None
+        self._lives = count(1)
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """What has gone wrong, by code: `fetch_failed`, `observer_failed`, `presence_diff_failed`."""
+        """What has gone wrong, by code: `fetch_failed`, `observer_failed`, `presence_diff_failed`; between processes,
+        `presence_node_down` and `presence_message_malformed`.
+        """
         return self._publisher.counts
+
+    def attach(self, broker: Broker) -> None:
+        """Begin to hear of the other processes of a broker; call it in an event loop.
+
+        The first socket does that, and `Channels(presence=...)` when the application starts; so it is for processes
+        that have neither and want to know who is there. It lasts until the broker closes, and a second call changes
+        nothing. Raises `ValueError` if another `Presence` has the same name there, or this one has another broker.
+        """
+        desk = self._desks.here()
+        if desk is None:
+            raise RuntimeError("Presence.attach: call it in an event loop")
+        if not broker.is_shared:
+            return
+        with self._lock:
+            if self._replication is None or not self._replication.serves(broker, desk):
+                self._replication = Replication(
+                    self._settings,
+                    next(self._lives),
+                    broker,
+                    self._state,
+                    self._lock,
+                    self._publisher,
+                    desk,
+                )
+        self._publisher.publish_soon(desk)
 
     # What handlers call.
 
@@ -83,19 +112,20 @@ class Presence:
         is not safe, and `TypeError` if the meta is not encoded as a JSON object. Costs about 20 microseconds.
         """
         name, made = make_key(key), make_meta(meta)
-        if _fate(socket) is not None:
+        if behind(socket).fate is not None:
             return
+        self._attach(socket)
         with self._lock:
             tracked = self._tracked.get(socket)
+            is_new = tracked is None
             if tracked is None:
                 tracked = self._tracked[socket] = Tracked(socket, next(self._members))
-                socket.on_close(functools.partial(self._end, socket))
             if name in tracked.keys:
                 raise PresenceError("already_tracked")
             leaves = self._take_back(socket.topic, name)
             self._put(tracked, name, made, leaves)
-        if _fate(socket) is not None:  # by another thread, which may have been too early for the cleanup
-            self._end(socket)
+        if is_new:
+            socket.on_close(functools.partial(self._end, socket))
         self._publish(socket)
 
     def update(self, socket: Socket[Any], key: str | int, meta: Payload | Callable[[dict[str, Any]], Payload]) -> None:
@@ -107,7 +137,7 @@ class Presence:
         while True:
             tracked, entry = self._find(socket, name)
             replaced: Meta = entry.meta
-            made = make_meta(meta(replaced.fields()) if callable(meta) else meta, replaced)
+            made = make_meta(meta(fields_of(replaced)) if callable(meta) else meta, replaced)
             with self._lock:
                 if self._state.find(socket.topic, tracked.member, name) is entry:
                     self._put(tracked, name, made, [entry])
@@ -135,20 +165,20 @@ class Presence:
 
     async def list(self, topic: str | Socket[Any]) -> Presences:
         """Return who is on a topic, as `presence_state` has it: a copy. Raises what `fetch` raises."""
-        name = _topic(topic)
+        name = self._topic(topic)
         entries = self._entries(name)
         return decoded(grouped(entries, await self._publisher.look_up(name, entries)))
 
     async def get_by_key(self, topic: str | Socket[Any], key: str | int) -> dict[str, Any] | None:
         """Return `{"metas": [...]}` of one key, with what `fetch` adds, or `None`. Raises what `fetch` raises."""
-        name, wanted = _topic(topic), str(key)
+        name, wanted = self._topic(topic), str(key)
         with self._lock:
             entries = tuple(self._state.roster.on(name).get(wanted, NOTHING).values())
         return decoded(grouped(entries, await self._publisher.look_up(name, entries))).get(wanted)
 
     def count(self, topic: str | Socket[Any]) -> int:
         """Return how many keys are on a topic, in the same time however many there are."""
-        return len(self._state.roster.on(_topic(topic)))
+        return len(self._state.roster.on(self._topic(topic)))
 
     def on_diff(self, observer: Observer) -> Observer:
         """Tell an async function of each diff: `@presence.on_diff async def changed(topic, diff)`.
@@ -170,26 +200,29 @@ class Presence:
             return tracked, entry
 
     def _put(self, tracked: Tracked, key: str, meta: Meta, leaves: Iterable[Entry]) -> None:
-        topic = tracked.socket.topic
-        part = self._state.add(topic, tracked.member, key, meta)
+        part = self._state.add(tracked.topic, tracked.member, key, meta)
+        self._record(part)
         tracked.keys.add(key)
-        self._publisher.put(tracked.socket, part.entries.values(), leaves)
+        self._publisher.put(tracked.broker, tracked.topic, part.entries.values(), leaves)
 
     def _remove(self, tracked: Tracked, keys: Iterable[str]) -> None:
         dropped = self._drop(tracked, keys)
         if dropped:
-            self._publisher.put(tracked.socket, (), dropped)
+            self._publisher.put(tracked.broker, tracked.topic, (), dropped)
 
     def _drop(self, tracked: Tracked, keys: Iterable[str]) -> Sequence[Entry]:
-        topic = tracked.socket.topic
         dropped: list[Entry] = []
         for key in keys:
-            entry = self._state.find(topic, tracked.member, key)
+            entry = self._state.find(tracked.topic, tracked.member, key)
             if entry is not None:
-                self._state.remove(topic, tracked.member, key)
+                self._record(self._state.remove(tracked.topic, tracked.member, key))
                 tracked.keys.discard(key)
                 dropped.append(entry)
         return dropped
+
+    def _record(self, part: Part) -> None:
+        if self._replication is not None:
+            self._replication.record(part)
 
     def _entries(self, topic: str) -> Sequence[Entry]:
         with self._lock:
@@ -203,9 +236,9 @@ class Presence:
             tracked = self._tracked.pop(socket, None)
             if tracked is None:
                 return
-            if desk is not None and self._grace_seconds and _fate(socket) not in INTENDED:
+            if desk is not None and self._settings.grace_seconds and behind(socket).fate not in INTENDED:
                 self._missed[tracked.member] = tracked
-                desk.keep(tracked, self._grace_seconds, self._give_up)
+                desk.keep(tracked, self._settings.grace_seconds, self._give_up)
                 return
             self._remove(tracked, tuple(tracked.keys))
         self._publish(socket)
@@ -213,7 +246,8 @@ class Presence:
     def _take_back(self, topic: str, key: str) -> Sequence[Entry]:
         """Drop the entries of those who are missed under a key that has come back."""
         group = self._state.roster.on(topic).get(key, NOTHING) if self._missed else NOTHING
-        missed = [self._missed[member] for _, member in group if member in self._missed]
+        here = self._state.me
+        missed = [self._missed[member] for replica, member in group if replica == here and member in self._missed]
         return [entry for tracked in missed for entry in self._drop(tracked, (key,))]
 
     def _give_up(self, tracked: Tracked) -> None:
@@ -233,22 +267,26 @@ class Presence:
             self._publisher.publish_soon(desk)
 
     async def _publish_there(self, socket: Socket[Any]) -> None:
+        self._attach(socket)
         self._publish(socket)
+
+    def _attach(self, socket: Socket[Any]) -> None:
+        broker = behind(socket).broker
+        if broker.is_shared and self._desks.here() is not None:
+            self.attach(broker)
+
+    def _topic(self, topic: str | Socket[Any]) -> str:
+        if isinstance(topic, str):
+            return topic
+        self._attach(topic)
+        return topic.topic
 
     async def _push_state(self, socket: Socket[Any]) -> None:
         """Look up who is there, and once more who has come meanwhile; push who is there then."""
+        self._attach(socket)
         extras: dict[str, Any] = {}
         for _ in range(2):
             unknown = [entry for entry in self._entries(socket.topic) if entry.key not in extras]
             found = await self._publisher.look_up_safely(socket.topic, unknown)
             extras.update({entry.key: found.get(entry.key, {}) for entry in unknown})
         socket.push("presence_state", grouped(self._entries(socket.topic), extras))
-
-
-def _topic(topic: str | Socket[Any]) -> str:
-    return topic if isinstance(topic, str) else topic.topic
-
-
-def _fate(socket: Socket[Any]) -> str | None:
-    """Why a channel has ended, or is about to: whatever were tracked then might never leave."""
-    return getattr(socket, "fate", None)

@@ -14,12 +14,12 @@ from typing import Any, TypeAlias
 
 import anyio
 import msgspec
-from msgspec import Struct, field
+from msgspec import Raw, Struct, field
 
+from starlette_channels.broker import Broker
 from starlette_channels.messages import encode_payload
 from starlette_channels.presence.deltas import Entry
 from starlette_channels.presence.desks import Desk
-from starlette_channels.sockets import Socket
 
 logger: logging.Logger = logging.getLogger("starlette_channels.presence")
 
@@ -45,9 +45,10 @@ Observer: TypeAlias = Callable[[str, PresenceDiff], Coroutine[Any, Any, None]]
 
 
 class Batch(Struct):
-    """The changes of one topic that nobody has been told of, and a socket that can tell them."""
+    """The changes of one topic that nobody has been told of, and the broker whose subscribers want to know."""
 
-    socket: Socket[Any]
+    broker: Broker
+    topic: str
     joins: list[Entry] = field(default_factory=list[Entry])
     leaves: list[Entry] = field(default_factory=list[Entry])
 
@@ -59,7 +60,7 @@ def grouped(entries: Iterable[Entry], extras: Extras) -> Presences:
         presence = presences.get(entry.key)
         if presence is None:
             presence = presences[entry.key] = {**extras.get(entry.key, {}), "metas": []}
-        presence["metas"].append(entry.meta.json)
+        presence["metas"].append(Raw(entry.meta.json))
     return presences
 
 
@@ -83,10 +84,12 @@ class Publisher:
         self._batches: dict[str, Batch] = {}
         self._in_work: set[str] = set()
 
-    def put(self, socket: Socket[Any], joins: Iterable[Entry], leaves: Iterable[Entry]) -> None:
-        """Take changes of a socket's topic, which happened after those that were put before."""
+    def put(self, broker: Broker, topic: str, joins: Iterable[Entry], leaves: Iterable[Entry]) -> None:
+        """Take changes of a topic, which happened after those that were put before."""
         with self._lock:
-            batch = self._batches.setdefault(socket.topic, Batch(socket))
+            batch = self._batches.get(topic)
+            if batch is None:
+                batch = self._batches[topic] = Batch(broker, topic)
             batch.joins += joins
             batch.leaves += leaves
 
@@ -111,6 +114,8 @@ class Publisher:
         """Tell the changes of one topic until there are none; what happens meanwhile is the next diff."""
         with self._claimed(topic) as batches:
             for batch in batches:
+                if not self.observers and not batch.broker.has_subscribers(topic):
+                    continue
                 diff = await self._tell_clients(batch)
                 for observer in self.observers:
                     await self._tell(observer, topic, diff)
@@ -137,7 +142,7 @@ class Publisher:
 
     async def _tell_clients(self, batch: Batch) -> PresenceDiff:
         """Broadcast a diff, in any case; what cannot be looked up is left out."""
-        topic = batch.socket.topic
+        topic = batch.topic
         joined: Extras = {}
         left: Extras = {}
         try:
@@ -148,12 +153,15 @@ class Publisher:
         return PresenceDiff(decoded(grouped(batch.joins, joined)), decoded(grouped(batch.leaves, left)))
 
     def _broadcast(self, batch: Batch, joined: Extras, left: Extras) -> None:
+        """Tell the clients of this process, as every other process tells its own."""
+        if not batch.broker.has_subscribers(batch.topic):
+            return
         diff = {"joins": grouped(batch.joins, joined), "leaves": grouped(batch.leaves, left)}
         try:
-            batch.socket.broadcast("presence_diff", diff)
+            batch.broker.broadcast_here(batch.topic, "presence_diff", diff)
         except Exception:
             self.counts["presence_diff_failed"] += 1
-            logger.exception("A diff of %r cannot be sent", batch.socket.topic)
+            logger.exception("A diff of %r cannot be sent", batch.topic)
 
     async def _tell(self, observer: Observer, topic: str, diff: PresenceDiff) -> None:
         try:

@@ -2,40 +2,26 @@
 
 No clock and no I/O: it is told the time (in seconds, of any origin) and returns what is to be sent. Source:
 `tracker/shard.ex` and `tracker/replica.ex` of phoenix_pubsub; on purpose different: every message is a sign of life, a
-message of an earlier life of a node does not bring that back, and a transfer leaves out the replicas of which the asker
-lacks nothing.
+message of an earlier life of a node does not bring that back, a transfer leaves out the replicas of which the asker
+lacks nothing, who is not known to a sender makes itself known at once, and who has slept does not blame the others.
 """
 
-from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeAlias
 
 from msgspec import Struct, field
 
 from starlette_channels.presence.clocks import Clock, ReplicaId, worth_asking
 from starlette_channels.presence.deltas import Delta, Part, Window, Windows
 from starlette_channels.presence.state import Changes, State
+from starlette_channels.presence.timing import PresenceTiming
 
+WINDOW_SIZES = (100, 1_000, 10_000)
+"""Numbers of changes that are kept, to answer those who missed no more than that."""
 
-class Timing(Struct, frozen=True):
-    """How often replicas speak, and how long one may be silent. The defaults are Phoenix's."""
-
-    tick_seconds: float = 1.5
-    """Time between two ticks: changes reach the others with the next one."""
-
-    silent_ticks: int = 10
-    """Ticks without a change before a heartbeat is sent all the same."""
-
-    sample_ticks: int = 2
-    """Ticks in which clocks are compared before somebody is asked for what is missing."""
-
-    down_seconds: float = 30.0
-    """Silence after which the entries of a replica leave; they are kept in case it comes back."""
-
-    forget_seconds: float = 1200.0
-    """Silence after which they are forgotten."""
-
-    window_sizes: tuple[int, ...] = (100, 1_000, 10_000)
-    """Numbers of changes that are kept, to answer those who missed no more than that."""
+SAMPLE_TICKS = 2
+"""Ticks in which clocks are compared before somebody is asked for what is missing."""
 
 
 class Heartbeat(Struct, frozen=True, tag=True):
@@ -61,9 +47,10 @@ class Transfer(Struct, frozen=True, tag=True):
 
 
 class Goodbye(Struct, frozen=True, tag=True):
-    """To all: the sender stops, and does not come back in this life."""
+    """To all: the sender stops, and does not come back in this life; its entries may stay for so many seconds."""
 
     sender: ReplicaId
+    grace_seconds: float
 
 
 Message: TypeAlias = Heartbeat | Request | Transfer | Goodbye
@@ -97,56 +84,77 @@ class Peer(Struct):
     replica: ReplicaId
     heard: float
     online: bool = True
+    until: float = math.inf
+    """When its entries leave, if it has taken leave itself."""
 
 
 class Replica:
-    """One node's part in the replication."""
+    """One node's part in the replication of a state, which takes its name."""
 
-    def __init__(self, me: ReplicaId, timing: Timing | None = None) -> None:
-        self.state: State = State(me)
-        self._timing = timing or Timing()
+    def __init__(
+        self,
+        me: ReplicaId,
+        timing: PresenceTiming,
+        state: State | None = None,
+        window_sizes: Sequence[int] = WINDOW_SIZES,
+    ) -> None:
+        self.state: State = state or State(me)
+        self._timing = timing
         self._news = Window()
-        self._windows = Windows(self._timing.window_sizes)
-        self._silence = self._timing.silent_ticks  # so a new replica announces itself with its first tick
+        self._windows = Windows(window_sizes)
+        self._silence = timing.heartbeat_ticks  # so a new replica announces itself with its first tick
         self._ticks = 0
+        self._ticked: float | None = None
         self._peers: dict[str, Peer] = {}
         self._gone: dict[str, tuple[int, float]] = {}
         self._clocks: dict[ReplicaId, Clock] = {}
+        self.record(self.state.rename(me))
 
-    # What its own members do.
-
-    def add(self, topic: str, member: int, key: str, meta: Any) -> None:
-        """Add an entry, or replace its meta."""
-        self._record(self.state.add(topic, member, key, meta))
-
-    def remove(self, topic: str, member: int, key: str) -> None:
-        """Remove an entry, which must be there."""
-        self._record(self.state.remove(topic, member, key))
-
-    def _record(self, part: Part) -> None:
+    def record(self, part: Part) -> None:
+        """Take note of what its own members have changed in the state."""
         self._news.record(part)
         self._windows.record(part)
 
     # What time brings.
 
     def tick(self, now: float) -> Outcome:
-        """Do what is due; to be called every `tick_seconds`."""
+        """Do what is due; to be called every `news_seconds`."""
         outcome = Outcome()
+        self._forgive(now)
         self._notice_silence(now, outcome)
         self._speak(outcome)
         self._ticks += 1
-        if self._ticks % self._timing.sample_ticks == 0:
+        if self._ticks % SAMPLE_TICKS == 0:
             self._ask(outcome)
         return outcome
 
-    def goodbye(self) -> Outgoing:
-        """Take leave of the others, whose clients then see the entries leave at once."""
-        return Outgoing(None, Goodbye(self.state.me))
+    def leave(self, grace_seconds: float = 0.0) -> Outcome:
+        """Take leave of the others, who see the entries leave at once, or after a grace; forget them."""
+        outcome = self.forget_everybody()
+        if self._news:
+            self._heartbeat(outcome)
+        outcome.outgoing.append(Outgoing(None, Goodbye(self.state.me, grace_seconds)))
+        return outcome
+
+    def forget_everybody(self) -> Outcome:
+        """Know nothing of the others any more."""
+        outcome = Outcome()
+        for peer in tuple(self._peers.values()):
+            self._forget(peer, outcome)
+        return outcome
+
+    def _forgive(self, now: float) -> None:
+        """Blame nobody for silence while this node itself was asleep: what they said meanwhile is still to come."""
+        slept = 0.0 if self._ticked is None else now - self._ticked - self._timing.news_seconds
+        if slept > self._timing.news_seconds:
+            for peer in self._peers.values():
+                peer.heard = min(now, peer.heard + slept)
+        self._ticked = now
 
     def _notice_silence(self, now: float, outcome: Outcome) -> None:
         for peer in tuple(self._peers.values()):
             silence = now - peer.heard
-            if silence > self._timing.forget_seconds:
+            if silence > self._timing.forget_seconds or now >= peer.until:
                 self._forget(peer, outcome)
             elif silence > self._timing.down_seconds and peer.online:
                 self._down(peer, outcome)
@@ -156,11 +164,14 @@ class Replica:
 
     def _speak(self, outcome: Outcome) -> None:
         self._silence += 1
-        if self._news or self._silence > self._timing.silent_ticks:
-            news = self._news.part if self._news else None
-            outcome.outgoing.append(Outgoing(None, Heartbeat(self.state.me, self.state.advertised, news)))
-            self._news = Window()
-            self._silence = 0
+        if self._news or self._silence >= self._timing.heartbeat_ticks:
+            self._heartbeat(outcome)
+
+    def _heartbeat(self, outcome: Outcome) -> None:
+        news = self._news.part if self._news else None
+        outcome.outgoing.append(Outgoing(None, Heartbeat(self.state.me, self.state.advertised, news)))
+        self._news = Window()
+        self._silence = 0
 
     def _ask(self, outcome: Outcome) -> None:
         own = self.state.clock
@@ -177,12 +188,14 @@ class Replica:
         if message.sender == self.state.me or self._is_past(message.sender):
             return outcome
         if isinstance(message, Goodbye):
-            self._part_with(message.sender, now, outcome)
+            self._part_with(message, now, outcome)
             return outcome
         self._hear(message.sender, now, outcome)
         match message:
             case Heartbeat():
                 self._clocks[message.sender] = message.clock
+                if self.state.me not in message.clock:  # it has not heard of this one: it may be new
+                    self._silence = self._timing.heartbeat_ticks
                 if message.news is not None:
                     outcome.changes.extend(self.state.merge({message.sender: message.news}))
             case Request():
@@ -198,10 +211,15 @@ class Replica:
             return True
         return sender.name in self._gone and sender.vsn <= self._gone[sender.name][0]
 
-    def _part_with(self, sender: ReplicaId, now: float, outcome: Outcome) -> None:
+    def _part_with(self, goodbye: Goodbye, now: float, outcome: Outcome) -> None:
+        sender = goodbye.sender
         self._gone[sender.name] = (sender.vsn, now)
         peer = self._peers.get(sender.name)
-        if peer is not None and peer.replica.vsn <= sender.vsn:
+        if peer is None or peer.replica.vsn > sender.vsn:
+            return
+        if goodbye.grace_seconds > 0 and peer.online:
+            peer.heard, peer.until = now, now + goodbye.grace_seconds
+        else:
             self._forget(peer, outcome)
 
     def _hear(self, sender: ReplicaId, now: float, outcome: Outcome) -> None:

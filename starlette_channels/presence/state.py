@@ -6,12 +6,12 @@ in dots, and asks. Source: `tracker/state.ex` of phoenix_pubsub, an observed-rem
 """
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from msgspec import Struct, field
 
 from starlette_channels.presence.clocks import Clock, ReplicaId
-from starlette_channels.presence.deltas import Delta, Entry, Part
+from starlette_channels.presence.deltas import Delta, Entry, Meta, Part
 from starlette_channels.presence.roster import Roster
 
 Place: TypeAlias = tuple[str, int, str]
@@ -113,13 +113,25 @@ class State:
         self._own = Share()
         self._shares: dict[ReplicaId, Share] = {me: self._own}
 
+    def rename(self, me: ReplicaId) -> Part:
+        """Be another replica from now on: the own entries begin anew under this name; return them, for the others."""
+        entries = tuple(self._own.entries.values())
+        for entry in entries:
+            self.roster.take(self.me, entry)
+        del self._shares[self.me]
+        self.me, self._own = me, Share()
+        self._shares[me] = self._own
+        for entry in entries:
+            self.add(entry.topic, entry.member, entry.key, entry.meta)
+        return Part(0, frozenset(self._own.entries), dict(self._own.entries))
+
     # The own entries.
 
     def find(self, topic: str, member: int, key: str) -> Entry | None:
         """Return an own entry."""
         return self._own.find((topic, member, key))
 
-    def add(self, topic: str, member: int, key: str, meta: Any) -> Part:
+    def add(self, topic: str, member: int, key: str, meta: Meta) -> Part:
         """Add an own entry, or replace its meta; return what has changed, for the others."""
         present = self.find(topic, member, key)
         entry = Entry(topic, member, key, meta)
