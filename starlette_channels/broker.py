@@ -157,9 +157,9 @@ class Broker:
         """Send an event to the subscribers of a topic in this process only; else it is as `broadcast`."""
         self._spread(Publication(topic, event, encode_payload(payload)))
 
-    def has_subscribers(self, topic: str) -> bool:
-        """Whether somebody in this process is subscribed to a topic."""
-        return any(inbox.hub.has_subscribers(topic) for inbox in self._inboxes.values())
+    def subscribers(self, topic: str) -> int:
+        """Return how many in this process are subscribed to a topic."""
+        return sum(inbox.hub.subscribers(topic) for inbox in self._inboxes.values())
 
     def _spread(self, publication: Publication) -> None:
         here = threading.get_ident()

@@ -142,7 +142,7 @@ def _nothing() -> None:
 
 
 class Hub:
-    """The subscribers of one event loop. All methods but `run`, `run_later` and `has_subscribers` belong
+    """The subscribers of one event loop. All methods but `run`, `run_later` and `subscribers` belong
     to that loop's thread."""
 
     __slots__ = ("_context", "_counts", "_groups", "_interest", "_native", "thread")
@@ -165,9 +165,9 @@ class Hub:
         """Whether its event loop is not over."""
         return self.run_later(_nothing)
 
-    def has_subscribers(self, topic: str) -> bool:
-        """Whether somebody is subscribed to a topic; it may be asked from any thread."""
-        return topic in self._groups
+    def subscribers(self, topic: str) -> int:
+        """Return how many are subscribed to a topic; it may be asked from any thread."""
+        return sum(map(len, self._groups.get(topic, ())))
 
     def serves(self, native: Any) -> bool:
         """Whether this is the hub of the given event loop."""

@@ -12,11 +12,23 @@ from starlette_channels import (
     InvalidPayload,
     InvalidToken,
     JoinError,
+    PresenceError,
     ProtocolError,
+    PublishError,
     SerializerError,
 )
 
-ERRORS = [ConnectError, ExpiredToken, InvalidPayload, InvalidToken, JoinError, ProtocolError, SerializerError]
+ERRORS = [
+    ConnectError,
+    ExpiredToken,
+    InvalidPayload,
+    InvalidToken,
+    JoinError,
+    PresenceError,
+    ProtocolError,
+    PublishError,
+    SerializerError,
+]
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -27,10 +39,7 @@ def test_every_error_is_a_channels_error(error: type[Exception]) -> None:
 def test_there_is_no_public_error_beside_them() -> None:
     public = {name for name in starlette_channels.__all__ if isinstance(getattr(starlette_channels, name), type)}
     errors = {name for name in public if issubclass(getattr(starlette_channels, name), BaseException)}
-    assert errors == {
-        *("ChannelsError", "ConnectError", "InvalidPayload", "JoinError", "ProtocolError", "SerializerError"),
-        *("ExpiredToken", "InvalidToken", "PresenceError"),
-    }
+    assert errors == {"ChannelsError", *(error.__name__ for error in ERRORS)}
 
 
 def test_an_invalid_token_refuses_with_401() -> None:

@@ -284,6 +284,11 @@ class Presence:
     async def _push_state(self, socket: Socket[Any]) -> None:
         """Look up who is there, and once more who has come meanwhile; push who is there then."""
         self._attach(socket)
+        if not self._publisher.looks_up:
+            with self._lock:
+                state = self._state.roster.json(socket.topic)
+            socket.push("presence_state", state)
+            return
         extras: dict[str, Any] = {}
         for _ in range(2):
             unknown = [entry for entry in self._entries(socket.topic) if entry.key not in extras]
