@@ -95,7 +95,10 @@ PURE = {
 REQUIRED = {"anyio", "msgspec", "starlette"}
 """What is imported at run time, beside the standard library; uvicorn is required for users, not by the code."""
 
-WITH_UVICORN = {("frames", "websockets"), ("transports.uvicorn", "uvicorn"), ("cli", "uvicorn"), ("cli", "click")}
+WITH_UVICORN = {
+    *(("frames", "websockets"), ("transports.uvicorn", "uvicorn"), ("transports.uvicorn", "websockets")),
+    *(("cli", "uvicorn"), ("cli", "click")),
+}
 """What `uvicorn[standard]`, which is required, brings; only the fast lane and the command line make use of it."""
 
 EXTRAS = {("tokens", "itsdangerous"), ("brokers.nats", "nats"), ("brokers.redis", "redis"), ("brokers.zenoh", "zenoh")}
