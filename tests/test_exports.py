@@ -45,6 +45,7 @@ PROMISED = {
     "ProtocolError",
     "PublishError",
     "Publisher",
+    "Rate",
     "Reply",
     "Serializer",
     "SerializerError",
