@@ -1,6 +1,7 @@
 """Phoenix Channels for Starlette and FastAPI: topics, replies and broadcasts over one WebSocket."""
 
 from starlette_channels.broker import Broker
+from starlette_channels.buckets import Rate
 from starlette_channels.channels import Channel, EndReason, channel
 from starlette_channels.drain import Drain
 from starlette_channels.endpoint import Channels
@@ -61,6 +62,7 @@ __all__ = [
     "ProtocolError",
     "PublishError",
     "Publisher",
+    "Rate",
     "Reply",
     "Serializer",
     "SerializerError",

@@ -7,6 +7,7 @@ timer.
 
 import inspect
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
@@ -16,9 +17,10 @@ from typing import Any, Literal, Protocol, TypeAlias
 import anyio
 
 from starlette_channels.channels import EndReason
-from starlette_channels.limits import Limits
+from starlette_channels.limits import Bounds
 from starlette_channels.sockets import Cleanup
 from starlette_channels.tasks import Cancel, Run, Tasks, being_cancelled
+from starlette_channels.watch import watch_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
@@ -52,7 +54,7 @@ class Spawner(Protocol):
         ...
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> Bounds:
         """What bounds the mailbox and the time to end."""
         ...
 
@@ -165,6 +167,7 @@ class Actor(ABC):
                 self._keep(letter)
             if self.fate in INTERRUPTING and not self._finishes_first():
                 self._interrupt()
+            self._watch()
 
     def _post(self, step: Step, letter: object) -> None:
         """Put a letter behind those that wait; it is not handled before the caller has gone on."""
@@ -207,6 +210,25 @@ class Actor(ABC):
         if not self._busy:
             self._busy = True
             self._run = self._spawner.tasks.later(self._work())
+            self._watch()
+
+    def _watch(self) -> None:
+        """Let the time begin anew that a handler may take."""
+        seconds = self._spawner.limits.handler_seconds
+        if seconds < math.inf:
+            watch_of_this_loop(seconds).begin(self)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether letters are being handled, which the watch wants to know."""
+        return self._busy and self._stage is Stage.LIVING
+
+    def overrun(self, seconds: float) -> None:
+        """End, because the watch says that the handler has taken too long."""
+        if not self._finishes_first():
+            self._spawner.counts["handler_timeout"] += 1
+            logger.error("%r ended: a handler took more than %g seconds", self, seconds)
+            self._seal("error")
 
     async def _work(self, step: Step | None = None, letter: Any = None) -> None:
         """Handle a letter, and those that come meanwhile."""
@@ -233,6 +255,7 @@ class Actor(ABC):
                     self._letter = NO_LETTER
                     if kept or self._run is not None:
                         self._dealt_with(letter)
+                        self._watch()
                 step = None
         except BaseException:
             self.fate = self.fate or "shutdown"

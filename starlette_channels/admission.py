@@ -5,9 +5,11 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
+import anyio
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from starlette_channels.arrivals import Arrival
 from starlette_channels.auth_tokens import SUBPROTOCOL, long_poll_token
 from starlette_channels.connection import Connection
 from starlette_channels.exceptions import ConnectError, ExpiredToken
@@ -61,28 +63,36 @@ class Admission:
         self._check_origin(handshake)
         return handshake
 
-    async def admit_websocket(self, scope: Scope, path_params: Mapping[str, Any]) -> tuple[Connected, str | None]:
+    def arrival(self) -> Arrival:
+        """Return a client on its way in: admit it in the `with` block, and make its connection at the end."""
+        return Arrival(self._service)
+
+    async def admit_websocket(
+        self, arrival: Arrival, scope: Scope, path_params: Mapping[str, Any]
+    ) -> tuple[Connected, str | None]:
         """Return what makes the connection of a WebSocket, and its subprotocol."""
         handshake = self.begin(scope, path_params)
         if self._auth_token:
             read_auth_token(handshake)
         subprotocol = choose_subprotocol(self._subprotocols, handshake.offered_subprotocols)
-        return await self._admit(handshake, self._serializers), subprotocol
+        return await self._admit(arrival, handshake, self._serializers), subprotocol
 
-    async def admit_session(self, handshake: Handshake) -> Connected:
+    async def admit_session(self, arrival: Arrival, handshake: Handshake) -> Connected:
         """Return what makes the connection of a client that polls."""
         if self._auth_token:
             handshake.auth_token = long_poll_token(handshake.headers)
-        return await self._admit(handshake, self._text_only)
+        return await self._admit(arrival, handshake, self._text_only)
 
-    async def _admit(self, handshake: Handshake, serializers: Sequence[Serializer]) -> Connected:
+    async def _admit(self, arrival: Arrival, handshake: Handshake, serializers: Sequence[Serializer]) -> Connected:
         self._check_open()
         vsn = handshake.params.get("vsn", DEFAULT_VERSION)
         serializer = negotiate(vsn, serializers)
         if serializer is None:
             raise Refused(403, f"no serializer for version {shown(vsn)}")
-        assigns, socket_id, seconds = await self._ask(handshake)
+        arrival.take_place()
+        assigns, socket_id, seconds = await self._ask_in_time(handshake)
         self._check_open()
+        arrival.identify(socket_id)
         app = handshake.scope.get("app")
 
         def connected(transport: Transport) -> Connection:
@@ -97,6 +107,12 @@ class Admission:
     def _check_open(self) -> None:
         if self._service.closing:
             raise Refused(503, "shutting down", retry_after=self._service.retry_after)
+
+    async def _ask_in_time(self, handshake: Handshake) -> tuple[Any, str | None, float | None]:
+        seconds = self._service.limits.connect_seconds
+        with anyio.move_on_after(seconds):
+            return await self._ask(handshake)
+        raise Refused(503, f"connect took more than {seconds:g} seconds", code="connect_timeout")
 
     async def _ask(self, handshake: Handshake) -> tuple[Any, str | None, float | None]:
         """Ask `connect` who the client is; return that, by what name it is known, and how long it may stay."""

@@ -15,7 +15,8 @@ from starlette_channels.channels import Channel, EndReason
 from starlette_channels.endings import end, fetched, settle
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.hub import Hub, Outlet, Publication, Writer
-from starlette_channels.limits import Limits
+from starlette_channels.identities import Excess
+from starlette_channels.limits import Bounds
 from starlette_channels.members import Member
 from starlette_channels.messages import (
     EMPTY,
@@ -29,6 +30,7 @@ from starlette_channels.messages import (
     shown,
 )
 from starlette_channels.protocol import UNMATCHED, Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
+from starlette_channels.senders import Sender
 from starlette_channels.serializers import Serializer
 from starlette_channels.service import Service
 from starlette_channels.tasks import Cancel, Tasks
@@ -38,12 +40,12 @@ from starlette_channels.transport import Transport
 if TYPE_CHECKING:
     from weakref import WeakSet
 
-    from starlette_channels.links import PromisedReply, Write
+    from starlette_channels.links import PromisedReply
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 
 
-class Connection:
+class Connection(Sender):
     """One client. Its transport hands it what arrives and tells it when there is nothing more to come."""
 
     __slots__ = (
@@ -54,16 +56,13 @@ class Connection:
         "_over",
         "_paused",
         "_protocol",
-        "_service",
         "_transport",
         "app",
         "assigns",
         "hub",
         "promises",
         "serializer",
-        "socket_id",
         "tasks",
-        "write",
     )
 
     def __init__(
@@ -75,16 +74,14 @@ class Connection:
         socket_id: str | None = None,
         app: object = None,
     ) -> None:
+        super().__init__(service, transport.write, socket_id)
         self.app: Any = app
         self.assigns: Any = assigns
         self.hub: Hub = service.broker.hub()
         self.promises: WeakSet[PromisedReply] | None = None
         self.serializer: Serializer = serializer
         self.tasks: Tasks = transport.tasks
-        self.write: Write = transport.write
-        self._service = service
         self._transport = transport
-        self.socket_id: str | None = socket_id
         self._backlog = 0
         self._backlog_bytes = 0
         self._paused = False
@@ -118,10 +115,16 @@ class Connection:
             self._fail(1011, "malformed_message", "a ref or name is nested too deeply")
             return
         decision = self._protocol.receive(message)
-        if type(decision) is Push:
+        if self._drawn and type(decision) is Push:
+            self._drawn -= 1
             decision.member.receive(message)
-        else:
+            return
+        now = self._transport.heard
+        excess = self._draw_join(now) if type(decision) is Join else self._draw_message(now)
+        if excess is None:
             self._obey(decision, message)
+        else:
+            self._curb(decision, message, excess, now)
 
     async def end(self) -> None:
         """Let the members end, now that the client is gone.
@@ -136,6 +139,7 @@ class Connection:
             await end(tuple(self._protocol.members.values()), self._end_reason, self.limits.shutdown_seconds)
         finally:
             self._service.forget(self)
+            self._leave(self._transport.heard)
             if self._over is not None:
                 self._over.set()
 
@@ -166,7 +170,7 @@ class Connection:
         return self._service.broker
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> Bounds:
         """What this client may use."""
         return self._service.limits
 
@@ -198,13 +202,14 @@ class Connection:
         """Answer a message in the name of the connection."""
         if answer.code:
             self.blame(message, answer.code)
-        body = encode_payload({"reason": answer.reason}) if answer.reason else EMPTY
-        self.write(self.serializer.reply(answer.join_ref, message.ref, message.topic, answer.status, body))
+        body = encode_payload(answer.response) if answer.reason else EMPTY
+        frame = self.serializer.reply(answer.join_ref, message.ref, message.topic, answer.status, body)
+        (self.refuse if answer.code and message.event == "phx_join" else self.write)(frame)
 
     def blame(self, message: Message, code: str) -> None:
         """Count and log a mistake of the client."""
-        self.counts[code] += 1
-        logger.warning("%s: event %s on topic %s", code, shown(message.event), shown(message.topic))
+        where = shown(message.event), shown(message.topic)
+        self._service.mishaps.note(code, logger, "%s: event %s on topic %s", code, *where)
 
     def free(self, topic: str, member: object) -> None:
         """Note that a topic is free again, unless another member has taken it."""
@@ -299,6 +304,19 @@ class Connection:
                 if lifetimes is None or not lifetimes.refresh(self, message):
                     self.answer(message, UNMATCHED)
 
+    def _curb(
+        self, decision: Decision[Member, tuple[Channel[Any], Match]], message: Message, excess: Excess, now: float
+    ) -> None:
+        """Refuse a message beyond the rates, or hang up on a client that has been refused too many."""
+        if not self._draw_refusal(now):
+            self._fail(1008, "flooding", f"too many messages beyond the limits, the last {excess.code}")
+        elif isinstance(decision, Leave | Stale) or (isinstance(decision, Answer) and not decision.code):
+            self._obey(decision, message)
+        elif message.ref is None:
+            self.blame(message, excess.code)
+        else:
+            self.answer(message, Answer(message.join_ref, "error", "rate limited", excess.code, excess.seconds))
+
     def _join(self, join: Join[Member, tuple[Channel[Any], Match]]) -> None:
         if self._service.closing:
             self.counts["join_while_draining"] += 1
@@ -317,6 +335,5 @@ class Connection:
         return self._backlog >= share * limits.backlog or self._backlog_bytes > share * limits.message_bytes
 
     def _fail(self, code: int, counter: str, why: str) -> None:
-        self.counts[counter] += 1
-        logger.warning("Connection closed with %d: %s", code, why)
+        self._service.mishaps.note(counter, logger, "Connection closed with %d: %s", code, why)
         self._transport.close(code, counter)

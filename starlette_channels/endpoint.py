@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from starlette_channels.admission import Admission, Connect, Connected
+from starlette_channels.arrivals import Arrival
 from starlette_channels.broker import Broker
 from starlette_channels.brokers.addresses import MEMORY
 from starlette_channels.channels import Channel
@@ -19,7 +20,7 @@ from starlette_channels.drain import Drain
 from starlette_channels.drainer import Drainer
 from starlette_channels.expiry import Expiry
 from starlette_channels.handshake import Refused, note_refusal, refuse_websocket
-from starlette_channels.limits import Limits
+from starlette_channels.limits import Bounds, Limits
 from starlette_channels.messages import Payload
 from starlette_channels.metrics import Statistics
 from starlette_channels.origins import CheckOrigin, OriginCheck
@@ -38,7 +39,7 @@ logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 transport_logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
 A = TypeVar("A")
-Attach: TypeAlias = Callable[[Connected, Limits, Counter[str]], bool]
+Attach: TypeAlias = Callable[[Connected, Bounds, Counter[str]], bool]
 """What the fast lane offers in the ASGI scope; see `transports.uvicorn`."""
 
 
@@ -210,14 +211,21 @@ class Channels(Generic[A]):
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
+        with self._admission.arrival() as arrival:
+            connected = await self._let_in(arrival, scope, send)
+        if connected is not None and not self._take_fast_lane(scope, connected):
+            await serve_websocket(receive, send, connected, self._service.limits, self._service.counts)
+
+    async def _let_in(self, arrival: Arrival, scope: Scope, send: Send) -> Connected | None:
+        """Answer a handshake; return what makes the connection, if there is to be one."""
         connected = None
         try:
             path_params = self._path.match(scope)
             if path_params is None:
                 raise Refused(404, "no such path")
-            connected, subprotocol = await self._admission.admit_websocket(scope, path_params)
+            connected, subprotocol = await self._admission.admit_websocket(arrival, scope, path_params)
         except Refused as refusal:
-            note_refusal(refusal, self._service.counts)
+            note_refusal(refusal, self._service.mishaps)
             answer = refuse_websocket(scope, send, refusal)
         else:
             answer = send({"type": "websocket.accept", "subprotocol": subprotocol})
@@ -225,9 +233,8 @@ class Channels(Generic[A]):
             await answer
         except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
             logger.debug("The client was gone before its answer: %r", error)
-            return
-        if connected is not None and not self._take_fast_lane(scope, connected):
-            await serve_websocket(receive, send, connected, self._service.limits, self._service.counts)
+            return None
+        return connected
 
     def _take_fast_lane(self, scope: Scope, connected: Connected) -> bool:
         """Attach to the server's connection if it lets us, and free the ASGI call."""
@@ -239,10 +246,7 @@ class Channels(Generic[A]):
     def _make_longpoll(self, options: LongPoll | None) -> LongPolling | None:
         if options is None:
             return None
-        admission = self._admission
-        return LongPolling(
-            options, self._service.limits, self._service.counts, admission.begin, admission.admit_session
-        )
+        return LongPolling(options, self._service, self._admission)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         polled = None if self._longpoll is None else self._longpoll.path.match(scope)

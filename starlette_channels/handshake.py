@@ -1,7 +1,6 @@
 """From an HTTP request to a connection: what `connect` sees, and how a client is refused."""
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from starlette.types import Scope, Send
 
 from starlette_channels.auth_tokens import take_token
 from starlette_channels.messages import shown
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.params import Params, decode_query
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
@@ -78,12 +78,12 @@ def begin(scope: Scope, path_params: Mapping[str, Any]) -> Handshake:
     return handshake
 
 
-def note_refusal(refusal: Refused, counts: Counter[str]) -> None:
+def note_refusal(refusal: Refused, mishaps: Mishaps) -> None:
     """Count and log that a client was refused."""
-    counts[refusal.code] += 1
-    level = logging.WARNING if refusal.__cause__ is None else logging.ERROR
     reason = shown(refusal.reason) + (refusal.advice and f": {refusal.advice}")
-    logger.log(level, "Connection refused with %d: %s", refusal.status, reason, exc_info=refusal.__cause__)
+    mishaps.note(
+        refusal.code, logger, "Connection refused with %d: %s", refusal.status, reason, cause=refusal.__cause__
+    )
 
 
 def choose_subprotocol(ours: Sequence[str] | None, offered: Sequence[str]) -> str | None:

@@ -75,6 +75,10 @@ class Link(Spawner, Protocol):
         """What queues a frame for the client."""
         ...
 
+    def refuse(self, frame: Frame) -> None:
+        """Send the answer to a refused join, in its time."""
+        ...
+
     def answer(self, message: Message, answer: Answer) -> None:
         """Answer a message in the name of the connection."""
         ...

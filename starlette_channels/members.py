@@ -8,8 +8,9 @@ unknown events and payloads that do not fit are answered instead of crashing, an
 import copy
 import functools
 import logging
+import math
 import sys
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import anyio
@@ -35,6 +36,10 @@ else:
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
 TOO_DEEP = {"reason": "invalid payload", "detail": "Nested too deeply"}
+
+
+class JoinTimeout(Exception):
+    """A join handler took longer than it may."""
 
 
 class Member(Speaker):
@@ -163,15 +168,17 @@ class Member(Speaker):
         if self._replaces is not None:
             with anyio.move_on_after(2 * self._link.limits.shutdown_seconds):
                 await self._replaces.ended()
-        handler = self._channel.join
         try:
             self.assigns = copy.copy(self._link.assigns)
-            answer = await handler.call(self, handler.decode(message.payload), **self.topic_params)
-            reply = self._join_reply(message, answer)
+            reply = self._join_reply(message, await self._ask(message))
         except JoinError as error:
             self._refuse(message, "join_refused", error.payload)
         except InvalidPayload as error:
             self._refuse(message, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
+        except JoinTimeout:
+            seconds = self._link.limits.handler_seconds
+            logger.error("The join of %r took more than %g seconds", self, seconds)
+            self._refuse(message, "join_timeout", {"reason": "join timed out"})
         except BaseException as error:
             if not is_crash(error):
                 raise
@@ -180,10 +187,20 @@ class Member(Speaker):
         else:
             self._admit(reply)
 
+    async def _ask(self, message: Message) -> object:
+        """Ask the join handler, for as long as a handler may take."""
+        handler, seconds = self._channel.join, self._link.limits.handler_seconds
+        coroutine = handler.call(self, handler.decode(message.payload), **self.topic_params)
+        if seconds == math.inf:
+            return await coroutine
+        with anyio.move_on_after(seconds):
+            return await coroutine
+        raise JoinTimeout
+
     def _admit(self, reply: Frame) -> None:
         self._joined = True
         self._link.write(reply)
-        self._say_goodbye_of_replaced()
+        self._say_goodbye_of_replaced(self._link.write)
         held, self._held = self._held, None
         if self.fate in SILENT:
             return
@@ -202,17 +219,17 @@ class Member(Speaker):
         self._settle("refused")
         self._link.counts[code] += 1
         logger.info("%r refused: %s", self, code)
-        self._link.write(reply)
-        self._say_goodbye_of_replaced()
+        self._link.refuse(reply)
+        self._say_goodbye_of_replaced(self._link.refuse)
 
     def _join_reply(self, message: Message, answer: object) -> Frame:
         return reply_frame(self._link, self.join_ref, message.ref, self.topic, answer)
 
-    def _say_goodbye_of_replaced(self) -> None:
+    def _say_goodbye_of_replaced(self, write: Callable[[Frame], None]) -> None:
         """Close the replaced channel only now: the client must not take its close for that of the new one."""
         replaced, self._replaces = self._replaces, None
         if replaced is not None and replaced.fate == "duplicate_join" and replaced._joined:
-            self._link.write(replaced._event_frame("phx_close"))
+            write(replaced._event_frame("phx_close"))
 
     # Handling.
 

@@ -46,7 +46,7 @@ class Pages:
         try:
             self._check_origin(Handshake(scope, {}))
         except Refused as refusal:
-            note_refusal(refusal, self._service.counts)
+            note_refusal(refusal, self._service.mishaps)
             return PlainTextResponse(refusal.body, refusal.status)
         upgrading = "upgrade" in Headers(scope=scope)
         reason = "No WebSocket library: install uvicorn[standard]" if upgrading else "This is for WebSockets"

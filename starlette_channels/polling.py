@@ -5,10 +5,9 @@ Source: Phoenix's `transports/long_poll.ex`.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any, TypeAlias
+from typing import Any
 
 import anyio
 import msgspec
@@ -16,24 +15,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from starlette_channels.connection import Connection
+from starlette_channels.admission import Admission
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.handshake import Handshake, Refused, note_refusal
-from starlette_channels.limits import Limits
 from starlette_channels.messages import Frame
 from starlette_channels.paths import TransportPath
-from starlette_channels.transport import Transport
+from starlette_channels.service import Service
 from starlette_channels.transports.batches import is_batch, read_lines, read_text, split
 from starlette_channels.transports.longpoll import LongPoll, LongPollTransport
 from starlette_channels.transports.sessions import Sessions
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
-
-Begin: TypeAlias = Callable[[Scope, Mapping[str, Any]], Handshake]
-"""Checks what no request is answered without, such as its origin. Raises `Refused`."""
-
-Admit: TypeAlias = Callable[[Handshake], Coroutine[Any, Any, Callable[[Transport], Connection]]]
-"""Asks `connect`; returns what makes the connection. Raises `Refused`."""
 
 TOKEN_HEADER = "x-phoenix-longpoll-token"
 
@@ -60,13 +52,13 @@ class BodyRefused(Exception):
 class LongPolling:
     """Opens sessions for clients, and passes their further requests on to them."""
 
-    def __init__(self, options: LongPoll, limits: Limits, counts: Counter[str], begin: Begin, admit: Admit) -> None:
+    def __init__(self, options: LongPoll, service: Service, admission: Admission) -> None:
         self.path: TransportPath = TransportPath(options.path, "LongPoll(path")
         self._options = options
-        self._limits = limits
-        self._counts = counts
-        self._begin = begin
-        self._admit = admit
+        self._limits = service.limits
+        self._counts = service.counts
+        self._mishaps = service.mishaps
+        self._admission = admission
         self._sessions: Sessions[LongPollTransport] = Sessions()
 
     async def __call__(self, scope: Scope, variables: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -74,13 +66,13 @@ class LongPolling:
         try:
             await self._answer(Exchange(scope, receive, send), variables)
         except Refused as refusal:
-            note_refusal(refusal, self._counts)
+            note_refusal(refusal, self._mishaps)
             await refuse(refusal)(scope, receive, send)
         except (Unsent, ClientDisconnect) as error:
             logger.debug("The client was gone before its answer: %r", error.__cause__ or error)
 
     async def _answer(self, exchange: "Exchange", variables: Mapping[str, Any]) -> None:
-        handshake = self._begin(exchange.scope, variables)
+        handshake = self._admission.begin(exchange.scope, variables)
         if exchange.method == "OPTIONS":
             await exchange.send(preflight(exchange))
         elif exchange.method not in ("GET", "POST"):
@@ -104,8 +96,9 @@ class LongPolling:
         return None
 
     async def _open(self, exchange: "Exchange", handshake: Handshake) -> None:
-        connect = await self._admit(handshake)
-        session = LongPollTransport(self._options, self._limits, self._counts, self._sessions, connect)
+        with self._admission.arrival() as arrival:
+            connect = await self._admission.admit_session(arrival, handshake)
+            session = LongPollTransport(self._options, self._limits, self._counts, self._sessions, connect)
         await exchange.answer_with(session.token)(410)
 
     async def _post(self, exchange: "Exchange", session: LongPollTransport | None) -> Response:
@@ -183,8 +176,8 @@ def render(status: int, true_status: int = 200, **fields: Any) -> Response:
 
 
 def refuse(refusal: Refused) -> Response:
-    """Make the answer to a client that gets no session: 403 whatever the reason, but for what is an error."""
-    if refusal.status == 400 or refusal.status >= 500:
+    """Make the answer to a client that gets no session: 403 whatever the reason, but for what is an error or passes."""
+    if refusal.status == 400 or refusal.headers or refusal.status >= 500:
         return Response(status_code=refusal.status, headers={**HEADERS, **refusal.headers})
     return render(403)
 

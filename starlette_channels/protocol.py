@@ -5,6 +5,7 @@ not block the connection. Its topic counts as taken from the join on until its c
 is the channel's, and a second join of the topic waits for the end of the first.
 """
 
+import math
 import typing
 from collections.abc import Callable
 from typing import Generic, TypeAlias, TypeVar
@@ -58,12 +59,20 @@ class Refresh(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """Answer at once. A `code` says that the client made a mistake, and which."""
+    """Answer at once. A `code` says that the client made a mistake, and which, and `seconds` when it would be none."""
 
     join_ref: Ref
     status: str
     reason: str = ""
     code: str = ""
+    seconds: float | None = None
+
+    @property
+    def response(self) -> dict[str, str | float]:
+        """What the client is told."""
+        if self.seconds is None:
+            return {"reason": self.reason}
+        return {"reason": self.reason, "code": self.code, "retry_after": math.ceil(self.seconds * 1000) / 1000}
 
 
 Decision: TypeAlias = Join[M, R] | Push[M] | Leave[M] | Stale | Refresh | Answer

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel
 from starlette_channels.expiry import Lifetimes, Mortal
-from starlette_channels.limits import Limits
+from starlette_channels.identities import Identities, Quotas
+from starlette_channels.limits import Bounds, Limits
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.topics import Match, Pattern
 
 
@@ -42,11 +44,16 @@ class Service:
             (pattern, channel) for channel in channels for pattern in channel.patterns
         ]
         self.broker: Broker = broker
-        self.limits: Limits = limits
-        self.surely_small: int = limits.message_bytes // 4
+        self.limits: Bounds = Bounds.of(limits)
+        self.surely_small: int = self.limits.message_bytes // 4
         """So many characters fit whatever they are: none takes more than four bytes."""
         self.counts: Counter[str] = Counter()
+        self.mishaps: Mishaps = Mishaps(self.counts)
+        self.quotas: Quotas = Quotas(self.limits)
+        self.identities: Identities = Identities(self.quotas)
         self.connections: set[Client] = set()
+        self.arriving: int = 0
+        """Clients that are neither let in nor refused yet."""
         self.lifetimes: Lifetimes | None = None
         """How long clients may stay, if that is not for ever."""
         self.closing: bool = False

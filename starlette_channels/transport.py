@@ -31,6 +31,11 @@ class Transport(Protocol):
         """What the outlet knows this client by."""
         ...
 
+    @property
+    def heard(self) -> float:
+        """When the client was last heard, by the event loop's clock."""
+        ...
+
     def write(self, frame: Frame, place: Place | None = None) -> None:
         """Queue a frame; frames leave in order. After `close` it does nothing.
 

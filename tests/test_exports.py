@@ -46,6 +46,7 @@ PROMISED = {
     "ProtocolError",
     "PublishError",
     "Publisher",
+    "Rate",
     "Reply",
     "Serializer",
     "SerializerError",

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from starlette_channels.frames import close_frame
-from starlette_channels.limits import Limits
+from starlette_channels.limits import Bounds
 from starlette_channels.transports import CLOSE_SECONDS
 from starlette_channels.transports.lane import Lane
 from starlette_channels.transports.pulse import pulse_of_this_loop
@@ -175,7 +175,7 @@ async def test_at_no_moment_does_the_server_believe_that_a_connection_has_ended_
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
             pulse = pulse_of_this_loop(loop)
-            lane = Lane(transport, loop, pulse, Limits(), Counter(), 1 << 20, register, tasks)
+            lane = Lane(transport, loop, pulse, Bounds(), Counter(), 1 << 20, register, tasks)
             transport.set_protocol(lane)
             connect: Any = Ending
             lane.start(connect)

@@ -16,6 +16,7 @@ PACKAGE = ROOT.name
 LAYERS = [
     {
         "auth_tokens",
+        "buckets",
         "brokers",
         "brokers.engine",
         "brokers.gaps",
@@ -28,7 +29,6 @@ LAYERS = [
         "drain",
         "exceptions",
         "frames",
-        "limits",
         "metrics",
         "params",
         "paths",
@@ -38,7 +38,8 @@ LAYERS = [
         "workers",
     },
     {"brokers.addresses", "brokers.interests", "brokers.nats", "brokers.redis", "brokers.zenoh", "messages", "tokens"},
-    {"brokers.envelope", "payloads"},
+    {"limits", "mishaps", "waker"},
+    {"brokers.envelope", "identities", "payloads", "refusals", "watch"},
     {"brokers.outbox", "brokers.receiver", "handlers", "serializers"},
     {"brokers.life", "protocol"},
     {"brokers.relay", "hub"},
@@ -58,9 +59,10 @@ LAYERS = [
     {"members"},
     {"expiry"},
     {"endings", "service", "transport"},
+    {"senders"},
     {"connection"},
     {"handshake"},
-    {"origins"},
+    {"arrivals", "origins"},
     {"admission", "pages"},
     {"transports", "transports.batches", "transports.sessions"},
     {"transports.outbox", "transports.outlet", "transports.sweeper"},
@@ -79,13 +81,13 @@ PURE = {
         "brokers.envelope",
         "brokers.gaps",
         "brokers.names",
+        "buckets",
         "deadlines",
         "drain",
         "frames",
-        "origins",
-        "protocol",
+        "identities",
     ),
-    *("protocol", "messages", "params", "topics", "payloads", "serializers"),
+    *("messages", "origins", "params", "payloads", "protocol", "refusals", "serializers", "topics"),
     *("presence.clocks", "presence.deltas", "presence.replica", "presence.roster", "presence.state"),
     *("presence.timing", "presence.wire"),
     "transports.batches",
@@ -104,7 +106,7 @@ WITH_UVICORN = {
 EXTRAS = {("tokens", "itsdangerous"), ("brokers.nats", "nats"), ("brokers.redis", "redis"), ("brokers.zenoh", "zenoh")}
 """What an extra of the package brings, for a module that is imported only by those who want it."""
 
-IF_THERE = {("tasks", "trio")}
+IF_THERE = {("tasks", "trio"), ("waker", "trio")}
 """What a module imports in a function, when it is certain to be installed."""
 
 MAX_LINES = 350

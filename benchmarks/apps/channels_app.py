@@ -7,7 +7,7 @@ from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from starlette_channels import Channels, Socket, channel
+from starlette_channels import Channels, Limits, Rate, Socket, channel
 
 
 class Message(Struct):
@@ -34,5 +34,7 @@ async def echo(socket: Socket, message: Message) -> Message:
     return message
 
 
-channels = Channels([room], broker=os.environ.get("BROKER", "memory://"))
+# The load generator sends as fast as it is answered: its messages are counted as any others, but never too many.
+limits = Limits(message_rate=Rate(1_000_000, burst=1_000_000))
+channels = Channels([room], broker=os.environ.get("BROKER", "memory://"), limits=limits)
 app = Starlette(routes=[Mount("/socket", app=channels)], lifespan=channels.lifespan)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from starlette_channels.connection import Connection
 from starlette_channels.frames import Close, Event, Failure, FrameReader, Ping, close_frame, pong_frame
-from starlette_channels.limits import Limits
+from starlette_channels.limits import Bounds
 from starlette_channels.messages import Frame
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
@@ -51,7 +51,6 @@ class Lane(asyncio.Protocol):
         "_connection",
         "_counts",
         "_gone",
-        "_heard",
         "_held",
         "_kept",
         "_limits",
@@ -63,6 +62,7 @@ class Lane(asyncio.Protocol):
         "_server_tasks",
         "_suspicion",
         "_transport",
+        "heard",
         "outlet",
         "tasks",
         "writer",
@@ -73,7 +73,7 @@ class Lane(asyncio.Protocol):
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
         pulse: Pulse,
-        limits: Limits,
+        limits: Bounds,
         counts: Counter[str],
         max_bytes: int,
         register: set[Any],
@@ -90,7 +90,7 @@ class Lane(asyncio.Protocol):
         self._reader = FrameReader(max_bytes)
         self._register = register
         self._server_tasks = server_tasks
-        self._heard = loop.time()
+        self.heard: float = loop.time()
         self._outbox: Outbox[bytes] | None = None
         self._suspicion: Suspicion | None = None
         self._held = False
@@ -146,7 +146,7 @@ class Lane(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Close if the client has been silent for too long, of its own accord."""
-        if self._closing or self._held or now - self._heard < self._limits.idle_seconds:
+        if self._closing or self._held or now - self.heard < self._limits.idle_seconds:
             return
         if self._outbox is not None:
             self._give_up_on_slow_client()
@@ -159,7 +159,7 @@ class Lane(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client."""
-        self._heard = self._loop.time()
+        self.heard = self._loop.time()
         self._take(self._reader.feed(data))
 
     def _take(self, events: Iterable[Event]) -> None:
@@ -293,7 +293,7 @@ class Lane(asyncio.Protocol):
         if self._held or self._outbox is not None:
             self._transport.pause_reading()
         else:
-            self._heard = self._loop.time()
+            self.heard = self._loop.time()
             self._transport.resume_reading()
 
     async def _end(self) -> None:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from starlette_channels.connection import Connection
 from starlette_channels.exceptions import ProtocolError
-from starlette_channels.limits import Limits
+from starlette_channels.limits import Bounds
 from starlette_channels.messages import Frame, frame_size, nests_too_deeply
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
@@ -72,7 +72,7 @@ class LongPollTransport:
     def __init__(
         self,
         options: LongPoll,
-        limits: Limits,
+        limits: Bounds,
         counts: Counter[str],
         sessions: Sessions["LongPollTransport"],
         connect: Callable[["LongPollTransport"], Connection],
@@ -86,6 +86,7 @@ class LongPollTransport:
         self.tasks: Tasks = Tasks()
         self.writer: Callable[[Frame], None] = self.write
         self._keeper = Tasks()
+        self.heard: float = anyio.current_time()
         self._outbox = Outbox[Frame](limits.outbox_bytes, counts)
         self._taken: list[Frame] = []
         self._taken_bytes = 0
@@ -176,6 +177,7 @@ class LongPollTransport:
         `ProtocolError` at one that is malformed; those before it have been taken then.
         """
         with anyio.move_on_after(self._options.window_seconds):
+            self.heard = anyio.current_time()
             async with self._posting:  # what one request brings is not mixed with what another does
                 for frame in frames:
                     while self._resumed is not None:

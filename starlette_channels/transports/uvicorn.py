@@ -19,7 +19,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request
 
 from starlette_channels.connection import Connection
-from starlette_channels.limits import Limits
+from starlette_channels.limits import Bounds
 from starlette_channels.transport import Transport
 from starlette_channels.transports.lane import Lane
 from starlette_channels.transports.pulse import pulse_of_this_loop
@@ -83,7 +83,7 @@ class FastLane(WebSocketsSansIOProtocol):
             extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
             self.scope["extensions"] = {**extensions, "starlette_channels": {"attach": self.attach}}
 
-    def attach(self, connect: Callable[[Transport], Connection], limits: Limits, counts: Counter[str]) -> bool:
+    def attach(self, connect: Callable[[Transport], Connection], limits: Bounds, counts: Counter[str]) -> bool:
         """Take the accepted connection over, and return whether that could be done; the ASGI call may return then.
 
         It cannot be done once messages have come, or while the client is behind with reading.

@@ -10,7 +10,7 @@ import anyio
 from starlette.types import Receive, Send
 
 from starlette_channels.connection import Connection
-from starlette_channels.limits import Limits
+from starlette_channels.limits import Bounds
 from starlette_channels.messages import Frame, frame_size
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Cancel, Tasks
@@ -33,7 +33,7 @@ class WebSocketTransport:
 
     outlet: OneByOne = ONE_BY_ONE
 
-    def __init__(self, send: Send, tasks: Tasks, limits: Limits, counts: Counter[str]) -> None:
+    def __init__(self, send: Send, tasks: Tasks, limits: Bounds, counts: Counter[str]) -> None:
         self.tasks: Tasks = tasks
         self.writer: Callable[[Frame], None] = self.write
         self._send = send
@@ -53,6 +53,7 @@ class WebSocketTransport:
         self._closing: tuple[int, str] | None = None
         self._gone = False
         self.disconnected: bool = False
+        self.heard: float = anyio.current_time()
         self._paused = False
         self._reading: anyio.CancelScope | None = None
         self._progress: anyio.Event | None = None
@@ -118,8 +119,9 @@ class WebSocketTransport:
         with anyio.CancelScope() as self._reading:
             while self._closing is None:
                 await self._wait_for_room()
-                self._reading.deadline = anyio.current_time() + self._limits.idle_seconds
+                self._reading.deadline = self.heard + self._limits.idle_seconds
                 message = await receive()
+                self.heard = anyio.current_time()
                 if message["type"] == "websocket.disconnect":
                     self.disconnected = True
                     self._lose()
@@ -143,6 +145,7 @@ class WebSocketTransport:
             patience = math.inf if self._paused else self._limits.idle_seconds
             self._reading.deadline = anyio.current_time() + patience
             await self._wait_for_progress()
+            self.heard = anyio.current_time()
 
     # Writing.
 
@@ -263,7 +266,7 @@ async def serve_websocket(
     receive: Receive,
     send: Send,
     connect: Callable[[Transport], Connection],
-    limits: Limits,
+    limits: Bounds,
     counts: Counter[str],
 ) -> None:
     """Serve an accepted WebSocket until it is closed and its channels have ended."""

@@ -1,0 +1,90 @@
+"""A client as one that sends: how many messages and joins it may, and what it has been refused."""
+
+from starlette_channels.buckets import FULL
+from starlette_channels.identities import Excess, Identity
+from starlette_channels.links import Write
+from starlette_channels.messages import Frame
+from starlette_channels.refusals import Refusals
+from starlette_channels.service import Service
+from starlette_channels.waker import waker_of_this_loop
+
+
+class Sender:
+    """One client, as far as it sends. One that sends nothing, or seldom, costs a few slots."""
+
+    __slots__ = ("_drawn", "_identity", "_joins", "_messages", "_refusals", "_service", "write")
+
+    def __init__(self, service: Service, write: Write, socket_id: str | None) -> None:
+        self.write: Write = write
+        self._service = service
+        self._identity: Identity | None = None if socket_id is None else service.identities.enter(socket_id)
+        self._messages = FULL
+        self._drawn = 0
+        self._joins = FULL
+        self._refusals: Refusals | None = None
+
+    @property
+    def socket_id(self) -> str | None:
+        """What `disconnect` knows it by."""
+        return None if self._identity is None else self._identity.name
+
+    def _draw_message(self, now: float) -> Excess | None:
+        """Count a message; return what it is beyond, if it is."""
+        handful = self._service.quotas.handful
+        if self._drawn:
+            self._drawn -= 1
+        elif handful > 1 and self._draw_messages(handful, now) is None:
+            self._drawn = handful - 1
+        else:
+            return self._draw_messages(1, now)
+        return None
+
+    def _draw_messages(self, number: int, now: float) -> Excess | None:
+        meter = self._service.quotas.messages
+        bucket = meter.draw(self._messages, now, number)
+        if bucket is None:
+            return Excess("too_many_messages", meter.wait(self._messages, now))
+        excess = None if self._identity is None else self._identity.draw_messages(number, now)
+        if excess is None:
+            self._messages = bucket
+        return excess
+
+    def _draw_join(self, now: float) -> Excess | None:
+        """Count a join; return what it is beyond, if it is."""
+        meter = self._service.quotas.joins
+        bucket = meter.draw(self._joins, now)
+        if bucket is None:
+            return Excess("too_many_joins", meter.wait(self._joins, now))
+        self._joins = bucket
+        return None if self._identity is None else self._identity.draw_join(now)
+
+    def _draw_refusal(self, now: float) -> bool:
+        """Count a message beyond the rates; return whether there may be so many."""
+        self._refusals = self._refusals or Refusals()
+        return self._refusals.draw(self._service.quotas.refusals, now)
+
+    def refuse(self, frame: Frame) -> None:
+        """Send the answer to a refused join, when `refusal_seconds` are over."""
+        seconds = self._service.limits.refusal_seconds
+        if not seconds or (self._refusals is not None and self._refusals.is_full):
+            self.write(frame)
+            return
+        refusals = self._refusals = self._refusals or Refusals()
+        waker = waker_of_this_loop()
+        if refusals.next_at is None:
+            waker.wake(seconds, self._tell_refusals)
+        refusals.hold(frame, waker.now() + seconds)
+
+    def _tell_refusals(self, now: float) -> float | None:
+        refusals = self._refusals
+        if refusals is None:
+            return None
+        for frame in refusals.due(now):
+            self.write(frame)
+        return refusals.next_at
+
+    def _leave(self, now: float) -> None:
+        """Be counted no longer, and be told nothing more."""
+        self._refusals = None
+        if self._identity is not None:
+            self._service.identities.leave(self._identity, now)
