@@ -8,7 +8,7 @@ import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
 
-from starlette_channels.limits import Limits
+from starlette_channels.limits import Bounds
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
 from starlette_channels.transports.websocket import WebSocketTransport
@@ -33,7 +33,7 @@ class Server:
 
 
 def transport_to(server: Server) -> WebSocketTransport:
-    return WebSocketTransport(server.send, Tasks(), Limits(), Counter())
+    return WebSocketTransport(server.send, Tasks(), Bounds(), Counter())
 
 
 async def test_frames_keep_their_order_whether_the_client_keeps_up_or_not() -> None:
