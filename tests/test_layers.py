@@ -65,7 +65,7 @@ LAYERS = [
     {"arrivals", "origins"},
     {"admission", "pages"},
     {"transports", "transports.batches", "transports.sessions"},
-    {"transports.outbox", "transports.outlet", "transports.sweeper"},
+    {"transports.intake", "transports.outbox", "transports.outlet", "transports.suspicion", "transports.sweeper"},
     {"transports.pulse"},
     {"transports.lane", "transports.longpoll", "transports.websocket"},
     {"drainer", "polling"},

@@ -1,25 +1,14 @@
 """When the fast lane gives up on a client that does not read: a burst alone is no reason, nor is a busy server."""
 
-import asyncio
 import sys
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from starlette_channels.broker import Broker
-from starlette_channels.connection import Connection
 from starlette_channels.frames import text_frame
-from starlette_channels.limits import Limits
-from starlette_channels.serializers import V2
-from starlette_channels.service import Service
-from starlette_channels.transport import Transport
-from starlette_channels.transports.lane import Lane, Suspicion
 from starlette_channels.transports.outlet import WRITES_AT_ONCE
-from starlette_channels.transports.pulse import Pulse
-
-LIMIT = 10_000
+from starlette_channels.transports.suspicion import Suspicion
+from tests.lanes import Client
 
 
 def test_a_client_is_slow_when_no_less_waits_after_ten_looks() -> None:
@@ -32,96 +21,6 @@ def test_any_progress_begins_the_wait_anew() -> None:
     looks = [suspicion.is_confirmed(waiting) for waiting in range(5000, 4900, -1)]
     assert not any(looks)
     assert [suspicion.is_confirmed(4901) for _ in range(10)] == [False] * 9 + [True]
-
-
-class Loop:
-    """An event loop whose time a test lets pass."""
-
-    def __init__(self) -> None:
-        self.timers: list[tuple[float, Callable[..., Any], tuple[Any, ...]]] = []
-        self.now = 0.0
-
-    def time(self) -> float:
-        return self.now
-
-    def call_soon(self, function: Callable[..., Any], *args: Any) -> None:
-        self.call_later(0, function, *args)
-
-    def call_later(self, seconds: float, function: Callable[..., Any], *args: Any) -> "Loop":
-        self.timers.append((self.now + seconds, function, args))
-        return self
-
-    def cancel(self) -> None:
-        """Timers are not cancelled here: those that matter know themselves whether they still do."""
-
-    def when(self) -> float:
-        return self.now
-
-    def turn(self) -> None:
-        due, self.timers = self.timers, []
-        for when, function, args in due:
-            if when <= self.now:
-                function(*args)
-            else:
-                self.timers.append((when, function, args))
-
-    def pass_time(self, seconds: float) -> None:
-        end = self.now + seconds
-        while due := [timer for timer in self.timers if timer[0] <= end]:
-            timer = min(due, key=lambda timer: timer[0])
-            self.timers.remove(timer)
-            self.now, function, args = timer
-            function(*args)
-        self.now = end
-
-
-class Pipe(asyncio.Transport):
-    """What the client has not taken yet waits here."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waiting = 0
-        self.written: list[bytes] = []
-
-    def write(self, data: Any) -> None:
-        self.written.append(data)
-
-    def get_write_buffer_size(self) -> int:
-        return self.waiting
-
-    def pause_reading(self) -> None:
-        """Nothing comes anyway."""
-
-    def resume_reading(self) -> None:
-        """Nothing comes anyway."""
-
-    def abort(self) -> None:
-        """Nobody is there."""
-
-
-class Client:
-    """A client of the fast lane that takes what it wants when it wants."""
-
-    def __init__(self) -> None:
-        self.loop, self.pipe, self.counts = Loop(), Pipe(), Counter[str]()
-        service = Service([], Broker(), Limits(outbox_bytes=LIMIT))
-        loop: Any = self.loop
-        self.lane = Lane(self.pipe, loop, Pulse(loop), service.limits, self.counts, 1 << 20, set(), set())
-        self.lane.start(lambda transport: self._connect(service, transport))
-
-    def _connect(self, service: Service, transport: Transport) -> Connection:
-        self.connection = Connection(service, transport, V2(), {})
-        return self.connection
-
-    def get_a_burst(self, frames: int) -> None:
-        self.pipe.waiting = 65_536
-        self.lane.pause_writing()
-        for _ in range(frames):
-            self.lane.write("x" * 1000)
-
-    def take_everything(self) -> None:
-        self.pipe.waiting = 0
-        self.lane.resume_writing()
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ Nothing is parked for an idle client: no task, no queue, no timer. An outbox exi
 import asyncio
 import logging
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -18,29 +18,18 @@ from starlette_channels.messages import Frame
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
 from starlette_channels.transport import Transport
-from starlette_channels.transports import CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS
+from starlette_channels.transports import CLOSE_SECONDS, STEP_SECONDS
+from starlette_channels.transports.intake import EVENTS_AT_ONCE, SLICE_BYTES, Intake
 from starlette_channels.transports.outbox import Outbox
 from starlette_channels.transports.outlet import LaneOutlet, Write, wire
 from starlette_channels.transports.pulse import Pulse
+from starlette_channels.transports.suspicion import Suspicion
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
 
-class Suspicion:
-    """A client for which too much waits is slow if no less waits after a moment; a burst alone is no reason."""
-
-    __slots__ = ("_steps", "_waiting_bytes")
-
-    def __init__(self, waiting_bytes: int) -> None:
-        self._waiting_bytes = waiting_bytes
-        self._steps = 0
-
-    def is_confirmed(self, waiting_bytes: int) -> bool:
-        """Look again after one more step."""
-        self._steps += 1
-        if waiting_bytes < self._waiting_bytes:
-            self._waiting_bytes, self._steps = waiting_bytes, 0
-        return self._steps * STEP_SECONDS >= HANGING_SECONDS
+FAILURES = frozenset({1002, 1007, 1008, 1009, 1011})
+"""The codes after which a client is listened to no longer, but for its answer: RFC 6455, §7.1.7."""
 
 
 class Lane(asyncio.Protocol):
@@ -50,9 +39,10 @@ class Lane(asyncio.Protocol):
         "_closing",
         "_connection",
         "_counts",
+        "_deaf",
         "_gone",
         "_held",
-        "_kept",
+        "_intake",
         "_limits",
         "_loop",
         "_outbox",
@@ -94,8 +84,9 @@ class Lane(asyncio.Protocol):
         self._outbox: Outbox[bytes] | None = None
         self._suspicion: Suspicion | None = None
         self._held = False
-        self._kept: deque[Event] | None = None
+        self._intake: Intake | None = None
         self._closing = False
+        self._deaf = False
         self._gone = False
 
     def start(self, connect: Callable[[Transport], Connection]) -> None:
@@ -135,7 +126,10 @@ class Lane(asyncio.Protocol):
     def resume(self) -> None:
         """Read again, beginning with what has been kept."""
         self._held = False
-        self._loop.call_soon(self._take_kept)
+        if self._intake is None:
+            self._regulate()
+        else:
+            self._schedule_turn()
 
     # What the pulse calls.
 
@@ -146,7 +140,7 @@ class Lane(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Close if the client has been silent for too long, of its own accord."""
-        if self._closing or self._held or now - self.heard < self._limits.idle_seconds:
+        if self._closing or self._held or self._intake is not None or now - self.heard < self._limits.idle_seconds:
             return
         if self._outbox is not None:
             self._give_up_on_slow_client()
@@ -160,19 +154,62 @@ class Lane(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client."""
         self.heard = self._loop.time()
-        self._take(self._reader.feed(data))
+        if self._intake is None and len(data) <= SLICE_BYTES:
+            events = self._reader.feed(data)
+            if len(events) <= EVENTS_AT_ONCE:
+                self._take(events)
+            else:
+                self._take_in_turns(Intake(events))
+        elif self._deaf:
+            self._transport.pause_reading()  # it has been told to go, and goes on as if nothing were
+        elif self._intake is None:
+            self._take_in_turns(Intake(data=data))
+        else:
+            self._intake.add(data)  # with TLS, some may come although nothing is read any more
 
-    def _take(self, events: Iterable[Event]) -> None:
+    def _take(self, events: Sequence[Event]) -> None:
         """Act on what has come; what handlers have no time for is kept, though it has been read already."""
-        for event in events:
+        for number, event in enumerate(events):
             if self._held and not self._closing:
-                self._kept = self._kept or deque()
-                self._kept.append(event)
-            elif type(event) is str or type(event) is bytes:
+                self._intake = self._intake or Intake()
+                self._intake.put_back(events[number:])
+                return
+            if type(event) is str or type(event) is bytes:
                 if not self._closing:
                     self._connection.receive(event)
             else:
                 self._obey(event)
+
+    def _take_in_turns(self, intake: Intake) -> None:
+        self._intake = intake
+        self._regulate()
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Act on some of what has come, and leave the rest for the next turn of the event loop."""
+        intake = self._intake
+        if intake is None or self._gone:
+            return
+        intake.is_scheduled = False
+        for _ in range(EVENTS_AT_ONCE):
+            if self._held and not self._closing:
+                return
+            event = intake.next(self._reader)
+            if event is None:
+                break
+            self._take((event,))
+            if self._intake is not intake:  # the client is not listened to any more
+                return
+        if intake.is_empty:
+            self._intake = None
+            self._regulate()
+        else:
+            self._schedule_turn()
+
+    def _schedule_turn(self) -> None:
+        if self._intake is not None and not self._intake.is_scheduled:
+            self._intake.is_scheduled = True
+            self._loop.call_soon(self._take_turn)
 
     def _obey(self, event: Event) -> None:
         """Act on what is no message."""
@@ -186,12 +223,6 @@ class Lane(asyncio.Protocol):
             logger.warning("Connection closed with %d: %s", event.code, event.reason)
             self.close(event.code, event.reason)
             self.outlet.afterwards(self._hang_up)
-
-    def _take_kept(self) -> None:
-        kept, self._kept = self._kept, None
-        if kept is not None and not self._gone:
-            self._take(kept)
-        self._regulate()
 
     def eof_received(self) -> None:
         """Let the transport close: a client that has nothing more to say has gone."""
@@ -253,7 +284,12 @@ class Lane(asyncio.Protocol):
 
     def _say_goodbye(self, code: int, reason: str) -> None:
         self._write_last(close_frame(code, reason))
-        self._transport.resume_reading()  # to hear the answer
+        if code in FAILURES:
+            self._deaf = True
+            self._intake = None
+        else:
+            self._schedule_turn()
+        self._regulate()  # to hear the answer
 
     def _write_last(self, data: bytes) -> None:
         self._release()
@@ -288,9 +324,9 @@ class Lane(asyncio.Protocol):
 
     def _regulate(self) -> None:
         """Read only while handlers keep up, and the client with reading what it asked for."""
-        if self._gone or self._closing:
+        if self._gone:
             return
-        if self._held or self._outbox is not None:
+        if self._intake is not None or ((self._held or self._outbox is not None) and not self._closing):
             self._transport.pause_reading()
         else:
             self.heard = self._loop.time()
