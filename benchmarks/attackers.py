@@ -22,6 +22,9 @@ Attack: TypeAlias = Callable[[int], Coroutine[Any, Any, None]]
 HALF_OPEN = 10_000
 SLOW_READERS = 1_000
 FLOODERS = 20
+USERS = 5
+"""Accounts that the flooders have between them: tokens do not grow on trees."""
+
 TINY = 1_000
 """Tiny messages that are written at once."""
 
@@ -79,7 +82,7 @@ _names = count()
 
 async def _flood(port: int, message: Callable[[int], str | bytes], many: int) -> None:
     """Write as fast as the server reads, and read what it says, until it closes."""
-    wire = await Wire.open(Address(port), _path(f"flood {next(_names)}"))
+    wire = await Wire.open(Address(port), _path(f"flood {next(_names) % USERS}"))
     try:
         await wire.join("room:flood")
         reading = asyncio.create_task(_read(wire))

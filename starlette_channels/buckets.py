@@ -46,6 +46,6 @@ class Meter:
         full_at += number * self._each
         return full_at if full_at - now <= self._room else None
 
-    def wait(self, full_at: float, now: float) -> float:
-        """Return the seconds until there is one in the bucket."""
-        return max(0.0, full_at + self._each - self._room - now)
+    def wait(self, full_at: float, now: float, number: int = 1) -> float:
+        """Return the seconds until there are so many in the bucket."""
+        return max(0.0, full_at + number * self._each - self._room - now)

@@ -30,7 +30,7 @@ from starlette_channels.messages import (
     shown,
 )
 from starlette_channels.protocol import UNMATCHED, Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
-from starlette_channels.senders import Sender
+from starlette_channels.senders import HEAVY, Sender
 from starlette_channels.serializers import Serializer
 from starlette_channels.service import Service
 from starlette_channels.tasks import Cancel, Tasks
@@ -99,7 +99,8 @@ class Connection(Sender):
 
     def receive(self, frame: Frame) -> None:
         """Take a message of the client; it never raises and never waits."""
-        if len(frame) > self._service.surely_small and frame_size(frame) > self.limits.message_bytes:
+        size = len(frame)
+        if size > self._service.surely_small and frame_size(frame) > self.limits.message_bytes:
             self._fail(1009, "message_too_big", f"a message of over {self.limits.message_bytes} bytes")
             return
         try:
@@ -115,12 +116,12 @@ class Connection(Sender):
             self._fail(1011, "malformed_message", "a ref or name is nested too deeply")
             return
         decision = self._protocol.receive(message)
-        if self._drawn and type(decision) is Push:
+        if self._drawn and size < HEAVY and type(decision) is Push:
             self._drawn -= 1
             decision.member.receive(message)
             return
         now = self._transport.heard
-        excess = self._draw_join(now) if type(decision) is Join else self._draw_message(now)
+        excess = self._draw(size, now, is_join=type(decision) is Join)
         if excess is None:
             self._obey(decision, message)
         else:

@@ -23,6 +23,8 @@ class Quotas:
     """The rates of the clients of one `Channels`."""
 
     def __init__(self, limits: Bounds) -> None:
+        self.heaviest: int = min(limits.message_rate.burst, limits.identity_message_rate.burst)
+        """No message counts as more than this: it would never be taken."""
         handful = min(limits.message_rate.burst // 100, limits.identity_message_rate.burst // 1000, MOST_DRAWN)
         self.handful: int = max(1, handful)
         """So many messages are drawn at once, because most of them then cost next to nothing."""
@@ -50,7 +52,7 @@ class Identity:
         meter = self._quotas.identity_messages
         bucket = meter.draw(self._messages, now, number)
         if bucket is None:
-            return Excess("too_many_identity_messages", meter.wait(self._messages, now))
+            return Excess("too_many_identity_messages", meter.wait(self._messages, now, number))
         self._messages = bucket
         return None
 

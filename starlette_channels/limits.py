@@ -37,7 +37,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     message_rate: Rate | None = Rate(250, burst=2_500)
     """Messages of one connection, joins excepted; one more is answered `rate limited`, or dropped if it has no ref.
 
-    Heartbeats and `phx_leave` count, but are always answered.
+    A message counts as one more for each 16,384 bytes, a join as well. Heartbeats and `phx_leave` count, but are
+    always answered.
     """
 
     identity_message_rate: Rate | None = Rate(1_000, burst=10_000)

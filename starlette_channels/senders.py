@@ -8,6 +8,9 @@ from starlette_channels.refusals import Refusals
 from starlette_channels.service import Service
 from starlette_channels.waker import waker_of_this_loop
 
+HEAVY = 16_384
+"""Characters or bytes: a message counts as one more for each time that it has so many."""
+
 
 class Sender:
     """One client, as far as it sends. One that sends nothing, or seldom, costs a few slots."""
@@ -28,8 +31,16 @@ class Sender:
         """What `disconnect` knows it by."""
         return None if self._identity is None else self._identity.name
 
+    def _draw(self, size: int, now: float, *, is_join: bool) -> Excess | None:
+        """Count a message of so many characters or bytes; return what it is beyond, if it is."""
+        excess = self._draw_join(now) if is_join else None
+        if excess is None and size >= HEAVY:
+            excess = self._draw_messages(min(size // HEAVY + (not is_join), self._service.quotas.heaviest), now)
+        elif not is_join:
+            excess = self._draw_message(now)
+        return excess
+
     def _draw_message(self, now: float) -> Excess | None:
-        """Count a message; return what it is beyond, if it is."""
         handful = self._service.quotas.handful
         if self._drawn:
             self._drawn -= 1
@@ -43,14 +54,13 @@ class Sender:
         meter = self._service.quotas.messages
         bucket = meter.draw(self._messages, now, number)
         if bucket is None:
-            return Excess("too_many_messages", meter.wait(self._messages, now))
+            return Excess("too_many_messages", meter.wait(self._messages, now, number))
         excess = None if self._identity is None else self._identity.draw_messages(number, now)
         if excess is None:
             self._messages = bucket
         return excess
 
     def _draw_join(self, now: float) -> Excess | None:
-        """Count a join; return what it is beyond, if it is."""
         meter = self._service.quotas.joins
         bucket = meter.draw(self._joins, now)
         if bucket is None:

@@ -13,6 +13,7 @@ from starlette_channels.identities import MOST_REMEMBERED, Identities, Quotas
 from starlette_channels.limits import Bounds
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.refusals import MOST_HELD
+from starlette_channels.senders import HEAVY
 from starlette_channels.testing import Client, HandshakeRefused, JoinRefused, connect
 from tests.conftest import OK, frames, until
 from tests.polling import Poller
@@ -211,6 +212,29 @@ async def test_a_client_a_little_too_fast_loses_messages_but_not_its_connection(
             await anyio.sleep(1 / 12)
     assert 400 < len(club.heard) < 450
     assert "flooding" not in club.counts
+
+
+async def test_a_large_message_counts_as_many(virtual_clock: MockClock) -> None:
+    club = Club(message_rate=Rate(1, burst=10), join_rate=Rate(1, burst=10))
+    async with connect(club.channels) as client:
+        room = await client.join("club:a")
+        assert (await room.push("say", "x" * (5 * HEAVY))).status == "ok"
+        assert (await room.push("say", "x" * (5 * HEAVY))) == limited("too_many_messages", 1.5)
+        assert (await room.push("say", "x" * (3 * HEAVY + 100))).status == "ok"
+        with pytest.raises(JoinRefused) as refused:
+            await client.join("club:b", {"x": "x" * HEAVY})
+        assert refused.value.reply == limited("too_many_messages", 0.5)
+        assert (await client.join("club:b")).reply.status == "ok"
+
+
+async def test_a_message_too_large_for_any_bucket_is_taken_when_the_bucket_is_full(virtual_clock: MockClock) -> None:
+    club = Club(message_rate=Rate(1, burst=10))
+    async with connect(club.channels) as client:
+        room = await client.join("club:a")
+        assert (await room.push("say", "x" * (50 * HEAVY))).status == "ok"
+        assert (await room.push("say", "x" * (50 * HEAVY))) == limited("too_many_messages", 9.5)
+        await anyio.sleep(10)
+        assert (await room.push("say", "x" * (50 * HEAVY))).status == "ok"
 
 
 async def test_none_switches_rates_off(virtual_clock: MockClock) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import anyio
+import anyio.lowlevel
 from starlette.types import Receive, Send
 
 from starlette_channels.connection import Connection
@@ -23,6 +24,9 @@ logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
 UNBOUNDED_UVICORN = ((0, 50, 0), (0, 52, 0))
 """The first and the last uvicorn whose default WebSocket implementation never waits for a slow client."""
+
+MESSAGES_IN_A_ROW = 16
+"""So many of one client are dealt with before others have their turn."""
 
 SLOWEST = 1_000_000
 """Bytes per second. A frame that leaves slower hangs; through ASGI we see it leave as a whole only."""
@@ -55,6 +59,7 @@ class WebSocketTransport:
         self.disconnected: bool = False
         self.heard: float = anyio.current_time()
         self._paused = False
+        self._in_a_row = 0
         self._reading: anyio.CancelScope | None = None
         self._progress: anyio.Event | None = None
 
@@ -129,6 +134,7 @@ class WebSocketTransport:
                 # Servers may send both keys, one of them empty.
                 text: str | None = message.get("text")
                 connection.receive(message["bytes"] if text is None else text)
+                await self._let_others_go_on()
         if self._closing is not None or self._gone:
             return
         if self._waiting_bytes:
@@ -137,6 +143,13 @@ class WebSocketTransport:
             self._counts["idle_timeout"] += 1
             logger.info("Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds)
             self.close(1002, "idle_timeout")
+
+    async def _let_others_go_on(self) -> None:
+        """Give way now and then: servers hand over what they have in store without a wait."""
+        self._in_a_row += 1
+        if self._in_a_row == MESSAGES_IN_A_ROW:
+            self._in_a_row = 0
+            await anyio.lowlevel.checkpoint()
 
     async def _wait_for_room(self) -> None:
         """Wait while handlers are too far behind, or the client is with reading what it asked for."""
