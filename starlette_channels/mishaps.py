@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from starlette_channels.buckets import FULL, Meter, Rate
 
-LINES = Rate(0.1, burst=10)
-"""Log lines of each code: ten at once, and then one every ten seconds that says how many there were not."""
+LINES = Rate(0.1, burst=20)
+"""Log lines of each code: twenty at once, and then one every ten seconds that says how many there were not."""
 
 
 class Mishaps:

@@ -20,7 +20,7 @@ import msgspec
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from starlette_channels import Limits, LongPoll
+from starlette_channels import Limits, LongPoll, Rate
 from tests.clients.node import MODULES, NODE, install, limit
 from tests.servers import HOST, ROOT, Kind, Server, serve
 
@@ -185,8 +185,17 @@ def test_the_page_about_testing_shows_the_set_up_that_all_pages_use() -> None:
 def test_every_limit_is_on_the_page_about_limits_with_its_default() -> None:
     text = (ROOT / "docs" / "guides" / "limits-and-errors.md").read_text()
     for field in msgspec.structs.fields(Limits):
-        default = f"{field.default:_}" if isinstance(field.default, int) else str(field.default)
-        assert f"| `{field.name}` | {default} |" in text
+        assert f"| `{field.name}` | {as_written(field.default)} |" in text
+
+
+def as_written(default: object) -> str:
+    match default:
+        case int():
+            return f"{default:_}"
+        case Rate():
+            return f"`Rate({default.per_second:g}, burst={default.burst})`"
+        case _:
+            return str(default)
 
 
 def test_every_option_of_long_polling_is_on_its_page_with_its_default() -> None:

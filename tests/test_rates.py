@@ -605,9 +605,9 @@ def test_log_lines_are_few_and_say_how_many_there_were_not(caplog: pytest.LogCap
     mishaps.note("too_many_messages", logger, "message %d", 1_001)
     assert counts == {"too_many_messages": 1_002, "another": 1}
     assert [record.message for record in caplog.records] == [
-        *(f"message {n}" for n in range(10)),
+        *(f"message {n}" for n in range(20)),
         "another",
-        "message 1000 (and 990 like it that were not logged)",
+        "message 1000 (and 980 like it that were not logged)",
     ]
 
 
@@ -617,5 +617,5 @@ async def test_a_flood_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
         for n in range(500):
             client.send(None, n, "nowhere", "x\n" * 100, {})
         await frames(client, 500)
-    assert len(caplog.records) < 30
+    assert len(caplog.records) < 50
     assert club.counts == {"unmatched_topic": 1, "too_many_messages": 499}
