@@ -122,7 +122,7 @@ class Replication:
 
     def _do(self, step: Callable[[float], Outcome]) -> Outcome:
         with self._lock:
-            outcome = Outcome() if self.is_over else step(anyio.current_time())
+            outcome = Outcome() if self.is_over else step(self._desk.now())
             self._put(outcome)
         for outgoing in outcome.outgoing:
             self._send(outgoing)
