@@ -106,12 +106,22 @@ class Cluster:
                 await listener.join()
             await self.agree(listeners)
             await self.hear_each_other(listeners)
-            yield listeners
+            with self._logs():
+                yield listeners
             assert [listener.wrong for listener in listeners] == [[]] * len(listeners)
         finally:
             for listener in listeners:
                 await listener.leave()
         await self.agree(())
+
+    @contextlib.contextmanager
+    def _logs(self) -> Generator[None]:
+        try:
+            yield
+        except BaseException as error:
+            for node in self.nodes:
+                error.add_note(node.server.tail())
+            raise
 
     @contextlib.asynccontextmanager
     async def talking(self, guests: Sequence[Listener]) -> AsyncGenerator[None]:
@@ -192,9 +202,4 @@ def cluster(engine_name: str) -> Generator[Cluster]:
             list(threads.map(Server.start, [node.server for node in nodes]))
         watchers = Watchers(nodes)
         stack.callback(watchers.close)
-        try:
-            yield Cluster(engine_server, nodes, watchers)
-        except BaseException as error:
-            for node in nodes:
-                error.add_note(node.server.tail())
-            raise
+        yield Cluster(engine_server, nodes, watchers)
