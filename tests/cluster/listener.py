@@ -4,12 +4,17 @@ import asyncio
 import contextlib
 import json
 from collections import Counter, defaultdict
+from itertools import pairwise
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.cluster.app import HALL
+
+
+def _holes(numbers: list[int]) -> list[tuple[int, int]]:
+    return [(before + 1, after - 1) for before, after in pairwise(numbers) if after > before + 1]
 
 
 class Listener:
@@ -20,6 +25,7 @@ class Listener:
         self.wrong: list[str] = []
         self.numbers: defaultdict[str, list[int]] = defaultdict(list)
         self.lost: Counter[str] = Counter()
+        self.gaps: defaultdict[str, list[int]] = defaultdict(list)
         self.there: dict[str, str] | None = None
         self._url = f"{url}/socket/websocket?vsn=2.0.0&user={user}"
         self._connection: ClientConnection | None = None
@@ -52,9 +58,12 @@ class Listener:
         """Whether the connection has ended."""
         return self._task is None or self._task.done()
 
-    def sums(self) -> dict[str, tuple[int, int]]:
-        """How many have come, and how many are lost, of each node."""
-        return {life: (len(numbers), self.lost[life]) for life, numbers in self.numbers.items()}
+    def sums(self) -> dict[str, str]:
+        """What has come of each node, what is missing in between, and what was said to be lost."""
+        return {
+            life: f"{numbers[0]}-{numbers[-1]} but for {_holes(numbers)}, said to be lost: {self.gaps[life]}"
+            for life, numbers in self.numbers.items()
+        }
 
     def accounted_for(self, life: str) -> int:
         """How many numbers of a node have come, or are known to be lost."""
@@ -76,6 +85,7 @@ class Listener:
                 self._hear(payload["life"], payload["number"])
             case "gap":
                 self.lost[payload["life"]] += payload["lost"]
+                self.gaps[payload["life"]].append(payload["lost"])
             case "presence_state":
                 self.there = dict(self._refs(payload))
                 self._joined.set()
