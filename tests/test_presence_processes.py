@@ -1,5 +1,6 @@
 """Presence of several processes, which know each other only over a real engine: all clients see the same people."""
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -265,6 +266,14 @@ async def test_over_memory_there_is_no_task_more(count_tasks: Callable[[], int])
     async with lobby.channels.lifespan():
         lobby.presence.attach(lobby.broker)
         assert count_tasks() == before
+
+
+def test_an_event_loop_that_anyio_has_not_started_will_do(server: EngineServer) -> None:
+    async def play() -> None:
+        async with process(server) as one, process(server) as two:
+            await acquainted(one, two)
+
+    asyncio.run(play())
 
 
 def test_the_next_event_loop_takes_over_from_one_that_ended(server: EngineServer) -> None:

@@ -42,13 +42,13 @@ def large(size: int) -> Transfer:
 @bounded
 @given(st.lists(messages, max_size=5))
 def test_what_is_said_arrives(said: list[Message]) -> None:
-    splitter, joiner = Splitter("ann"), Joiner()
+    splitter, joiner = Splitter(ANN), Joiner()
     assert [joiner.take(piece) for message in said for piece in splitter.split(message)] == said
 
 
 def test_large_messages_travel_in_pieces_that_engines_take() -> None:
     message = large(3 * PIECE_BYTES)
-    pieces = list(Splitter("ann").split(message))
+    pieces = list(Splitter(ANN).split(message))
     assert len(pieces) == 4
     assert max(map(len, pieces)) < PIECE_BYTES + 100
     joiner = Joiner()
@@ -58,7 +58,7 @@ def test_large_messages_travel_in_pieces_that_engines_take() -> None:
 @bounded
 @given(st.data())
 def test_a_message_that_lacks_a_piece_does_not_arrive_and_the_next_one_does(data: st.DataObject) -> None:
-    ann, ben, joiner = Splitter("ann"), Splitter("ben"), Joiner()
+    ann, ben, joiner = Splitter(ANN), Splitter(BEN), Joiner()
     said = [list(ann.split(large(2 * PIECE_BYTES))), list(ann.split(large(PIECE_BYTES)))]
     lost = data.draw(st.integers(0, 2))
     del said[0][lost]
@@ -76,16 +76,16 @@ def large_like(pieces: list[bytes]) -> Message | None:
 
 
 def test_the_beginning_of_a_message_is_not_kept_when_its_sender_is_gone() -> None:
-    first, *rest = Splitter("ann").split(large(PIECE_BYTES))
+    first, *rest = Splitter(ANN).split(large(PIECE_BYTES))
     joiner = Joiner()
     joiner.take(first)
-    joiner.forget("ann")
-    joiner.forget("nobody")
+    joiner.forget(ANN)
+    joiner.forget(BEN)
     assert [joiner.take(piece) for piece in rest] == [None]
 
 
 def piece(data: bytes, version: int = 1) -> bytes:
-    return msgspec.msgpack.encode((version, "ann", 1, 0, 0, data))
+    return msgspec.msgpack.encode((version, ANN, 1, 0, 0, data))
 
 
 def heartbeat(json: str) -> bytes:

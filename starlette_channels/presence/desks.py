@@ -16,10 +16,12 @@ T = TypeVar("T")
 class Desk(Generic[T]):
     """The tasks of one event loop, and what is to be done there later."""
 
-    __slots__ = ("_called", "_tasks", "_waiting", "native")
+    __slots__ = ("_called", "_tasks", "_waiting", "native", "now")
 
     def __init__(self, native: object) -> None:
         self.native: object = native
+        self.now: Callable[[], float] = getattr(native, "time", anyio.current_time)
+        """The time of the event loop, also where it runs no task: there, anyio does not know it."""
         self._tasks = Tasks()
         self._called = False
         self._waiting: deque[tuple[float, T]] = deque()

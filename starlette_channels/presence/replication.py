@@ -62,7 +62,7 @@ class Replication:
         self._publisher = publisher
         self._reports = Reports(publisher.counts)
         self._desk = desk
-        self._splitter = Splitter(self._me.name)
+        self._splitter = Splitter(self._me)
         self._replica = Replica(self._me, settings.timing, state)
         self._joiners = Joiner(), Joiner()
         of_all, of_one = (partial(self._hear, joiner) for joiner in self._joiners)
@@ -122,14 +122,14 @@ class Replication:
 
     def _do(self, step: Callable[[float], Outcome]) -> Outcome:
         with self._lock:
-            outcome = Outcome() if self.is_over else step(anyio.current_time())
+            outcome = Outcome() if self.is_over else step(self._desk.now())
             self._put(outcome)
         for outgoing in outcome.outgoing:
             self._send(outgoing)
         for event in outcome.events:
             logger.info("%s is %s", event.replica.name, event.kind)
             for joiner in self._joiners:
-                joiner.forget(event.replica.name)
+                joiner.forget(event.replica)
         self._publisher.publish_soon(self._desk)
         return outcome
 

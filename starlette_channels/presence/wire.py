@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from starlette_channels.presence.clocks import ReplicaId
 from starlette_channels.presence.deltas import Part
 from starlette_channels.presence.replica import Heartbeat, Message, Transfer
 
@@ -18,7 +19,7 @@ class Piece(Struct, array_like=True, frozen=True):
     """A part of a message, or all of it; later versions of the format may add fields at the end."""
 
     version: Literal[1]
-    sender: str
+    sender: ReplicaId
     message: int
     index: int
     left: int
@@ -34,15 +35,17 @@ class Named(Struct):
 class Splitter:
     """Makes the pieces of what one replica says."""
 
-    def __init__(self, sender: str) -> None:
+    def __init__(self, sender: ReplicaId, piece_bytes: int = PIECE_BYTES) -> None:
         self._sender = sender
+        self._piece_bytes = piece_bytes
         self._numbers = count(1)
 
     def split(self, message: Message) -> Iterator[bytes]:
         """Return the pieces of a message, in order."""
         data = _encode(message)
         number = next(self._numbers)
-        parts = [data[start : start + PIECE_BYTES] for start in range(0, len(data), PIECE_BYTES)]
+        size = self._piece_bytes
+        parts = [data[start : start + size] for start in range(0, len(data), size)]
         for index, part in enumerate(parts):
             yield _encode(Piece(1, self._sender, number, index, len(parts) - index - 1, part))
 
@@ -51,7 +54,7 @@ class Joiner:
     """Puts together what comes on one line. A message of which a piece is lost is lost: replicas ask again."""
 
     def __init__(self) -> None:
-        self._begun: dict[str, list[Piece]] = {}
+        self._begun: dict[ReplicaId, list[Piece]] = {}
 
     def take(self, data: bytes) -> Message | None:
         """Take a piece; return the message of which it is the last. Raises `ValueError` for junk."""
@@ -72,7 +75,7 @@ class Joiner:
             return None
         return _checked(_decode(b"".join(one.data for one in pieces)))
 
-    def forget(self, sender: str) -> None:
+    def forget(self, sender: ReplicaId) -> None:
         """Wait no longer for the rest of what somebody has begun to say."""
         self._begun.pop(sender, None)
 

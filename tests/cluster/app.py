@@ -1,0 +1,70 @@
+"""The application of the cluster's nodes: one room, whose clients are present, and talk.
+
+`BROKER` is the broker's address, and `NODE` the name by which the tests know this node.
+"""
+
+import itertools
+import os
+from typing import Any
+
+from msgspec import Struct
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
+
+from starlette_channels import Broker, Channels, Gap, Handshake, Presence, PresenceTiming, Socket, channel
+
+NODE = os.environ.get("NODE", "")
+HALL = "room:hall"
+
+TIMING = PresenceTiming(news_seconds=0.1, heartbeat_seconds=0.3, down_seconds=2.0)
+presence = Presence(timing=TIMING)
+broker = Broker(os.environ.get("BROKER", "memory://"))
+said = itertools.count(1)
+
+
+class User(Struct):
+    """Whoever connects says who that is, and nobody who is only here to look on."""
+
+    name: str
+
+
+async def connect(handshake: Handshake) -> User:
+    return User(handshake.query_params.get("user", ""))
+
+
+@channel("room:*")
+async def room(socket: Socket[User], payload: Any) -> None:
+    if socket.assigns.name:
+        presence.track(socket, socket.assigns.name, {"node": NODE})
+    presence.push_state(socket)
+
+
+@room.on("say")
+async def say(socket: Socket[User], payload: Any) -> None:
+    """Say the next number of this life of this node to all."""
+    socket.broadcast("said", {"life": broker.node, "number": next(said)})
+
+
+@room.info(Gap)
+async def gap(socket: Socket[User], gap: Gap) -> None:
+    socket.push("gap", {"life": gap.publisher, "lost": gap.lost})
+
+
+async def speak(request: Request) -> JSONResponse:
+    """Say a number, and tell which."""
+    number = next(said)
+    channels.broadcast(HALL, "said", {"life": broker.node, "number": number})
+    return JSONResponse([broker.node, number])
+
+
+async def report(request: Request) -> JSONResponse:
+    """Who is there, as this node knows it, and what has gone wrong."""
+    who = [[key, meta["phx_ref"]] for key, one in (await presence.list(HALL)).items() for meta in one["metas"]]
+    return JSONResponse({"who": sorted(who), "counts": dict(channels.statistics().counts)})
+
+
+channels = Channels([room], connect=connect, broker=broker, presence=presence)
+routes = [Route("/speak", speak), Route("/report", report), Mount("/socket", app=channels)]
+app = Starlette(routes=routes, lifespan=channels.lifespan)
