@@ -125,7 +125,7 @@ class Connection(Sender):
         if excess is None:
             self._obey(decision, message)
         else:
-            self._curb(decision, message, excess, now)
+            self._curb(decision, message, excess, size, now)
 
     async def end(self) -> None:
         """Let the members end, now that the client is gone.
@@ -306,10 +306,15 @@ class Connection(Sender):
                     self.answer(message, UNMATCHED)
 
     def _curb(
-        self, decision: Decision[Member, tuple[Channel[Any], Match]], message: Message, excess: Excess, now: float
+        self,
+        decision: Decision[Member, tuple[Channel[Any], Match]],
+        message: Message,
+        excess: Excess,
+        size: int,
+        now: float,
     ) -> None:
         """Refuse a message beyond the rates, or hang up on a client that has been refused too many."""
-        if not self._draw_refusal(now):
+        if not self._draw_refusal(size, now):
             self._fail(1008, "flooding", f"too many messages beyond the limits, the last {excess.code}")
         elif isinstance(decision, Leave | Stale) or (isinstance(decision, Answer) and not decision.code):
             self._obey(decision, message)

@@ -31,6 +31,7 @@ class Quotas:
         self.messages: Meter = Meter(limits.message_rate)
         self.joins: Meter = Meter(limits.join_rate)
         self.refusals: Meter = Meter(limits.refusal_rate)
+        self.most_refused: int = limits.refusal_rate.burst
         self.identity_messages: Meter = Meter(limits.identity_message_rate)
         self.identity_joins: Meter = Meter(limits.identity_join_rate)
 

@@ -51,7 +51,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     """The same for all connections of one identity together."""
 
     refusal_rate: Rate | None = Rate(100, burst=1_000)
-    """Messages of one connection beyond the rates above that are answered; one more closes it with 1008."""
+    """Messages of one connection beyond the rates above that are answered; one more closes it with 1008.
+
+    Large ones count as many, as above."""
 
     refusal_seconds: float | None = None
     """How long the answer to a refused join is held back, whoever refuses it, because clients try again at once.

@@ -22,9 +22,9 @@ class Refusals:
         self._bucket = FULL
         self._held: deque[tuple[float, Frame]] = deque()
 
-    def draw(self, meter: Meter, now: float) -> bool:
-        """Count a refusal, and return whether there may be so many."""
-        bucket = meter.draw(self._bucket, now)
+    def draw(self, meter: Meter, now: float, number: int) -> bool:
+        """Count a refusal as so many, and return whether there may be so many."""
+        bucket = meter.draw(self._bucket, now, number)
         if bucket is None:
             return False
         self._bucket = bucket

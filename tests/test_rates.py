@@ -506,7 +506,7 @@ async def test_no_task_waits_for_each_refusal_and_only_so_many_wait(virtual_cloc
             other.send("1", str(n), "nowhere", "phx_join", {})
         await frames(client, 20)
         assert anyio.current_time() == start
-        assert count_tasks() <= before + 1
+        assert count_tasks() <= before + 3  # one that waits for all of them, and those that still write to the two
         await frames(client, MOST_HELD)
         assert anyio.current_time() - start == pytest.approx(5.0)
         await frames(other, MOST_HELD + 20)

@@ -219,9 +219,10 @@ class Lane(asyncio.Protocol):
         elif isinstance(event, Close):
             self._answer_close(event)
         elif isinstance(event, Failure):
-            self._counts["broken_frame"] += 1
+            too_big = event.code == 1009
+            self._counts["message_too_big" if too_big else "broken_frame"] += 1
             logger.warning("Connection closed with %d: %s", event.code, event.reason)
-            self.close(event.code, event.reason)
+            self.close(event.code, "message_too_big" if too_big else event.reason)
             self.outlet.afterwards(self._hang_up)
 
     def eof_received(self) -> None:

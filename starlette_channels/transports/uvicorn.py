@@ -105,7 +105,7 @@ class FastLane(WebSocketsSansIOProtocol):
             pulse_of_this_loop(self.loop),
             limits,
             counts,
-            self.config.ws_max_size,
+            min(self.config.ws_max_size, limits.message_bytes),
             self.connections,
             self.tasks,
         )
