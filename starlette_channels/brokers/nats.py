@@ -92,7 +92,7 @@ class NatsEngine:
 
     async def _note_silent_end(self) -> None:
         """Look now and then: when the last bytes cannot be sent, nobody is told of the end."""
-        while not self._client.is_closed:
+        while not self._client.is_closed:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(WATCH_SECONDS)
         await self._note_end()
 
