@@ -29,7 +29,9 @@ class EngineServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start, and wait until it answers."""
+        """Start, and wait until it answers; nothing happens if it runs."""
+        if self._process is not None:
+            return
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + SECONDS
@@ -66,9 +68,41 @@ class EngineServer:
             return client.connect_ex((HOST, self.port)) == 0
 
 
-def _valkey(port: int, folder: Path) -> list[str]:
+def _valkey(port: int, folder: Path, *more: str) -> list[str]:
     limits = ["--client-output-buffer-limit", "pubsub", "1mb", "1mb", "1"]
-    return [str(get_binary_path()), "--port", str(port), "--bind", HOST, "--save", "", "--dir", str(folder), *limits]
+    return [
+        str(get_binary_path()),
+        "--port",
+        str(port),
+        "--bind",
+        HOST,
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+        *limits,
+        *more,
+    ]
+
+
+def _cluster_node(port: int, folder: Path) -> list[str]:
+    return _valkey(port, folder, "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+
+
+def sentinel(primary: EngineServer) -> contextlib.AbstractContextManager[EngineServer]:
+    """Run a sentinel that watches a primary, by the name `main`."""
+
+    def command(port: int, folder: Path) -> list[str]:
+        config = folder / "sentinel.conf"
+        config.write_text(f"port {port}\nbind {HOST}\nsentinel monitor main {HOST} {primary.port} 1\n")
+        return [str(get_binary_path()), str(config), "--sentinel"]
+
+    return _running("redis", command)
+
+
+def cluster_node() -> contextlib.AbstractContextManager[EngineServer]:
+    """Run a node of a cluster, without slots as yet."""
+    return _running("redis", _cluster_node)
 
 
 def _nats(port: int, folder: Path) -> list[str]:
@@ -93,11 +127,15 @@ with zenoh.open(config):
 ENGINES: dict[str, Callable[[int, Path], list[str]]] = {"redis": _valkey, "nats": _nats, "zenoh": _zenoh_router}
 
 
-@contextlib.contextmanager
-def engine(name: str) -> Generator[EngineServer]:
+def engine(name: str) -> contextlib.AbstractContextManager[EngineServer]:
     """Run an engine while the block runs."""
+    return _running(name, ENGINES[name])
+
+
+@contextlib.contextmanager
+def _running(scheme: str, command: Callable[[int, Path], list[str]]) -> Generator[EngineServer]:
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
-        server = EngineServer(name, ENGINES[name], Path(folder))
+        server = EngineServer(scheme, command, Path(folder))
         server.start()
         try:
             yield server

@@ -39,7 +39,15 @@ LAYERS = [
     },
     {"brokers.addresses", "brokers.interests", "brokers.nats", "brokers.redis", "brokers.zenoh", "messages", "tokens"},
     {"limits", "mishaps", "waker"},
-    {"brokers.envelope", "identities", "payloads", "refusals", "watch"},
+    {
+        "brokers.envelope",
+        "brokers.redis_cluster",
+        "brokers.redis_sentinel",
+        "identities",
+        "payloads",
+        "refusals",
+        "watch",
+    },
     {"brokers.outbox", "brokers.receiver", "handlers", "serializers"},
     {"brokers.life", "protocol"},
     {"brokers.relay", "hub"},
@@ -103,7 +111,14 @@ WITH_UVICORN = {
 }
 """What `uvicorn[standard]`, which is required, brings; only the fast lane and the command line make use of it."""
 
-EXTRAS = {("tokens", "itsdangerous"), ("brokers.nats", "nats"), ("brokers.redis", "redis"), ("brokers.zenoh", "zenoh")}
+EXTRAS = {
+    ("brokers.nats", "nats"),
+    ("brokers.redis", "redis"),
+    ("brokers.redis_cluster", "redis"),
+    ("brokers.redis_sentinel", "redis"),
+    ("brokers.zenoh", "zenoh"),
+    ("tokens", "itsdangerous"),
+}
 """What an extra of the package brings, for a module that is imported only by those who want it."""
 
 IF_THERE = {("tasks", "trio"), ("waker", "trio")}

@@ -11,13 +11,13 @@ import time
 from collections.abc import Generator
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
 from starlette_channels.broker import Broker
-from tests.conftest import until
 from tests.engines import ENGINES, EngineServer, engine
-from tests.relaying import Ear, brokers
+from tests.relaying import PATIENCE, Ear, brokers
 from tests.servers import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -29,9 +29,15 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module", params=list(ENGINES))
-def server(request: pytest.FixtureRequest) -> Generator[EngineServer]:
+def one_of_them(request: pytest.FixtureRequest) -> Generator[EngineServer]:
     with engine(request.param) as running:
         yield running
+
+
+@pytest.fixture
+def server(one_of_them: EngineServer) -> EngineServer:
+    one_of_them.start()
+    return one_of_them
 
 
 async def broadcast(broker: Broker, numbers: range, size: int = 10) -> None:
@@ -60,7 +66,6 @@ async def test_an_engine_that_dies_and_comes_back(server: EngineServer) -> None:
         await broadcast(one, range(2_000, 3_000))
         for ear in ears:
             await all_is_accounted_for(ear, 3_000)
-            assert ear.numbers[-1] == 2_999, "what waited was sent when the others were back as well"
 
 
 async def test_an_engine_that_hangs_for_a_moment_loses_nothing(server: EngineServer) -> None:
@@ -81,7 +86,9 @@ async def test_an_engine_that_is_away_for_longer_than_the_buffer_keeps(server: E
         await broadcast(one, range(100))
         server.kill()
         await broadcast(one, range(100, 200))
-        await until(lambda: one.counts["relay_dropped"] >= 50)
+        with anyio.fail_after(PATIENCE):
+            while one.counts["relay_dropped"] < 50:
+                await anyio.lowlevel.checkpoint()
         server.start()
         await broadcast(one, range(200, 300))
         await all_is_accounted_for(ear, 300)

@@ -16,11 +16,14 @@ ENGINES: Mapping[str, str] = {
     "redis": "redis",
     "rediss": "redis",
     "unix": "redis",
+    "redis+sentinel": "redis_sentinel",
+    "redis+cluster": "redis_cluster",
+    "rediss+cluster": "redis_cluster",
     "nats": "nats",
     "tls": "nats",
     "zenoh": "zenoh",
 }
-"""The module, and the extra, for each scheme."""
+"""The module for each scheme. The extra is what its name begins with."""
 
 
 class EngineModule(Protocol):
@@ -81,4 +84,5 @@ def _module(name: str) -> EngineModule:
     try:
         return cast("EngineModule", importlib.import_module(f"starlette_channels.brokers.{name}"))
     except ModuleNotFoundError as error:
-        raise ImportError(f"{name}:// needs {error.name}: pip install 'starlette-channels[{name}]'") from None
+        extra = name.partition("_")[0]
+        raise ImportError(f"{extra}:// needs {error.name}: pip install 'starlette-channels[{extra}]'") from None

@@ -33,8 +33,8 @@ class Engine(Protocol):
     """The largest parcel that it takes, once it has started; the relay does not give it larger ones."""
 
     async def start(self, deliver: Deliver, broken: Broken) -> None:
-        """Connect. From now on `deliver` is called with what comes, and `broken` at most once, if the end is noticed
-        while nobody waits for it.
+        """Connect. From now on `deliver` is called with what comes, and `broken` if the end is noticed
+        while nobody waits for it; calls after the first mean nothing.
         """
         ...
 

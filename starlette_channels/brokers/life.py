@@ -53,7 +53,6 @@ class Life:
         self._leaving: dict[str, float] = {}
         self._reported_drops = 0
         self._error: Exception | None = None
-        self._away_since: float | None = None
         self._closing_until: float | None = None
         self._loop = asyncio.new_event_loop()
         self._awake = asyncio.Event()
@@ -122,7 +121,6 @@ class Life:
                 return
             except Exception as error:  # noqa: BLE001 - engines raise what they like
                 self._error = error
-                self._away_since = self._away_since or time.monotonic()
                 self._reports.warn("relay_disconnected", "The engine between the processes is away: %r", error)
             finally:
                 await self._let_go(engine)
@@ -177,10 +175,9 @@ class Life:
         self._drop_what_is_too_old()
         await self._hear_everything(engine)
         self._outbox.restart_marks()
-        if self._away_since is not None:
+        if self._error is not None:
             logger.info("The engine between the processes is back")
-            await self._let_the_others_come_back(time.monotonic() - self._away_since)
-            self._away_since = None
+            await self._let_the_others_come_back()
         while self._closing_until is None:
             await self._follow_interests(engine)
             self._outbox.put_marks()
@@ -190,9 +187,9 @@ class Life:
         await self._publish(engine)
         self._error = None
 
-    async def _let_the_others_come_back(self, away: float) -> None:
-        """Wait with what has piled up: those who are to hear it may be a little later. They try about as often."""
-        until = time.monotonic() + min(away, LONGEST_PAUSE)
+    async def _let_the_others_come_back(self) -> None:
+        """Wait with what has piled up: those who are to hear it try as often as we do, and may be a little later."""
+        until = time.monotonic() + LONGEST_PAUSE
         while self._closing_until is None and (left := until - time.monotonic()) > 0:
             await self._sleep(left)
 

@@ -7,6 +7,7 @@ subscription are off, since it drops what is beyond them; those of the server re
 # pyright: reportUnknownMemberType=false
 # The library's own annotations are incomplete.
 
+import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -21,6 +22,8 @@ from starlette_channels.brokers.options import Options
 PING_SECONDS = 3
 """How often the server is asked whether it is there; without an answer to the last two, it is not."""
 
+WATCH_SECONDS = 0.25
+
 SETTINGS = ("credentials",)
 """What the query of an address may say, beside what is common to all engines."""
 
@@ -34,6 +37,7 @@ class NatsEngine:
         self._client = Client()
         self._unsubscribe: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
         self._error: Exception | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self, deliver: Deliver, broken: Broken) -> None:
         """Connect."""
@@ -52,6 +56,7 @@ class NatsEngine:
             **self._settings,
         )
         self.max_bytes = self._client.max_payload
+        self._watch = asyncio.create_task(self._note_silent_end())
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
         """Publish, and ask the server whether it has taken everything."""
@@ -74,6 +79,8 @@ class NatsEngine:
 
     async def close(self) -> None:
         """Close the connection."""
+        if self._watch is not None:
+            self._watch.cancel()
         if not self._client.is_closed:
             await self._client.close()
 
@@ -82,6 +89,12 @@ class NatsEngine:
 
     async def _note_error(self, error: Exception) -> None:
         self._error = error
+
+    async def _note_silent_end(self) -> None:
+        """Look now and then: when the last bytes cannot be sent, nobody is told of the end."""
+        while not self._client.is_closed:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(WATCH_SECONDS)
+        await self._note_end()
 
     async def _note_end(self) -> None:
         self._broken(self._error or ConnectionError("NATS has closed the connection"))
