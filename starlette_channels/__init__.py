@@ -20,6 +20,8 @@ from starlette_channels.exceptions import (
 from starlette_channels.expiry import Expiry
 from starlette_channels.handshake import Handshake
 from starlette_channels.limits import Limits
+from starlette_channels.log_context import LogContext
+from starlette_channels.logs import LogOptions
 from starlette_channels.messages import Broadcast, Gap, Payload, Reply
 from starlette_channels.metrics import Statistics
 from starlette_channels.presence.presence import Presence
@@ -53,6 +55,8 @@ __all__ = [
     "JoinError",
     "LaterReply",
     "Limits",
+    "LogContext",
+    "LogOptions",
     "LongPoll",
     "Payload",
     "Presence",

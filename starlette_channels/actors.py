@@ -9,17 +9,18 @@ import inspect
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from enum import Enum, auto
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import anyio
 
 from starlette_channels.channels import EndReason
-from starlette_channels.limits import Bounds
+from starlette_channels.log_context import HERE, Scene
 from starlette_channels.sockets import Cleanup
-from starlette_channels.tasks import Cancel, Run, Tasks, being_cancelled
+from starlette_channels.spawner import Spawner
+from starlette_channels.tasks import Cancel, Run, being_cancelled
 from starlette_channels.watch import watch_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
@@ -43,29 +44,6 @@ def is_crash(error: BaseException) -> bool:
     if isinstance(error, Exception):
         return True
     return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit) and not being_cancelled()
-
-
-class Spawner(Protocol):
-    """What runs an actor's work."""
-
-    @property
-    def tasks(self) -> Tasks:
-        """Where handlers run."""
-        ...
-
-    @property
-    def limits(self) -> Bounds:
-        """What bounds the mailbox and the time to end."""
-        ...
-
-    @property
-    def counts(self) -> Counter[str]:
-        """Where mishaps are counted."""
-        ...
-
-    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
-        """Run an async function beside the others; return what cancels it."""
-        ...
 
 
 class Stage(Enum):
@@ -105,6 +83,11 @@ class Actor(ABC):
         self._children: dict[object, Cancel | None] | None = None
         self._cleanups: list[Cleanup] | None = None
         self._over: anyio.Event | None = None
+
+    @property
+    @abstractmethod
+    def scene(self) -> Scene:
+        """Where its handlers are, for logs."""
 
     @abstractmethod
     def _finishes_first(self) -> bool:
@@ -241,6 +224,8 @@ class Actor(ABC):
                     kept = True
                     step, letter = self._mail.popleft()
                 self._letter = letter
+                if HERE.wanted:
+                    HERE.enter(self, letter)
                 try:
                     coroutine = step(letter)
                     if coroutine is not None:
@@ -329,6 +314,8 @@ class Actor(ABC):
     async def _run_child(
         self, key: object, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]
     ) -> None:
+        if HERE.wanted:
+            HERE.enter(self, None)
         try:
             await function(*args)
         except BaseException as error:

@@ -96,8 +96,8 @@ class Admission:
         app = handshake.scope.get("app")
 
         def connected(transport: Transport) -> Connection:
-            logger.info("Connected, protocol version %s", serializer.version)
             connection = Connection(self._service, transport, serializer, assigns, socket_id, app)
+            connection.log_open(handshake.params)
             if seconds is not None and self._service.lifetimes is not None:
                 self._service.lifetimes.watch(connection, seconds)
             return connection

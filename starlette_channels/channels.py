@@ -1,9 +1,11 @@
 """A channel: the handlers of the topics that fit its patterns."""
 
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from starlette_channels.handlers import Handler, check_handler, make_handler
+from starlette_channels.logs import Level, level_of
 from starlette_channels.messages import Answer
 from starlette_channels.slow import WhenSlow, check_policy
 from starlette_channels.sockets import Errand, Socket
@@ -52,7 +54,13 @@ class Channel(Generic[A]):
     It is a value: list it in `Channels([...])`, mount it twice, test it alone.
     """
 
-    def __init__(self, join: JoinHandler[A, Any], *patterns: str, when_slow: WhenSlow = "disconnect") -> None:
+    def __init__(
+        self,
+        join: JoinHandler[A, Any],
+        *patterns: str,
+        when_slow: WhenSlow = "disconnect",
+        log_levels: tuple[int | None, int | None] = (logging.INFO, logging.DEBUG),
+    ) -> None:
         if not patterns:
             raise TypeError('channel(): name the topics, as in @channel("room:*")')
         self.patterns: tuple[Pattern, ...] = tuple(Pattern(text) for text in patterns)
@@ -65,6 +73,7 @@ class Channel(Generic[A]):
         self.intercepts: dict[str, Handler] = {}
         self.intercepted: frozenset[str] = frozenset()
         self.when_slow: WhenSlow = when_slow
+        self.log_join, self.log_handle_in = log_levels
         self.infos: dict[type, Callable[[Socket[A], Any], Coroutine[Any, Any, None]]] = {}
         self.refreshed: Callable[[Socket[A], A], Coroutine[Any, Any, None]] | None = None
         self.terminator: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]] | None = None
@@ -188,20 +197,25 @@ class Channel(Generic[A]):
         return f"<Channel {self.name}: {', '.join(pattern.text for pattern in self.patterns)}>"
 
 
-def channel(*patterns: str, when_slow: WhenSlow = "disconnect") -> _RegisterChannel:
+def channel(
+    *patterns: str, when_slow: WhenSlow = "disconnect", log_join: Level = "info", log_handle_in: Level = "debug"
+) -> _RegisterChannel:
     """Make a channel of a join handler: `@channel("room:*") async def room(socket, payload)`.
 
     The handler decides who may join: `raise JoinError(...)` refuses, a returned payload is the join reply. Patterns
     are exact topics, `prefix*`, and named segments, which the handler takes by name: `@channel("room:{room_id}")`,
     `room(socket, payload, room_id)`. `when_slow` says what becomes of broadcasts and pushes while a client is behind
     with reading: `"disconnect"` it, `"drop_oldest"`, or keep the `latest_by_key(...)`.
+    `log_join` and `log_handle_in` are the levels at which its joins and the events of clients are logged, `None` not
+    at all.
     """
     check_policy(when_slow)
+    levels = level_of(log_join, "channel(log_join"), level_of(log_handle_in, "channel(log_handle_in")
 
     for pattern in patterns:
         _called(pattern, "channel", '"room:*"')
 
     def register(join: JoinHandler[A, P], /) -> Channel[A]:
-        return Channel(join, *patterns, when_slow=when_slow)
+        return Channel(join, *patterns, when_slow=when_slow, log_levels=levels)
 
     return register

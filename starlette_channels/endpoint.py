@@ -21,6 +21,7 @@ from starlette_channels.drainer import Drainer
 from starlette_channels.expiry import Expiry
 from starlette_channels.handshake import Refused, note_refusal, refuse_websocket
 from starlette_channels.limits import Bounds, Limits
+from starlette_channels.logs import LogOptions
 from starlette_channels.messages import Payload
 from starlette_channels.metrics import Statistics
 from starlette_channels.origins import CheckOrigin, OriginCheck
@@ -77,6 +78,7 @@ class Channels(Generic[A]):
         longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
         drain: Drain | bool = True,
+        log: LogOptions | None = None,
     ) -> None: ...
 
     @overload
@@ -97,6 +99,7 @@ class Channels(Generic[A]):
         longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
         drain: Drain | bool = True,
+        log: LogOptions | None = None,
     ) -> None: ...
 
     def __init__(
@@ -116,8 +119,10 @@ class Channels(Generic[A]):
         longpoll: LongPoll | bool = False,
         limits: Limits | None = None,
         drain: Drain | bool = True,
+        log: LogOptions | None = None,
     ) -> None:
-        self._service = Service(channels, broker if isinstance(broker, Broker) else Broker(broker), limits or Limits())
+        broker_of_all = broker if isinstance(broker, Broker) else Broker(broker)
+        self._service = Service(channels, broker_of_all, limits or Limits(), log)
         origins = OriginCheck(check_origin)
         self._admission = Admission(
             self._service,

@@ -6,14 +6,15 @@ from weakref import WeakSet
 
 import anyio
 
-from starlette_channels.actors import Spawner
 from starlette_channels.broker import Broker
 from starlette_channels.hub import Hub, Outlet, Writer
 from starlette_channels.messages import Frame, Message, Payload, Ref, Reply, encode_answer
+from starlette_channels.parameters import ParameterFilter
 from starlette_channels.protocol import Answer
 from starlette_channels.serializers import Serializer
 from starlette_channels.slow import Place
 from starlette_channels.sockets import LaterReply
+from starlette_channels.spawner import Spawner
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -58,6 +59,21 @@ class Link(Spawner, Protocol):
     @property
     def serializer(self) -> Serializer:
         """The client's wire."""
+        ...
+
+    @property
+    def parameters(self) -> ParameterFilter:
+        """How logs show what the client sends."""
+        ...
+
+    @property
+    def socket_id(self) -> str | None:
+        """What `disconnect` knows the client by."""
+        ...
+
+    @property
+    def number(self) -> int:
+        """What logs call the connection."""
         ...
 
     @property

@@ -21,7 +21,7 @@ from starlette_channels.channels import Channel, EndReason
 from starlette_channels.exceptions import InvalidPayload, JoinError
 from starlette_channels.hub import Publication, Route
 from starlette_channels.links import Link, reply_frame
-from starlette_channels.messages import Broadcast, Frame, Gap, Message, Reply, encode_payload
+from starlette_channels.messages import Broadcast, Frame, Gap, Message, Reply, encode_payload, shown
 from starlette_channels.payloads import decode_anything
 from starlette_channels.protocol import UNMATCHED, Answer
 from starlette_channels.sockets import Cleanup
@@ -185,6 +185,7 @@ class Member(Speaker):
             logger.exception("The join of %r crashed", self)
             self._refuse(message, "join_crashed", {"reason": "join crashed"})
         else:
+            self._log(self._channel.log_join, "joined", message)
             self._admit(reply)
 
     async def _ask(self, message: Message) -> object:
@@ -218,7 +219,7 @@ class Member(Speaker):
         self._held = None
         self._settle("refused")
         self._link.counts[code] += 1
-        logger.info("%r refused: %s", self, code)
+        self._log(self._channel.log_join, f"refused, {code}", message)
         self._link.refuse(reply)
         self._say_goodbye_of_replaced(self._link.refuse)
 
@@ -235,6 +236,9 @@ class Member(Speaker):
 
     def _handle_event(self, message: Message) -> Coroutine[Any, Any, object] | None:
         event = message.event
+        level = self._channel.log_handle_in
+        if level is not None and logger.isEnabledFor(level):
+            self._log(level, f"event {shown(event)}", message)
         handler = self._channel.events.get(event) if isinstance(event, str) else None
         any_event = self._channel.any_event
         try:
@@ -323,6 +327,8 @@ class Member(Speaker):
         terminator = self._channel.terminator
         if self._joined and terminator is not None and self.fate is not None and self.fate != "refused":
             await self._within_time("terminate", terminator(self, self.fate))
+        if self._joined and self._channel.log_join is not None:
+            logger.debug("%r ended: %s", self, self.fate)
         if self._joined and self.fate == "error":
             self._link.write(self._event_frame("phx_error", {"reason": "channel_crash"}))
         self._link.free(self.topic, self)

@@ -1,12 +1,19 @@
 """A client as one that sends: how many messages and joins it may, and what it has been refused."""
 
+import logging
+from collections.abc import Mapping
+from typing import Any
+
 from starlette_channels.buckets import FULL
 from starlette_channels.identities import Excess, Identity
 from starlette_channels.links import Write
 from starlette_channels.messages import Frame
+from starlette_channels.parameters import ParameterFilter
 from starlette_channels.refusals import Refusals
 from starlette_channels.service import Service
 from starlette_channels.waker import waker_of_this_loop
+
+logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 
 HEAVY = 16_384
 """Characters or bytes: a message counts as one more for each time that it has so many."""
@@ -15,7 +22,7 @@ HEAVY = 16_384
 class Sender:
     """One client, as far as it sends. One that sends nothing, or seldom, costs a few slots."""
 
-    __slots__ = ("_drawn", "_identity", "_joins", "_messages", "_refusals", "_service", "write")
+    __slots__ = ("_drawn", "_identity", "_joins", "_messages", "_number", "_refusals", "_service", "write")
 
     def __init__(self, service: Service, write: Write, socket_id: str | None) -> None:
         self.write: Write = write
@@ -25,11 +32,34 @@ class Sender:
         self._drawn = 0
         self._joins = FULL
         self._refusals: Refusals | None = None
+        self._number = 0
 
     @property
     def socket_id(self) -> str | None:
         """What `disconnect` knows it by."""
         return None if self._identity is None else self._identity.name
+
+    @property
+    def number(self) -> int:
+        """What logs call the connection."""
+        self._number = self._number or next(self._service.numbers)
+        return self._number
+
+    @property
+    def parameters(self) -> ParameterFilter:
+        """How logs show what the client sends."""
+        return self._service.parameters
+
+    def log_open(self, params: Mapping[str, Any]) -> None:
+        """Log that the client has connected, with its parameters, if that is wanted."""
+        level = self._service.log_connect
+        if level is not None and logger.isEnabledFor(level):
+            logger.log(level, "Connected: number %d, parameters %s", self.number, self.parameters.show_value(params))
+
+    def _log_end(self) -> None:
+        level = self._service.log_connect
+        if level is not None and logger.isEnabledFor(level):
+            logger.log(level, "Disconnected: number %d", self.number)
 
     def _draw(self, size: int, now: float, *, is_join: bool) -> Excess | None:
         """Count a message of so many characters or bytes; return what it is beyond, if it is."""
@@ -96,6 +126,7 @@ class Sender:
 
     def _leave(self, now: float) -> None:
         """Be counted no longer, and be told nothing more."""
+        self._log_end()
         self._refusals = None
         if self._identity is not None:
             self._service.identities.leave(self._identity, now)

@@ -1,9 +1,10 @@
 """What the clients of one `Channels` share."""
 
+import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from starlette_channels.broker import Broker
@@ -11,7 +12,9 @@ from starlette_channels.channels import Channel
 from starlette_channels.expiry import Lifetimes, Mortal
 from starlette_channels.identities import Identities, Quotas
 from starlette_channels.limits import Bounds, Limits
+from starlette_channels.logs import LogOptions, level_of
 from starlette_channels.mishaps import Mishaps
+from starlette_channels.parameters import ParameterFilter
 from starlette_channels.topics import Match, Pattern
 
 
@@ -39,7 +42,9 @@ class Client(Mortal, Protocol):
 class Service:
     """The channels, the broker, the limits, and who is connected."""
 
-    def __init__(self, channels: Sequence[Channel[Any]], broker: Broker, limits: Limits) -> None:
+    def __init__(
+        self, channels: Sequence[Channel[Any]], broker: Broker, limits: Limits, log: LogOptions | None = None
+    ) -> None:
         self.routes: list[tuple[Pattern, Channel[Any]]] = [
             (pattern, channel) for channel in channels for pattern in channel.patterns
         ]
@@ -51,6 +56,11 @@ class Service:
         self.mishaps: Mishaps = Mishaps(self.counts)
         self.quotas: Quotas = Quotas(self.limits)
         self.identities: Identities = Identities(self.quotas)
+        log = log or LogOptions()
+        self.log_connect: int | None = level_of(log.connect, "LogOptions(connect")
+        self.parameters: ParameterFilter = ParameterFilter(log.filter_parameters, log.keep_parameters)
+        self.numbers: Iterator[int] = itertools.count(1)
+        """What logs call connections."""
         self.connections: set[Client] = set()
         self.arriving: int = 0
         """Clients that are neither let in nor refused yet."""

@@ -1,5 +1,6 @@
 """What a channel says to its client: pushes, broadcasts and replies, and when they go out."""
 
+import logging
 import sys
 from typing import Any
 
@@ -7,6 +8,7 @@ from starlette_channels.actors import Actor, Stage
 from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel
 from starlette_channels.links import Link, PromisedReply
+from starlette_channels.log_context import Scene
 from starlette_channels.messages import EMPTY, Body, Frame, Message, Payload, Ref, encode_answer, encode_payload
 from starlette_channels.payloads import decode_anything
 from starlette_channels.slow import LatestByKey, Place
@@ -16,6 +18,8 @@ if sys.version_info >= (3, 12):
     from typing import override
 else:
     from typing_extensions import override
+
+logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
 SILENT = frozenset({"duplicate_join", "closed", "draining", "shutdown"})
 """The ends after which a channel tells its client nothing more."""
@@ -41,6 +45,16 @@ class Speaker(Actor, Socket[Any]):
     def broker(self) -> Broker:
         """Where its broadcasts go, which presence wants to know."""
         return self._link.broker
+
+    @property
+    @override
+    def scene(self) -> Scene:
+        return Scene(self.topic, self._link.socket_id, self._link.number)
+
+    def _log(self, level: int | None, what: str, message: Message) -> None:
+        """Log what has become of a message, with its payload, if that is wanted."""
+        if level is not None and logger.isEnabledFor(level):
+            logger.log(level, "%r: %s, parameters %s", self, what, self._link.parameters.show(message.payload))
 
     @override
     def push(self, event: str, payload: Payload) -> None:

@@ -37,6 +37,8 @@ PROMISED = {
     "JoinError",
     "LaterReply",
     "Limits",
+    "LogContext",
+    "LogOptions",
     "LongPoll",
     "Payload",
     "Presence",
