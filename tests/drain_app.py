@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from starlette_channels import Channels, Drain, Limits, Reply, Socket, channel
+from starlette_channels import Broker, Channels, Drain, Limits, Reply, Socket, channel
 
 gate = anyio.Event()
 
@@ -59,8 +59,9 @@ async def send_away(request: Request) -> JSONResponse:
 
 
 drain = msgspec.convert(msgspec.json.decode(os.environ.get("DRAIN", "{}")), Drain)
-channels = Channels([room], drain=drain, longpoll=True, limits=Limits(shutdown_seconds=30.0))
-others = Channels([room], drain=drain)
+# A broker each, said so: workers need not hear each other here.
+channels = Channels([room], drain=drain, longpoll=True, limits=Limits(shutdown_seconds=30.0), broker=Broker())
+others = Channels([room], drain=drain, broker=Broker())
 routes = [
     Route("/ready", channels.ready),
     Route("/open", open_gate),
