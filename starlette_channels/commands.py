@@ -37,8 +37,16 @@ Command: TypeAlias = Disconnect | Kick
 
 _CODES = (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 1014)
 
-encode_command = msgspec.json.Encoder().encode
-"""Return a command as it travels."""
 
-decode_command = msgspec.json.Decoder(Command).decode
-"""Return the command that has come. Raises `msgspec.MsgspecError` for what is none of ours."""
+def encode_command(command: Command) -> bytes:
+    """Return a command as it travels."""
+    return _encode(command)
+
+
+def decode_command(data: bytes) -> Command:
+    """Return the command that has come. Raises `msgspec.MsgspecError` for what is none of ours."""
+    return _decode(data)
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Command).decode
