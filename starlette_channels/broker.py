@@ -3,6 +3,7 @@
 Source: `Phoenix.PubSub`.
 """
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -10,18 +11,22 @@ from collections.abc import Callable
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import msgspec
 
 from starlette_channels.brokers.addresses import MEMORY, read_address
-from starlette_channels.brokers.envelope import Kind, payload_kind, payload_of
+from starlette_channels.brokers.envelope import Envelope, Kind, payload_kind, payload_of
 from starlette_channels.brokers.interests import TopicInterests
 from starlette_channels.brokers.names import line_channel, name_of, topic_channel
 from starlette_channels.brokers.receiver import Arrival
 from starlette_channels.brokers.relay import Relay
+from starlette_channels.commands import Command, Disconnect, decode_command, encode_command
 from starlette_channels.exceptions import SerializerError
 from starlette_channels.exchange import Exchange
 from starlette_channels.hub import Hub, Publication
 from starlette_channels.inbox import Inbox
 from starlette_channels.messages import Gap, encode_payload
+
+logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 
 def _never_mind(_: Gap) -> None:
@@ -146,8 +151,15 @@ class Broker:
         """Send an event to all subscribers of a topic; `sender` is a subscriber to leave out.
 
         Returns without waiting. Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if no
-        subscriber's wire can express it, as far as they are in this process.
+        subscriber's wire can express it, as far as they are in this process. As in Phoenix, the event "disconnect"
+        closes the connections whose `socket_id` is the topic.
         """
+        self.publish(topic, event, payload, sender=sender)
+        if event == "disconnect":
+            self.command(topic, Disconnect())
+
+    def publish(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
+        """Do what `broadcast` does for what clients may have a say in: whatever the event, it is no command."""
         publication = Publication(topic, event, encode_payload(payload), sender)
         if self._relay is not None:
             self._relay.publish(payload_kind(publication.body), topic_channel(topic), event, publication.body)
@@ -168,6 +180,14 @@ class Broker:
                 inbox.hub.dispatch(publication)
             else:
                 self._hand_over(inbox, publication)
+
+    def command(self, socket_id: str, command: Command) -> None:
+        """Command the clients of an identity, in this process and all others, without waiting."""
+        if self._relay is not None:
+            self._relay.publish(Kind.COMMAND, topic_channel(socket_id), "", encode_command(command))
+        for inbox in self._inboxes.values():
+            if not inbox.hub.run(inbox.hub.command, socket_id, command):
+                self._let_go(inbox)
 
     def has_exchange(self, name: str) -> bool:
         """Whether an end of a line is open in an event loop of this process that is not over."""
@@ -240,6 +260,17 @@ class Broker:
             for exchange in self._exchanges:
                 if exchange.hub is hub and exchange.channel == arrival.channel:
                     exchange.take(arrival.body)
+        elif arrival.kind is Kind.COMMAND:
+            self._obey(hub, arrival)
         else:
             publication = Publication(name_of(arrival.channel), arrival.event, payload_of(arrival))
             self._dispatch_for_another(hub, publication)
+
+    def _obey(self, hub: Hub, arrival: Envelope) -> None:
+        try:
+            command = decode_command(arrival.body)
+        except (msgspec.MsgspecError, ValueError) as error:
+            self.counts["unknown_command"] += 1
+            logger.error("Another process commands what this one does not know: %s", error)
+        else:
+            hub.command(name_of(arrival.channel), command)

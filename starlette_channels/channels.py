@@ -16,10 +16,10 @@ P = TypeVar("P")
 R = TypeVar("R", bound=Answer)
 T = TypeVar("T")
 
-EndReason: TypeAlias = Literal["left", "stopped", "error", "duplicate_join", "closed", "draining", "shutdown"]
-"""Why a channel ended: the client left, `socket.stop()`, a handler raised, the client joined the topic anew, the
-connection is gone, the server is about to stop and has asked the client to come back, or the channel had no time left
-when the server stopped.
+EndReason: TypeAlias = Literal["left", "stopped", "kicked", "error", "duplicate_join", "closed", "draining", "shutdown"]
+"""Why a channel ended: the client left, `socket.stop()`, `channels.kick(...)`, a handler raised, the client joined the
+topic anew, the connection is gone, the server is about to stop and has asked the client to come back, or the channel
+had no time left when the server stopped.
 """
 
 JoinHandler: TypeAlias = Callable[Concatenate[Socket[A], P, ...], Coroutine[Any, Any, Answer]]

@@ -12,9 +12,10 @@ import anyio
 
 from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel, EndReason
-from starlette_channels.endings import end, fetched, settle
+from starlette_channels.commands import Command, Disconnect
+from starlette_channels.endings import end, expel, fetched, settle
 from starlette_channels.exceptions import ProtocolError
-from starlette_channels.hub import Hub, Outlet, Publication, Writer
+from starlette_channels.hub import Hub, Outlet, Writer
 from starlette_channels.identities import Excess
 from starlette_channels.limits import Bounds
 from starlette_channels.members import Member
@@ -93,7 +94,7 @@ class Connection(Sender):
         )
         service.connections.add(self)
         if socket_id is not None:
-            self.hub.subscribe(socket_id, self)
+            self.hub.enlist(socket_id, self)
 
     # What the transport calls.
 
@@ -133,7 +134,7 @@ class Connection(Sender):
         Handlers have `shutdown_seconds` to finish, and then as long again for `terminate`.
         """
         if self.socket_id is not None:
-            self.hub.unsubscribe(self.socket_id, self)
+            self.hub.dismiss(self.socket_id, self)
         for promise in tuple(self.promises or ()):
             promise.settle()
         try:
@@ -234,13 +235,16 @@ class Connection(Sender):
 
     # What the broker, the endpoint and the watch over expiry call.
 
-    def deliver(self, publication: Publication) -> None:
-        """Take a broadcast on the socket id: "disconnect" closes the connection, others mean nothing."""
-        if publication.event == "disconnect":
-            self._transport.close(1001, "disconnected")
+    def obey(self, command: Command) -> None:
+        """Do what the server says to all clients of this one's identity."""
+        if isinstance(command, Disconnect):
+            self._transport.close(command.code, command.reason)
+        elif (member := self._protocol.members.get(command.topic)) is not None:
+            member.kick(command.reason)
+            self.tasks.spawn(expel, member, self.limits.shutdown_seconds)
 
     def miss(self, gap: Gap) -> None:
-        """Close the connection as well if broadcasts on the socket id are lost: there may have been a "disconnect"."""
+        """Close the connection if commands may be lost, for one may have been to close it."""
         self._transport.close(1012, "resync")
 
     def tell(self, event: str, payload: object) -> None:

@@ -48,3 +48,10 @@ async def end(members: Sequence[Member], reason: EndReason, seconds: float) -> N
         member.abort(reason)
     for member in members:
         await member.ended()
+
+
+async def expel(member: Member, seconds: float) -> None:
+    """See that a member ends that has been kicked; a running handler has so many seconds to finish."""
+    with anyio.move_on_after(seconds):
+        await member.ended()
+    member.abort("kicked")

@@ -16,6 +16,7 @@ from starlette_channels.arrivals import Arrival
 from starlette_channels.broker import Broker
 from starlette_channels.brokers.addresses import MEMORY
 from starlette_channels.channels import Channel
+from starlette_channels.commands import Disconnect, Kick
 from starlette_channels.drain import Drain
 from starlette_channels.drainer import Drainer
 from starlette_channels.expiry import Expiry
@@ -154,9 +155,25 @@ class Channels(Generic[A]):
         """
         self._service.broker.broadcast(topic, event, payload)
 
-    def disconnect(self, socket_id: str) -> None:
-        """Close all connections whose `socket_id` this is, with 1001; their channels end, clients reconnect."""
-        self.broadcast(socket_id, "disconnect", {})
+    def disconnect(self, socket_id: str, *, code: int = 1001, reason: str = "disconnected") -> None:
+        """Close all connections whose `socket_id` this is, in whatever process; their channels end, as `"closed"`.
+
+        Clients see both code and reason. They come back, older versions of phoenix.js not after 1000, and `connect`
+        decides again.
+        Raises `ValueError` for a code that a server may not send, and for a reason of over 123 bytes in UTF-8. It may
+        be called from any thread, returns at once, and an id that nobody has is no error.
+        """
+        self._service.broker.command(socket_id, Disconnect(code, reason))
+
+    def kick(self, socket_id: str, topic: str, *, reason: str | None = None) -> None:
+        """End the channel of this very topic on all connections whose `socket_id` this is, in whatever process.
+
+        The client gets the event `kicked`, `{"reason": ...}`, if there is a reason, and `phx_close`: it stays away
+        until it joins anew, which the join handler may refuse. A handler that is running may finish, for as long as
+        `Limits.shutdown_seconds`; what waits behind it is answered `unmatched topic`. `terminate` gets `"kicked"`. It
+        may be called from any thread, returns at once, and nobody being there is no error.
+        """
+        self._service.broker.command(socket_id, Kick(topic, reason))
 
     def statistics(self) -> Statistics:
         """Return what there is and what has gone wrong; it costs a few microseconds and a loop over the connections."""

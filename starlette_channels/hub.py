@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from starlette_channels.commands import Command
 from starlette_channels.exceptions import SerializerError
 from starlette_channels.messages import Body, Frame, Gap
 from starlette_channels.serializers import Serializer
@@ -67,6 +68,18 @@ class Subscriber(Protocol):
 
     def miss(self, gap: Gap) -> None:
         """Take the news that broadcasts are lost, without waiting."""
+        ...
+
+
+class Addressee(Protocol):
+    """A client of an identity."""
+
+    def obey(self, command: Command) -> None:
+        """Do what the server says, without waiting."""
+        ...
+
+    def miss(self, gap: Gap) -> None:
+        """Take the news that commands may be lost, without waiting."""
         ...
 
 
@@ -142,10 +155,12 @@ def _nothing() -> None:
 
 
 class Hub:
-    """The subscribers of one event loop. All methods but `run`, `run_later` and `subscribers` belong
-    to that loop's thread."""
+    """The subscribers and the identities of one event loop.
 
-    __slots__ = ("_context", "_counts", "_groups", "_interest", "_native", "thread")
+    All methods but `run`, `run_later` and `subscribers` belong to that loop's thread.
+    """
+
+    __slots__ = ("_addressees", "_context", "_counts", "_groups", "_interest", "_native", "thread")
 
     def __init__(self, native: Any, counts: Counter[str], interest: Interest | None = None) -> None:
         self.thread: int = threading.get_ident()
@@ -154,6 +169,7 @@ class Hub:
         self._counts = counts
         self._interest = interest
         self._groups: dict[str, list[Group]] = {}
+        self._addressees: dict[str, set[Addressee]] = {}
 
     @property
     def topics(self) -> int:
@@ -217,11 +233,33 @@ class Hub:
                 if self._interest is not None:
                     self._interest.remove(topic)
 
+    def enlist(self, socket_id: str, addressee: Addressee) -> None:
+        """Let a client have the commands to an identity."""
+        addressees = self._addressees.setdefault(socket_id, set())
+        if self._interest is not None and not addressees:
+            self._interest.add(socket_id)
+        addressees.add(addressee)
+
+    def dismiss(self, socket_id: str, addressee: Addressee) -> None:
+        """Let it have none any more."""
+        addressees = self._addressees.get(socket_id, set())
+        addressees.discard(addressee)
+        if not addressees and socket_id in self._addressees:
+            del self._addressees[socket_id]
+            if self._interest is not None:
+                self._interest.remove(socket_id)
+
+    def command(self, socket_id: str, command: Command) -> None:
+        """Command the clients of an identity."""
+        for addressee in tuple(self._addressees.get(socket_id, ())):
+            addressee.obey(command)
+
     def abandon(self) -> None:
         """Want nothing any more: the event loop is over, and its subscribers did not say goodbye."""
-        groups, self._groups = self._groups, {}
+        wanted = (*self._groups, *self._addressees)
+        self._groups, self._addressees = {}, {}
         if self._interest is not None:
-            for topic in groups:
+            for topic in wanted:
                 self._interest.remove(topic)
 
     def dispatch(self, publication: Publication) -> None:
@@ -247,10 +285,11 @@ class Hub:
                 raise refusal
 
     def miss(self, gap: Gap) -> None:
-        """Tell the subscribers of a topic that broadcasts are lost."""
-        for subscriber in [one for group in self._groups.get(gap.topic, ()) for one in group]:
+        """Tell the subscribers of a topic, and the clients that are called as it is, that something is lost."""
+        subscribers = [one for group in self._groups.get(gap.topic, ()) for one in group]
+        for concerned in (*subscribers, *self._addressees.get(gap.topic, ())):
             try:
-                subscriber.miss(gap)
+                concerned.miss(gap)
             except Exception:
                 self._counts["delivery_failed"] += 1
                 logger.exception("Telling of a gap on %r failed", gap.topic)

@@ -85,6 +85,13 @@ class Member(Speaker):
         """End because the connection has, once all that the client sent is handled."""
         self._take(self._handle_close, reason)
 
+    def kick(self, why: str | None) -> None:
+        """End because the server says so; a running handler may finish, and the client is told why."""
+        self._link.hub.unsubscribe(self.topic, self)
+        if why is not None and self.fate is None and self._stage is Stage.LIVING:
+            self.push("kicked", {"reason": why})
+        self._seal("kicked", interrupt=False)
+
     def abort(self, reason: EndReason) -> None:
         """End now, a join that is going on included."""
         self._seal(reason)
@@ -321,7 +328,7 @@ class Member(Speaker):
         self._link.hub.unsubscribe(self.topic, self)
         if self._subscriptions is not None:
             self._subscriptions.clear()
-        if self.fate in ("left", "stopped"):
+        if self.fate in ("left", "stopped", "kicked"):
             self._link.write(self._event_frame("phx_close"))
             self._link.free(self.topic, self)
         terminator = self._channel.terminator
@@ -332,7 +339,7 @@ class Member(Speaker):
         if self._joined and self.fate == "error":
             self._link.write(self._event_frame("phx_error", {"reason": "channel_crash"}))
         self._link.free(self.topic, self)
-        if self.fate in ("refused", "error", "stopped"):
+        if self.fate in ("refused", "error", "stopped", "kicked"):
             self._answer(leftovers)
 
     def _answer(self, leftovers: Iterable[object]) -> None:

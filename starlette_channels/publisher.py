@@ -8,10 +8,11 @@ import anyio
 import anyio.to_thread
 
 from starlette_channels.brokers.addresses import read_address
-from starlette_channels.brokers.envelope import payload_kind
+from starlette_channels.brokers.envelope import Kind, payload_kind
 from starlette_channels.brokers.names import topic_channel
 from starlette_channels.brokers.receiver import Arrival
 from starlette_channels.brokers.relay import Relay
+from starlette_channels.commands import Command, Disconnect, Kick, encode_command
 from starlette_channels.exceptions import PublishError
 from starlette_channels.messages import Payload, encode_payload
 
@@ -43,10 +44,19 @@ class Publisher:
         """
         body = encode_payload(payload)
         self._relay.publish(payload_kind(body), topic_channel(topic), event, body)
+        if event == "disconnect":
+            self._command(topic, Disconnect())
 
-    def disconnect(self, socket_id: str) -> None:
+    def disconnect(self, socket_id: str, *, code: int = 1001, reason: str = "disconnected") -> None:
         """Close all connections whose `socket_id` this is, as `Channels.disconnect` does."""
-        self.broadcast(socket_id, "disconnect", {})
+        self._command(socket_id, Disconnect(code, reason))
+
+    def kick(self, socket_id: str, topic: str, *, reason: str | None = None) -> None:
+        """End the channel of a topic on all connections whose `socket_id` this is, as `Channels.kick` does."""
+        self._command(socket_id, Kick(topic, reason))
+
+    def _command(self, socket_id: str, command: Command) -> None:
+        self._relay.publish(Kind.COMMAND, topic_channel(socket_id), "", encode_command(command))
 
     def flush(self) -> None:
         """Wait until the engine has taken all that was broadcast so far.

@@ -64,11 +64,11 @@ class Speaker(Actor, Socket[Any]):
 
     @override
     def broadcast(self, event: str, payload: Payload) -> None:
-        self._link.broker.broadcast(self.topic, event, payload)
+        self._link.broker.publish(self.topic, event, payload)
 
     @override
     def broadcast_from(self, event: str, payload: Payload) -> None:
-        self._link.broker.broadcast(self.topic, event, payload, sender=self)
+        self._link.broker.publish(self.topic, event, payload, sender=self)
 
     @override
     def reply_later(self) -> LaterReply:

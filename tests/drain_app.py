@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from starlette_channels import Channels, Drain, Limits, Reply, Socket, channel
+from starlette_channels import Broker, Channels, Drain, Limits, Reply, Socket, channel
 
 gate = anyio.Event()
 
@@ -58,13 +58,33 @@ async def send_away(request: Request) -> JSONResponse:
     return JSONResponse({})
 
 
+async def disconnect(request: Request) -> JSONResponse:
+    channels.disconnect("everybody", code=int(request.query_params["code"]), reason=request.query_params["reason"])
+    return JSONResponse({})
+
+
+async def kick(request: Request) -> JSONResponse:
+    channels.kick("everybody", request.query_params["topic"], reason=request.query_params["reason"])
+    return JSONResponse({})
+
+
 drain = msgspec.convert(msgspec.json.decode(os.environ.get("DRAIN", "{}")), Drain)
-channels = Channels([room], drain=drain, longpoll=True, limits=Limits(shutdown_seconds=30.0))
-others = Channels([room], drain=drain)
+# A broker each, said so: workers need not hear each other here.
+channels = Channels(
+    [room],
+    socket_id=lambda _: "everybody",
+    drain=drain,
+    longpoll=True,
+    limits=Limits(shutdown_seconds=30.0),
+    broker=Broker(),
+)
+others = Channels([room], drain=drain, broker=Broker())
 routes = [
     Route("/ready", channels.ready),
     Route("/open", open_gate),
     Route("/drain", send_away),
+    Route("/disconnect", disconnect),
+    Route("/kick", kick),
     Mount("/socket", app=channels),
     Mount("/others", app=others),
 ]

@@ -97,12 +97,37 @@ async def test_only_the_event_disconnect_means_anything_and_its_payload_means_no
         assert await client.closed() == 1001
 
 
+@pytest.mark.parametrize("code", [1000, 1001, 1003, 1008, 1011, 1012, 1014, 3000, 4999])
+@pytest.mark.parametrize("reason", ["", "logged out elsewhere", "é" * 61])
+async def test_the_client_sees_code_and_reason(code: int, reason: str) -> None:
+    channels = House().channels
+    async with connect(channels, user="ann") as client:
+        channels.disconnect("user:ann", code=code, reason=reason)
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.receive()
+        assert (closed.value.code, closed.value.reason) == (code, reason)
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1010, 1015, 1016, 2999, 5000, -1])
+def test_a_code_that_no_server_may_send_is_refused(code: int) -> None:
+    with pytest.raises(ValueError, match=r"a server may send 1000, .*, and 3000 to 4999"):
+        House().channels.disconnect("user:ann", code=code)
+
+
+@pytest.mark.parametrize("reason", ["x" * 124, "é" * 62, "\ud800"], ids=["long", "long in UTF-8", "no Unicode"])
+def test_a_reason_that_no_close_frame_can_hold_is_refused(reason: str) -> None:
+    with pytest.raises(ValueError, match=r"123 bytes|surrogates"):
+        House().channels.disconnect("user:ann", reason=reason)
+
+
 async def test_a_channel_on_a_topic_that_is_someones_id_sees_the_event_as_any_other() -> None:
     channels = House().channels
     async with connect(channels, user="ann") as ann, connect(channels, user="bob") as bob:
         await bob.join("user:ann")
         channels.disconnect("user:ann")
         assert await ann.closed() == 1001
+        assert await bob.received_nothing()
+        channels.broadcast("user:ann", "disconnect", {})
         assert (await bob.receive()).event == "disconnect"
         assert await bob.heartbeat() == Reply("ok", {})
 

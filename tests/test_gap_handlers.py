@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 import redis
 
-from starlette_channels import Broadcast, Broker, Channels, Gap, Handshake, Reply, Socket, channel
+from starlette_channels import Broadcast, Broker, Channels, Gap, Handshake, Publisher, Reply, Socket, channel
 from starlette_channels.brokers.envelope import Kind, seal
 from starlette_channels.testing import connect
 from tests.engines import EngineServer, engine
@@ -35,10 +35,10 @@ class Process:
         self._redis = redis.Redis.from_url(server.url)
         self._numbers: dict[str, int] = {}
 
-    async def publish(self, topic: str, event: str = "told", *, lose: int = 0) -> None:
+    async def publish(self, topic: str, event: str = "told", *, lose: int = 0, kind: Kind = Kind.JSON) -> None:
         """Publish on a topic, after some that were lost; again and again, until there is somebody who hears it."""
         number = self._numbers[topic] = self._numbers.get(topic, 0) + lose + 1
-        data = seal(Kind.JSON, STRANGER, 1, number, f"t:{topic}", event, b'{"n":%d}' % number)
+        data = seal(kind, STRANGER, 1, number, f"t:{topic}", event, b'{"n":%d}' % number)
         with anyio.fail_after(10):
             while not await anyio.to_thread.run_sync(self._redis.publish, f"channels:t:{topic}", data):
                 await anyio.lowlevel.checkpoint()
@@ -139,6 +139,51 @@ async def test_a_disconnect_reaches_the_connections_of_other_processes(
         assert await ann.closed() == 1001
         async with other.lifespan():
             pass
+
+
+async def test_so_do_codes_and_kicks_and_those_of_a_publisher(
+    server: EngineServer, channels: Channels[Any], process: Process
+) -> None:
+    async with connect(channels, user="ann") as ann, connect(channels, user="bob") as bob:
+        rooms = [await client.join(topic) for client in (ann, bob) for topic in ("plain:a", "plain:b")]
+        for name in ("ann", "bob"):
+            await process.publish(name, "something else")
+        other = Channels([room], broker=server.url)
+        other.kick("ann", "plain:a", reason="flooding")
+        assert await rooms[0].receive("kicked") == {"reason": "flooding"}
+        await rooms[0].receive("phx_close")
+        other.disconnect("ann", code=4003, reason="moved")
+        assert await ann.closed() == 4003
+        async with Publisher(server.url) as publisher:
+            publisher.kick("bob", "plain:b")
+            await publisher.aflush()
+            await rooms[3].receive("phx_close")
+            publisher.disconnect("bob", code=4004)
+            await publisher.aflush()
+            assert await bob.closed() == 4004
+        async with other.lifespan():
+            pass
+
+
+async def test_a_plain_broadcast_of_a_publisher_disconnects_too(
+    server: EngineServer, channels: Channels[Any], process: Process
+) -> None:
+    async with connect(channels, user="ann") as ann:
+        await process.publish("ann", "disconnect")  # as a client's, by way of a handler: no command
+        async with Publisher(server.url) as publisher:
+            assert await ann.heartbeat() == Reply("ok")
+            publisher.broadcast("ann", "disconnect", {})
+            await publisher.aflush()
+            assert await ann.closed() == 1001
+
+
+async def test_a_command_that_is_not_known_here_is_counted(channels: Channels[Any], process: Process) -> None:
+    async with connect(channels, user="ann") as ann:
+        await process.publish("ann", kind=Kind.COMMAND)
+        with anyio.fail_after(10):
+            while not channels.statistics().counts.get("unknown_command"):
+                await anyio.lowlevel.checkpoint()
+        assert await ann.heartbeat() == Reply("ok")
 
 
 async def test_junk_is_counted_and_harms_nobody(server: EngineServer, process: Process) -> None:

@@ -24,6 +24,7 @@ LAYERS = [
         "brokers.names",
         "brokers.options",
         "brokers.reports",
+        "commands",
         "brokers.worker",
         "deadlines",
         "drain",

@@ -32,6 +32,9 @@ class Kind(IntEnum):
     LINE = 5
     """What the library has to say to itself in other processes; see `Exchange`."""
 
+    COMMAND = 6
+    """What is to be done to the clients of an identity, on the channel of the topic that is called as they are."""
+
 
 class Envelope(Struct, array_like=True, frozen=True, gc=False):
     """One message; later versions of the format may add fields at the end."""
