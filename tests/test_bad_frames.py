@@ -69,8 +69,12 @@ BAD_FRAMES = {
 @pytest.mark.parametrize("name", BAD_FRAMES)
 async def test_a_frame_that_breaks_the_websocket_protocol_closes_its_own_connection(server: Server, name: str) -> None:
     code, data = BAD_FRAMES[name]
-    counted = {"message_too_big" if code == 1009 else "broken_frame": int(fast(server))}
-    async with under_watch(server, **counted), hostile(server) as client:
+    too_big = code == 1009
+    counted = fast(server)
+    async with (
+        under_watch(server, message_too_big=counted and too_big, broken_frame=counted and not too_big),
+        hostile(server) as client,
+    ):
         await client.join("room:a")
         client.write(data + frame(HEARTBEAT))
         # websockets takes a length of more than 63 bits for a size; RFC 6455 forbids it.
