@@ -305,3 +305,13 @@ def test_the_example_of_a_client_by_hand_runs(guide: tuple[Path, Server]) -> Non
         [None, None, "room:lobby", "new_msg", {"body": "hi"}],
         ["1", "2", "room:lobby", "phx_reply", {"status": "ok", "response": {"length": 2}}],
     ]
+
+
+SECURITY = (ROOT / "docs" / "security.md").read_text()
+
+
+@pytest.mark.parametrize("reference", sorted(set(re.findall(r"`(tests/[^`]+)`", SECURITY))))
+def test_what_the_page_on_security_says_is_shown_by_a_test_that_exists(reference: str) -> None:
+    path, _, name = reference.partition("::")
+    module = (ROOT / path).read_text()
+    assert re.search(rf"^ *(async )?def {name}\(", module, re.MULTILINE) if name else "def test_" in module
