@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from starlette_channels.brokers.envelope import Envelope, Kind, payload_kind, payload_of, seal, unseal
+from starlette_channels.brokers.envelope import (
+    CHECKSUM_BYTES,
+    Envelope,
+    Kind,
+    checked,
+    payload_kind,
+    payload_of,
+    seal,
+    unseal,
+)
 from starlette_channels.brokers.names import as_bytes, as_token, line_channel, name_of, topic_channel
 from starlette_channels.brokers.receiver import Receiver
 from starlette_channels.brokers.reports import Reports
@@ -36,10 +45,16 @@ VALID = seal(Kind.JSON, OTHER, 1, 1, "t:a", "e", Raw(b"{}"))
 
 
 def test_a_later_version_may_add_fields_but_must_not_change_them() -> None:
-    fields = msgspec.msgpack.decode(VALID)
-    assert unseal(msgspec.msgpack.encode([*fields, "more"])) == unseal(VALID)
+    fields = msgspec.msgpack.decode(VALID[CHECKSUM_BYTES:])
+    assert unseal(checked(msgspec.msgpack.encode([*fields, "more"]))) == unseal(VALID)
     with pytest.raises(ValueError, match="no message of ours"):
-        unseal(msgspec.msgpack.encode([2, *fields[1:]]))
+        unseal(checked(msgspec.msgpack.encode([2, *fields[1:]])))
+
+
+@given(st.integers(0, len(VALID) - 1), st.integers(1, 255))
+def test_what_is_damaged_on_its_way_is_noticed(at: int, change: int) -> None:
+    with pytest.raises(ValueError, match="the checksum is wrong"):
+        unseal(VALID[:at] + bytes([VALID[at] ^ change]) + VALID[at + 1 :])
 
 
 JUNK = st.one_of(
@@ -55,8 +70,9 @@ JUNK = st.one_of(
 )
 
 
-@given(JUNK)
-def test_junk_never_raises_and_is_counted(junk: bytes) -> None:
+@given(JUNK, st.booleans())
+def test_junk_never_raises_and_is_counted(junk: bytes, is_checked: bool) -> None:
+    junk = checked(junk) if is_checked else junk
     counts: Counter[str] = Counter()
     receiver = Receiver(ME, Reports(counts), lambda: 0.0)
     receiver.channels = {"t:a"}

@@ -91,7 +91,6 @@ async def test_a_process_that_hangs_is_cut_off_holds_up_nobody_and_hears_of_its_
             await broadcast(one, range(6_000, 8_000))
             assert process.stdout is not None
             told = json.loads(await anyio.to_thread.run_sync(process.stdout.readline))
-        print(told["lost"], told["counts"], one.counts)
         assert told["numbers"] == sorted(set(told["numbers"]))
         assert len(told["numbers"]) + told["lost"] == 8_000
         assert told["lost"] > 0

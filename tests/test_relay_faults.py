@@ -152,4 +152,3 @@ async def test_a_process_that_hangs_while_more_comes_than_the_engine_keeps_for_i
             told = json.loads(await anyio.to_thread.run_sync(process.stdout.readline))
         assert told["numbers"] == sorted(set(told["numbers"]))
         assert len(told["numbers"]) + told["lost"] == 7_000
-        print(told["lost"], told["counts"], one.counts)
