@@ -140,6 +140,8 @@ class Cluster:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            for guest in guests:
+                await guest.finish()
 
     async def agree(self, guests: Sequence[Listener], nodes: Sequence[Node] | None = None) -> None:
         """Wait until these nodes, and the clients of phoenix.js there, have one list: that of these guests."""
