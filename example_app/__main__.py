@@ -19,7 +19,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chat-") as folder:
         if options.workers > 1:  # what they share, unless the environment says where
-            os.environ.setdefault("CHAT_BROKER", "zenoh://")
+            os.environ.setdefault("CHAT_BROKER", f"zenoh://?prefix={Path(folder).name}")
             os.environ.setdefault("CHAT_HISTORY", str(Path(folder, "history.sqlite")))
         print(f"The chat is at http://{options.host}:{options.port} - open it in two windows.", flush=True)
         uvicorn.run("example_app.app:app", log_level="warning", **vars(options), **SETTINGS)

@@ -22,7 +22,8 @@ from tests.cluster.proxy import Network, Proxy
 from tests.engines import EngineServer, engine
 from tests.servers import FAST_LANE, Server
 
-PATIENCE = 20.0
+PATIENCE = 30.0
+"""That the last message is lost is noticed with the next mark, which is sent after 1, 5 and 21 seconds."""
 
 
 class Node:
