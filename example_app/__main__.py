@@ -1,6 +1,9 @@
-"""Run the chat: `python -m example_app --port 8000`."""
+"""Run the chat: `python -m example_app --port 8000 --workers 4`."""
 
 import argparse
+import os
+import tempfile
+from pathlib import Path
 
 import uvicorn
 
@@ -12,9 +15,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m example_app", description="A chat on starlette_channels.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", default=8000, type=int, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--workers", default=1, type=int, help="how many processes serve (default: %(default)s)")
     options = parser.parse_args()
-    print(f"The chat is at http://{options.host}:{options.port} - open it in two windows.", flush=True)
-    uvicorn.run("example_app.app:app", host=options.host, port=options.port, log_level="warning", **SETTINGS)
+    with tempfile.TemporaryDirectory(prefix="chat-") as folder:
+        if options.workers > 1:  # what they share, unless the environment says where
+            os.environ.setdefault("CHAT_BROKER", f"zenoh://?prefix={Path(folder).name}")
+            os.environ.setdefault("CHAT_HISTORY", str(Path(folder, "history.sqlite")))
+        print(f"The chat is at http://{options.host}:{options.port} - open it in two windows.", flush=True)
+        uvicorn.run("example_app.app:app", log_level="warning", **vars(options), **SETTINGS)
 
 
 if __name__ == "__main__":

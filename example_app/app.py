@@ -1,15 +1,14 @@
-"""A chat: several rooms over one connection, one of them private, and announcements over HTTP.
+"""A chat: several rooms over one connection, who is in them, one of them private, and announcements over HTTP.
 
 `python -m example_app` runs it, and so does `uvicorn example_app.app:app`. Open the page in two windows.
 """
 
 import os
 import secrets
-from collections import deque
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio.to_thread
 import msgspec
 from msgspec import Meta, Struct, field
 from starlette.applications import Starlette
@@ -18,17 +17,24 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from starlette_channels import Channels, ConnectError, Handshake, JoinError, Socket, channel
+from example_app.history import History, Message, new_id
+from starlette_channels import (
+    Channels,
+    ConnectError,
+    Handshake,
+    JoinError,
+    Presence,
+    PresenceError,
+    PresenceTiming,
+    Socket,
+    channel,
+)
 
 PASSPHRASE = os.environ.get("CHAT_PASSPHRASE", "open sesame")
-HISTORY = 50  # messages that a newcomer to a room gets to see
+BROKER = os.environ.get("CHAT_BROKER", "memory://")  # several workers need zenoh://, several hosts redis:// or nats://
+HISTORY = os.environ.get("CHAT_HISTORY", ":memory:")  # a file, for several workers
 
 Body = Annotated[str, Meta(min_length=1, max_length=2000, pattern=r"\S")]
-
-
-def new_id() -> str:
-    """Return an id that no other message has, not even one from before a restart."""
-    return secrets.token_hex(8)
 
 
 class User(Struct, frozen=True):
@@ -66,23 +72,16 @@ class Announcement(Struct):
     body: Body
 
 
-class Message(Struct, frozen=True):
-    """A message as everybody sees it; an announcement has no author."""
-
-    author: str | None
-    body: str
-    id: str = field(default_factory=new_id)
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-
 ROOMS = [
     Room("lobby", "Lobby", "Where everybody comes in"),
     Room("garden", "Garden", "Small talk and fresh air"),
     Room("workshop", "Workshop", "Show what you are making"),
     Room("attic", "Attic", "By invitation only", private=True),
 ]
-history = {room.id: deque[Message](maxlen=HISTORY) for room in ROOMS}
+known = {room.id for room in ROOMS}
 private = {room.id for room in ROOMS if room.private}
+history = History(HISTORY)
+presence = Presence(timing=PresenceTiming(news_seconds=0.5))
 
 
 async def connect(conn: Handshake) -> User:
@@ -95,25 +94,27 @@ async def connect(conn: Handshake) -> User:
 
 @channel("room:*")
 async def room(socket: Socket[User], join: JoinRoom) -> dict[str, list[Message]]:
-    """Join a room: its latest messages, oldest first, are the answer."""
-    if socket.subtopic not in history:
+    """Join a room, and be seen in it: its latest messages, oldest first, are the answer."""
+    if socket.subtopic not in known:
         raise JoinError("there is no such room")
     if socket.subtopic in private and not secrets.compare_digest(join.passphrase.encode(), PASSPHRASE.encode()):
         raise JoinError("that is not the passphrase")
-    return {"messages": list(history[socket.subtopic])}
+    try:
+        presence.track(socket, socket.assigns.name)
+    except PresenceError as error:
+        raise JoinError("that name has a meaning to computers") from error
+    presence.push_state(socket)
+    return {"messages": await anyio.to_thread.run_sync(history.latest, socket.subtopic)}
 
 
 @room.on("new_msg")
 async def new_msg(socket: Socket[User], new: NewMessage) -> Message:
     """Say something: the others get it as an event, its author as the reply."""
-    said = history[socket.subtopic]
-    for earlier in said:
-        if earlier.id == new.id:
-            return earlier  # the first reply was lost, and this is the retry
     message = Message(socket.assigns.name, new.body, new.id)
-    said.append(message)
-    socket.broadcast_from("new_msg", message)
-    return message
+    kept = await anyio.to_thread.run_sync(history.add, socket.subtopic, message)
+    if kept is message:  # else the first reply was lost, and this is the retry
+        socket.broadcast_from("new_msg", message)
+    return kept
 
 
 @room.on("typing")
@@ -133,15 +134,15 @@ async def announce(request: Request) -> JSONResponse:
         new = msgspec.json.decode(await request.body(), type=Announcement)
     except (ValueError, RecursionError) as error:
         return JSONResponse({"error": str(error)}, status_code=422)
-    if new.room not in history:
+    if new.room not in known:
         return JSONResponse({"error": "there is no such room"}, status_code=404)
     message = Message(None, new.body)
-    history[new.room].append(message)
+    await anyio.to_thread.run_sync(history.add, new.room, message)
     channels.broadcast(f"room:{new.room}", "new_msg", message)
     return JSONResponse(msgspec.to_builtins(message), status_code=201)
 
 
-channels = Channels([room], connect=connect)
+channels = Channels([room], connect=connect, broker=BROKER, presence=presence)
 
 app = Starlette(
     routes=[
@@ -149,5 +150,6 @@ app = Starlette(
         Route("/announce", announce, methods=["POST"]),
         Mount("/socket", app=channels),
         Mount("/", app=StaticFiles(directory=Path(__file__).parent / "static", html=True)),
-    ]
+    ],
+    lifespan=channels.lifespan,
 )

@@ -104,6 +104,15 @@ def test_the_gaps_of_a_batch_are_one_in_front_of_it_and_late_ones_are_dropped(ca
     assert [record.getMessage() for record in caplog.records] == [f"4 of {OTHER.hex()} on 'a' are lost"]
 
 
+def test_what_is_lost_on_a_line_is_counted_and_no_gap_of_a_topic_that_has_its_name() -> None:
+    line = line_channel("presence")
+    one, counts = receiver(line, topic_channel("presence"))
+    arrivals = one.take([seal(Kind.LINE, OTHER, 1, number, line) for number in (1, 4)])
+    assert [arrival.number for arrival in arrivals if isinstance(arrival, Envelope)] == [1, 4]
+    assert len(arrivals) == 2
+    assert counts == {"relay_lost": 2, "relay_gap": 1}
+
+
 def test_a_bad_hour_is_one_line_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
     counts: Counter[str] = Counter()

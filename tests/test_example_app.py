@@ -1,5 +1,8 @@
 """The server side of example_app: its rooms, its private room, its HTTP routes. The page has tests of its own."""
 
+import asyncio
+import contextlib
+import json
 import os
 import re
 import subprocess
@@ -12,8 +15,11 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as websocket
 
 from example_app import app as chat
+from example_app.history import LENGTH, History, Message
 from starlette_channels.messages import Reply
 from starlette_channels.testing import Client, HandshakeRefused, Joined, JoinRefused, connect
 from tests.servers import ROOT, Kind, serve
@@ -26,8 +32,7 @@ STATIC = Path(chat.__file__).parent / "static"
 @pytest.fixture(autouse=True)
 def nothing_was_said() -> Generator[None]:
     yield
-    for said in chat.history.values():
-        said.clear()
+    chat.history.clear()
 
 
 @asynccontextmanager
@@ -103,7 +108,7 @@ async def test_rooms_are_separate_and_share_one_connection() -> None:
         lobby, garden = await client.join("room:lobby"), await client.join("room:garden")
         await bob.push("new_msg", {"body": "roses"})
         assert (await garden.receive("new_msg"))["body"] == "roses"
-        assert await lobby.received_nothing()
+        assert await lobby.received_nothing("new_msg")
         async with enter("Cid") as newcomer:
             assert newcomer.reply.payload == {"messages": []}
 
@@ -140,7 +145,7 @@ async def test_who_was_refused_hears_nothing_of_the_private_room_and_cannot_spea
         assert await eve.reply("99") == Reply("error", {"reason": "unmatched topic"})
         await ann.push("new_msg", {"body": "psst"})
         assert await eve.received_nothing()
-        assert [message.body for message in chat.history["attic"]] == ["psst"]
+        assert [message.body for message in chat.history.latest("attic")] == ["psst"]
 
 
 async def test_a_passphrase_that_is_no_text_is_refused() -> None:
@@ -176,7 +181,7 @@ async def test_a_message_that_is_sent_again_is_said_once() -> None:
         assert again == first
         assert await bob.receive("new_msg") == first.payload
         assert await bob.received_nothing("new_msg")
-        assert len(chat.history["lobby"]) == 1
+        assert len(chat.history.latest("lobby")) == 1
 
 
 @pytest.mark.parametrize("body", ["x", "ñ" * 2000, "<b>bold</b>", "two\nlines", "☕"])
@@ -205,8 +210,8 @@ async def test_a_message_that_does_not_fit_is_refused_and_nobody_hears_of_it(pay
     async with enter("Ann") as ann, enter("Bob") as bob:
         reply = await ann.push("new_msg", payload)
         assert (reply.status, reply.payload["reason"]) == ("error", "invalid payload")
-        assert await bob.received_nothing()
-        assert not chat.history["lobby"]
+        assert await bob.received_nothing("new_msg")
+        assert not chat.history.latest("lobby")
         assert (await ann.push("new_msg", {"body": "still here"})).status == "ok"
 
 
@@ -214,13 +219,68 @@ async def test_typing_is_shown_to_the_others_but_not_to_the_typist() -> None:
     async with enter("Ann") as ann, enter("Bob") as bob:
         ann.send("typing")
         assert await bob.receive("typing") == {"name": "Ann"}
-        assert await ann.received_nothing()
+        assert await ann.received_nothing("typing")
 
 
 async def test_an_unknown_event_is_refused_and_the_room_goes_on() -> None:
     async with enter("Ann") as ann:
         assert await ann.push("dance") == Reply("error", {"reason": "unmatched event"})
         assert (await ann.push("new_msg", {"body": "hello"})).status == "ok"
+
+
+# ---- who is there
+
+
+def names(presences: dict[str, Any]) -> list[str]:
+    return sorted(presences)
+
+
+async def test_who_joins_a_room_is_told_who_is_in_it_and_the_others_are_told_of_the_newcomer() -> None:
+    async with enter("Ann") as ann, enter("Cid", "room:garden"):
+        assert names(await ann.receive("presence_state")) == ["Ann"]
+        async with enter("Bob") as bob:
+            assert names(await bob.receive("presence_state")) == ["Ann", "Bob"]
+            assert names((await ann.receive("presence_diff"))["joins"]) == ["Bob"]
+        assert names((await ann.receive("presence_diff"))["leaves"]) == ["Bob"]
+
+
+async def test_a_person_with_two_windows_is_one_person() -> None:
+    async with enter("Ann"), enter("Ann") as again:
+        state = await again.receive("presence_state")
+        assert (names(state), len(state["Ann"]["metas"])) == (["Ann"], 2)
+
+
+async def test_who_stands_before_the_private_room_does_not_see_who_is_in_it_and_is_not_seen() -> None:
+    async with (
+        connect(chat.app, "/socket", name="Eve") as eve,
+        enter("Ann", "room:attic", {"passphrase": chat.PASSPHRASE}) as ann,
+    ):
+        await ann.receive("presence_state")
+        await refusal(eve, "room:attic")
+        assert await eve.received_nothing()
+        assert await ann.received_nothing("presence_diff")
+
+
+async def test_a_name_that_breaks_pages_is_refused() -> None:
+    async with connect(chat.app, "/socket", name="constructor") as client:
+        assert (await refusal(client, "room:lobby")).payload == {"reason": "that name has a meaning to computers"}
+
+
+# ---- history
+
+
+@pytest.mark.parametrize("file", [":memory:", "chat.sqlite"])
+def test_the_history_keeps_the_latest_and_what_is_said_again_once(file: str, tmp_path: Path) -> None:
+    where = file if file == ":memory:" else str(tmp_path / file)
+    history = History(where)
+    said = [Message("Ann", f"{number}") for number in range(LENGTH + 3)]
+    for message in said:
+        assert history.add("lobby", message) is message
+    assert history.add("lobby", Message("Ann", "again", said[-1].id)) == said[-1]
+    assert history.add("garden", Message("Ann", "elsewhere", said[-1].id)).body == "elsewhere"
+    assert history.latest("lobby") == said[3:]
+    if file != ":memory:":
+        assert History(where).latest("lobby") == said[3:], "another process, or the next start, has the same"
 
 
 # ---- over HTTP
@@ -233,7 +293,7 @@ async def test_an_announcement_reaches_everybody_in_its_room_and_stays_in_its_hi
         assert response.status_code == 201
         assert response.json() == message
         assert (message["author"], message["body"]) == (None, "Tea is ready")
-        assert await bob.received_nothing()
+        assert await bob.received_nothing("new_msg")
         async with enter("Cid") as newcomer:
             assert newcomer.reply.payload == {"messages": [message]}
 
@@ -259,7 +319,7 @@ async def test_an_announcement_that_does_not_fit_is_refused(content: bytes, stat
         response = await http.post("/announce", content=content)
         assert response.status_code == status
         assert response.json()["error"]
-        assert await ann.received_nothing()
+        assert await ann.received_nothing("new_msg")
 
 
 async def test_the_list_of_rooms_tells_the_page_what_to_show_and_which_room_is_private() -> None:
@@ -301,6 +361,44 @@ def test_python_m_example_app_serves_the_page_and_prints_its_address() -> None:
     with serve("", Kind("python -m example_app", "example_app --port {port}")) as server:
         assert "<title>Starling</title>" in httpx.get(server.http).text
         assert f"{server.http} " in server.tail()
+
+
+def test_with_several_workers_it_does_not_matter_to_which_one_somebody_is_connected() -> None:
+    with serve("", Kind("example_app --workers", "example_app --port {port} --workers 2")) as server:
+        asyncio.run(meet(f"{server.ws}/socket/websocket?vsn=2.0.0&name=", [f"Person-{number}" for number in range(8)]))
+
+
+async def meet(url: str, people: list[str]) -> None:
+    """Let people come in, see each other, and hear what one of them says; who comes later can read it."""
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(30):
+        clients = [await stack.enter_async_context(websocket(url + name)) for name in people]
+        for client in clients:
+            await client.send('["1", "1", "room:lobby", "phx_join", {}]')
+        await asyncio.gather(*(sees(client, set(people)) for client in clients))
+        await clients[0].send('["1", "2", "room:lobby", "new_msg", {"body": "hello"}]')
+        await asyncio.gather(*(hears(client, "hello") for client in clients[1:]))
+        late = await stack.enter_async_context(websocket(url + "Late"))
+        await late.send('["1", "1", "room:lobby", "phx_join", {}]')
+        joined = json.loads(await late.recv())[4]["response"]
+        assert [message["body"] for message in joined["messages"]] == ["hello"]
+
+
+async def sees(client: ClientConnection, people: set[str]) -> None:
+    """Read until these people are there."""
+    there: set[str] = set()
+    while there != people:
+        _, _, _, event, payload = json.loads(await client.recv())
+        if event == "presence_state":
+            there = set(payload)
+        elif event == "presence_diff":
+            there = (there | set(payload["joins"])) - set(payload["leaves"])
+
+
+async def hears(client: ClientConnection, body: str) -> None:
+    """Read until somebody says this."""
+    while (frame := json.loads(await client.recv()))[3] != "new_msg":
+        pass
+    assert frame[4]["body"] == body
 
 
 @pytest.mark.parametrize(("environment", "passphrase"), [({}, "open sesame"), ({"CHAT_PASSPHRASE": "abc"}, "abc")])

@@ -2,7 +2,7 @@
 
 import { Socket } from "/socket/channels.js";
 import { Room } from "./room.js";
-import { drawMessages, drawRooms, paintAvatar } from "./view.js";
+import { drawMessages, drawPeople, drawRooms, paintAvatar } from "./view.js";
 import { count, typing } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -156,6 +156,7 @@ function render() {
   $("menu").setAttribute("aria-label", elsewhere ? `Rooms, ${elsewhere} unread` : "Rooms");
   $("room-title").textContent = current.title;
   $("room-about").textContent = current.about;
+  drawPeople($("people"), $("people-list"), current);
 
   $("locked").hidden = inside;
   const refusal = current.state === "refused" ? `Sorry, ${current.refusal}.` : "";

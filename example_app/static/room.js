@@ -1,4 +1,6 @@
-/** One room: its channel, its messages, who is typing in it and what is unread. It knows nothing of the page. */
+/** One room: its channel, its messages, who is in it, who is typing and what is unread. It knows nothing of the page. */
+
+import { Presence } from "/socket/channels.js";
 
 const TYPING_EVERY = 2_000; // ms between two "typing" that we send
 const TYPING_LASTS = 5_000; // ms that a "typing" of somebody else is believed
@@ -9,6 +11,7 @@ export class Room extends EventTarget {
   state = "outside"; // outside | joining | joined | refused
   refusal = "";
   messages = []; // sent ones in the order of the server, then those on their way
+  people = []; // { name, windows }, in the order of the alphabet
   typists = new Map(); // name -> timer
   unread = 0;
   firstUnread = null; // id of the message above which the page draws a line
@@ -28,6 +31,8 @@ export class Room extends EventTarget {
     const channel = (this.channel = this.socket.channel(`room:${this.id}`, params));
     channel.on("new_msg", (message) => this.#receive(message));
     channel.on("typing", ({ name }) => this.#sawTyping(name));
+    const presence = new Presence(channel);
+    presence.onSync(() => this.#see(presence));
     channel.onError(() => this.#stopTyping());
     this.#become("joining");
     // These hooks run again at every rejoin, so a restarted server finds us here.
@@ -96,6 +101,7 @@ export class Room extends EventTarget {
 
   #refused(channel, reason) {
     channel.leave(); // else it would ask again and again
+    this.people = [];
     this.refusal = reason ?? "you cannot come in";
     this.#become("refused");
   }
@@ -135,6 +141,12 @@ export class Room extends EventTarget {
   #add(message) {
     this.#byId.set(message.id, message);
     this.messages.push(message);
+    this.#changed();
+  }
+
+  #see(presence) {
+    this.people = presence.list((name, { metas }) => ({ name, windows: metas.length }));
+    this.people.sort((one, other) => one.name.localeCompare(other.name));
     this.#changed();
   }
 

@@ -1,7 +1,8 @@
-/** Draws rooms and messages. Text from other people reaches the page through `textContent` only. */
+/** Draws rooms, people and messages. Text from other people reaches the page through `textContent` only. */
 
-import { count, day, hue, initials, moment, time } from "./words.js";
+import { count, day, here, hue, initials, moment, time } from "./words.js";
 
+const FACES = 4; // avatars of the people in a room, before the others are only a number
 const TOGETHER = 5 * 60_000; // ms within which messages of one author stand under one name
 
 /** Make an element: `make("p", { class: "body", dir: "auto" }, "some text", child)`. */
@@ -45,6 +46,10 @@ export function drawRooms(list, rooms, current) {
       : last
         ? `${last.author === room.me ? "You" : (last.author ?? "Announcement")}: ${last.body}`
         : room.about;
+    const people = button.querySelector(".room-people");
+    people.hidden = room.people.length === 0;
+    people.textContent = count(room.people.length);
+    people.title = here(room.people.length);
     const badge = button.querySelector(".badge");
     badge.hidden = room.unread === 0;
     badge.querySelector("b").textContent = count(room.unread);
@@ -56,13 +61,43 @@ function roomItem(room) {
   const words = make(
     "span",
     { class: "room-item-words" },
-    make("span", { class: "room-name" }, room.title, ...(room.locked ? [make("span", { class: "visually-hidden" }, " (private)")] : [])),
+    make(
+      "span",
+      { class: "room-name" },
+      room.title,
+      ...(room.locked ? [make("span", { class: "visually-hidden" }, " (private)")] : []),
+      make("span", { class: "room-people", "data-testid": "room-people" }),
+    ),
     make("span", { class: "room-last" }),
   );
   const badge = make("span", { class: "badge", "data-testid": "unread" }, make("b"), make("span", { class: "visually-hidden" }, " unread"));
   const button = make("button", { type: "button", class: "room-item", "data-testid": `room-${room.id}`, "data-room": room.id });
   button.append(mark, words, badge);
   return make("li", {}, button);
+}
+
+/** Show who is in a room: a few faces and their number in the head, all names in the list that opens from there. */
+export function drawPeople(button, list, room) {
+  const looks = room.people.map(({ name, windows }) => `${windows} ${name}`).join("|");
+  button.hidden = room.people.length === 0;
+  if (list.dataset.looks === looks) return;
+  list.dataset.looks = looks;
+  const faces = room.people.slice(0, FACES).map(({ name }) => face(name));
+  button.replaceChildren(...faces, make("span", { class: "people-count" }, here(room.people.length)));
+  list.replaceChildren(...room.people.map((person) => personItem(person, room.me)));
+}
+
+function personItem({ name, windows }, me) {
+  const also = [...(name === me ? ["you"] : []), ...(windows > 1 ? [`${windows} windows`] : [])].join(", ");
+  const item = make("li", { class: "person", "data-testid": "person", "data-name": name });
+  item.append(face(name), make("bdi", { class: "person-name" }, name), make("span", { class: "muted" }, also));
+  return item;
+}
+
+function face(name) {
+  const avatar = make("span", { class: "avatar", "aria-hidden": "true" });
+  paintAvatar(avatar, name);
+  return avatar;
 }
 
 /** Bring the list of messages up to date, and touch only what changed: selections and focus survive. */

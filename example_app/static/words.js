@@ -33,4 +33,6 @@ export function typing(names) {
   return `${names[0]}, ${names[1]} and ${names.length - 2} others are typing…`;
 }
 
+export const here = (number) => (number === 1 ? "Just you" : `${number} here`);
+
 export const count = (number) => (number > 99 ? "99+" : String(number));

@@ -19,6 +19,11 @@ def line_channel(name: str) -> str:
     return _LINE + name
 
 
+def is_topic(channel: str) -> bool:
+    """Whether a channel is that of a topic."""
+    return channel.startswith(_TOPIC)
+
+
 def name_of(channel: str) -> str:
     """Return the topic of a channel, or the name of its line."""
     return channel[len(_TOPIC) :]

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from starlette_channels.brokers.envelope import Envelope, Kind, unseal
 from starlette_channels.brokers.gaps import Listener, News, Stamp
-from starlette_channels.brokers.names import name_of
+from starlette_channels.brokers.names import is_topic, name_of
 from starlette_channels.brokers.reports import Reports
 from starlette_channels.messages import Gap, shown
 
@@ -39,7 +39,8 @@ class Receiver:
                 if lost:
                     key = envelope.channel, envelope.publisher
                     gaps[key] = gaps.get(key, 0) + lost
-        return [*(self._gap(*key, lost) for key, lost in gaps.items()), *arrivals]
+        reported = [(channel, self._gap(channel, publisher, lost)) for (channel, publisher), lost in gaps.items()]
+        return [*(gap for channel, gap in reported if is_topic(channel)), *arrivals]
 
     def _take(self, envelope: Envelope, arrivals: list[Arrival], now: float) -> int:
         """Put a message with those that are handed on, if it is new; return how many before it are lost."""

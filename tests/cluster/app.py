@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from starlette_channels import Broker, Channels, Gap, Handshake, Presence, PresenceTiming, Socket, channel
+from starlette_channels import Broker, Channels, Gap, Handshake, Presence, PresenceTiming, Reply, Socket, channel
 
 NODE = os.environ.get("NODE", "")
 HALL = "room:hall"
@@ -45,6 +45,12 @@ async def room(socket: Socket[User], payload: Any) -> None:
 async def say(socket: Socket[User], payload: Any) -> None:
     """Say the next number of this life of this node to all."""
     socket.broadcast("said", {"life": broker.node, "number": next(said)})
+
+
+@room.on("done")
+async def done(socket: Socket[User], payload: Any) -> Reply:
+    """Answer when all that was to be said before is said."""
+    return Reply("ok")
 
 
 @room.info(Gap)

@@ -22,7 +22,8 @@ from tests.cluster.proxy import Network, Proxy
 from tests.engines import EngineServer, engine
 from tests.servers import FAST_LANE, Server
 
-PATIENCE = 20.0
+PATIENCE = 30.0
+"""That the last message is lost is noticed with the next mark, which is sent after 1, 5 and 21 seconds."""
 
 
 class Node:
@@ -140,6 +141,8 @@ class Cluster:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            for guest in guests:
+                await guest.finish()
 
     async def agree(self, guests: Sequence[Listener], nodes: Sequence[Node] | None = None) -> None:
         """Wait until these nodes, and the clients of phoenix.js there, have one list: that of these guests."""

@@ -31,6 +31,7 @@ class Listener:
         self._connection: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._joined = asyncio.Event()
+        self._finished = asyncio.Event()
 
     async def join(self) -> None:
         """Be in the hall, and listen from now on."""
@@ -42,6 +43,13 @@ class Listener:
     async def say(self) -> None:
         """Let the node say its next number."""
         await self._send("say")
+
+    async def finish(self) -> None:
+        """Wait until the node has said all that it was to say, if there is still a way to it."""
+        self._finished.clear()
+        with contextlib.suppress(ConnectionClosed):
+            await self._send("done")
+            await asyncio.wait_for(self._finished.wait(), 10)
 
     async def leave(self) -> None:
         """Be gone, whatever has become of the node."""
@@ -71,15 +79,16 @@ class Listener:
 
     async def _send(self, event: str) -> None:
         assert self._connection is not None
-        await self._connection.send(json.dumps(["1", "1", HALL, event, {}]))
+        await self._connection.send(json.dumps(["1", event, HALL, event, {}]))
 
     async def _listen(self, connection: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
             async for frame in connection:
                 self._take(json.loads(frame))
+        self._finished.set()
 
     def _take(self, frame: list[Any]) -> None:
-        _, _, _, event, payload = frame
+        _, ref, _, event, payload = frame
         match event:
             case "said":
                 self._hear(payload["life"], payload["number"])
@@ -93,6 +102,8 @@ class Listener:
                 self._change(self._refs(payload["joins"]), self._refs(payload["leaves"]))
             case _:
                 assert event == "phx_reply", frame
+                if ref == "done":
+                    self._finished.set()
 
     def _hear(self, life: str, number: int) -> None:
         numbers = self.numbers[life]
