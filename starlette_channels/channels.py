@@ -73,7 +73,8 @@ class Channel(Generic[A]):
         self.intercepts: dict[str, Handler] = {}
         self.intercepted: frozenset[str] = frozenset()
         self.when_slow: WhenSlow = when_slow
-        self.log_join, self.log_handle_in = log_levels
+        self.log_join: int | None = log_levels[0]
+        self.log_handle_in: int | None = log_levels[1]
         self.infos: dict[type, Callable[[Socket[A], Any], Coroutine[Any, Any, None]]] = {}
         self.refreshed: Callable[[Socket[A], A], Coroutine[Any, Any, None]] | None = None
         self.terminator: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]] | None = None

@@ -91,7 +91,7 @@ class PublishError(ChannelsError):
     def __init__(self, left: int, cause: Exception | None = None) -> None:
         super().__init__(f"{left} broadcasts were not published: {cause or 'the engine took too long'!r}")
         self.left: int = left
-        self.__cause__ = cause
+        self.__cause__: BaseException | None = cause
 
 
 class ProtocolError(ChannelsError):

@@ -55,7 +55,7 @@ class NatsEngine:
             no_echo=True,
             **self._settings,
         )
-        self.max_bytes = self._client.max_payload
+        self.max_bytes: int = self._client.max_payload
         self._watch = asyncio.create_task(self._note_silent_end())
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:

@@ -35,7 +35,7 @@ class Outbox:
     """Takes messages from any thread; one takes them out. What does not fit pushes out the oldest."""
 
     def __init__(self, max_messages: int, max_bytes: int, clock: Callable[[], float]) -> None:
-        self.dropped = 0
+        self.dropped: int = 0
         self._max_messages, self._max_bytes = max_messages, max_bytes
         self._clock = clock
         self._lock = threading.Lock()

@@ -22,7 +22,7 @@ from starlette_channels.brokers.redis import ONCE, SHARDED, RedisEngine, check_o
 class RedisClusterEngine:
     """The engines of all nodes that have channels."""
 
-    max_bytes = RedisEngine.max_bytes
+    max_bytes: int = RedisEngine.max_bytes
 
     def __init__(self, hosts: Sequence[tuple[str, int]], settings: Mapping[str, Any], prefix: str) -> None:
         self._hosts, self._settings = hosts, settings

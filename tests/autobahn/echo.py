@@ -8,12 +8,12 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from starlette_channels.limits import Limits
+from starlette_channels.limits import Bounds
 from starlette_channels.transport import Transport
 from tests.servers import FAST_LANE, Kind
 
 KIND = Kind(str(FAST_LANE), f"{FAST_LANE.command} --lifespan off --log-level warning")
-LIMITS = Limits(outbox_bytes=64 << 20)  # the testsuite does not read while it sends its longest messages
+LIMITS = Bounds(outbox_bytes=64 << 20)  # the testsuite does not read while it sends its longest messages
 
 
 class Echo:
