@@ -65,6 +65,10 @@ class History:
             return message
         return next((kept for kept in self.latest(room) if kept.id == message.id), message)
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:

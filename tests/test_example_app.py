@@ -272,15 +272,23 @@ async def test_a_name_that_breaks_pages_is_refused() -> None:
 @pytest.mark.parametrize("file", [":memory:", "chat.sqlite"])
 def test_the_history_keeps_the_latest_and_what_is_said_again_once(file: str, tmp_path: Path) -> None:
     where = file if file == ":memory:" else str(tmp_path / file)
-    history = History(where)
     said = [Message("Ann", f"{number}") for number in range(LENGTH + 3)]
-    for message in said:
-        assert history.add("lobby", message) is message
-    assert history.add("lobby", Message("Ann", "again", said[-1].id)) == said[-1]
-    assert history.add("garden", Message("Ann", "elsewhere", said[-1].id)).body == "elsewhere"
-    assert history.latest("lobby") == said[3:]
-    if file != ":memory:":
-        assert History(where).latest("lobby") == said[3:], "another process, or the next start, has the same"
+    with contextlib.closing(History(where)) as history:
+        for message in said:
+            assert history.add("lobby", message) is message
+        assert history.add("lobby", Message("Ann", "again", said[-1].id)) == said[-1]
+        assert history.add("garden", Message("Ann", "elsewhere", said[-1].id)).body == "elsewhere"
+        assert history.latest("lobby") == said[3:]
+
+
+def test_the_history_in_a_file_is_that_of_other_processes_and_of_the_next_start(tmp_path: Path) -> None:
+    file = str(tmp_path / "chat.sqlite")
+    with contextlib.closing(History(file)) as one, contextlib.closing(History(file)) as other:
+        said = one.add("lobby", Message("Ann", "hello"))
+        assert other.latest("lobby") == [said]
+        assert other.add("lobby", Message("Ann", "again", said.id)) == said
+    with contextlib.closing(History(file)) as later:
+        assert later.latest("lobby") == [said]
 
 
 # ---- over HTTP
