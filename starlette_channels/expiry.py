@@ -100,7 +100,7 @@ class Lifetimes:
         self._notice_seconds = expiry.notice_seconds
         self._identify = identify
         self._counts = counts
-        self._watches: dict[Hub, Watch] = {}
+        self._reminders: dict[Hub, Reminders] = {}
         self._refreshing: set[Mortal] = set()
 
     def seconds_left(self, assigns: Any) -> float | None:
@@ -118,14 +118,14 @@ class Lifetimes:
 
     def watch(self, client: Mortal, seconds: float | None) -> None:
         """Look after a client that has so many seconds left from now on; `None` lets it go."""
-        watch = self._watches.get(client.hub)
+        watch = self._reminders.get(client.hub)
         if watch is None:
             if seconds is None:
                 return
-            watch = self._watches[client.hub] = Watch(self._counts)
+            watch = self._reminders[client.hub] = Reminders(self._counts)
         watch.set_end(client, seconds, self._notice_seconds)
         if not watch:
-            del self._watches[client.hub]
+            del self._reminders[client.hub]
 
     def forget(self, client: Mortal) -> None:
         """Let a client go, whatever it has asked for."""
@@ -177,7 +177,7 @@ class Lifetimes:
         client.reply(message, "error", {"reason": reason} if detail is None else {"reason": reason, "detail": detail})
 
 
-class Watch:
+class Reminders:
     """Those on one event loop whose identities expire. Its task exists while there are any."""
 
     __slots__ = ("_changed", "_counts", "_deadlines", "_ends", "_running")

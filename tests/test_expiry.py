@@ -107,7 +107,7 @@ class Bank:
         """Whether nobody is looked after any more."""
         lifetimes = self.channels._service.lifetimes  # pyright: ignore[reportPrivateUsage]
         assert lifetimes is not None
-        return not lifetimes._watches and not lifetimes._refreshing  # pyright: ignore[reportPrivateUsage]
+        return not lifetimes._reminders and not lifetimes._refreshing  # pyright: ignore[reportPrivateUsage]
 
 
 async def refresh(client: Client, token: str, seconds: float | None = None, **more: Any) -> Reply:
