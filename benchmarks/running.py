@@ -36,6 +36,9 @@ def run(options: Namespace) -> int:
     if options.list:
         print(*(f"{one.name:16}{one.title}" for one in (*scenarios, *servers)), sep="\n")
         return 0
+    if not scenarios:
+        say(f"no scenario is called {' or '.join(options.only)}; --list names them")
+        return 2
     for program in ("wsload", "floor"):
         compiled(program)  # what is wrong with the compiler is said before anything is measured
     machine.take_precedence(os.getpid())

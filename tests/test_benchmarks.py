@@ -163,3 +163,8 @@ def test_a_server_that_does_not_start_is_a_failed_run_that_names_no_folder(capsy
     found = measure(scenario(FANOUT), nowhere, sys.executable, Timing(warmup=0, window=0.3))
     assert (found.measured, found.fault) == (None, "nowhere did not start")
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_pattern_that_fits_no_scenario_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--only", "fanout-7", "echo-9"]) == 2
+    assert "no scenario is called fanout-7 or echo-9" in capsys.readouterr().err
