@@ -32,9 +32,9 @@ def anyio_backend() -> str:
 async def test_a_client_that_takes_nothing_is_closed_and_told_why() -> None:
     client = Client()
     client.get_a_burst(20)
-    client.loop.pass_time(0.25)
+    client.loop.pass_time(0.05)
     assert not client.counts
-    client.loop.pass_time(0.5)
+    client.loop.pass_time(0.1)
     assert client.counts == {"slow_client": 1}
     assert client.pipe.written[-1] == b"\x88\x0d\x03\xf0slow_client"
 
@@ -79,7 +79,7 @@ async def test_one_burst_after_the_other_is_no_reason_if_the_client_takes_each()
     client.get_a_burst(20)
     client.loop.pass_time(0.03)
     client.take_everything()
-    client.loop.pass_time(0.25)
+    client.loop.pass_time(0.05)
     client.get_a_burst(40)  # 20 ms before the first one would have been looked at for the last time
     client.loop.pass_time(0.04)
     client.take_everything()

@@ -1,6 +1,6 @@
 """Transports: how a connection reaches its client."""
 
-HANGING_SECONDS = 0.5
+HANGING_SECONDS = 0.1
 """How long a client may not take what is sent before what waits counts against it: a burst alone is no reason."""
 
 STEP_SECONDS = HANGING_SECONDS / 10
