@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ from urllib.request import urlopen
 from benchmarks import machine
 from benchmarks.attackers import ATTACKS
 from benchmarks.crowd import Crowd, Lost
+from benchmarks.runner import serve
 from benchmarks.servers import HOST, SERVERS, Server
-from tests.servers import accepts, free_port
 
 WARM_UP_SECONDS = 3.0
 
@@ -83,10 +82,6 @@ def _say(phase: Phase, calm: Phase) -> None:
     print(f"{phase.name:28} {times}, {len(phase.waits):6} answers; {phase.counts}", flush=True)
 
 
-def _start(server: Server, port: int) -> list[str]:
-    return server.command(sys.executable, port)
-
-
 def add_options(parser: ArgumentParser) -> None:
     """What can be asked for."""
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each attack")
@@ -96,19 +91,16 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Attack, and say what the honest clients noticed; 1 if they lost anything."""
-    server_core, load_core = machine.cores()
+    _, load_core = machine.cores()
     machine.permit_files(20_000)
     transport = next(server for server in SERVERS if server.name == ("portable" if options.portable else "fast-lane"))
     server = Server(name="attacked", title="under attack", app="attacked_app", ws=transport.ws)
     names = options.attacks or [*ATTACKS, "all at once"]
-    port = free_port()
-    os.sched_setaffinity(0, {load_core})
-    with _process(_start(server, port), server_core):
-        while not accepts(port):
-            time.sleep(0.1)
+    with serve(server, sys.executable) as running:
+        os.sched_setaffinity(0, {load_core})
         try:
-            asyncio.run(_measure(port, names, options.seconds, load_core))
+            asyncio.run(_measure(running.port, names, options.seconds, load_core))
         except Lost as lost:
-            print(f"An honest client has lost something: {lost}")
+            print(f"An honest client has lost something: {lost}\n{running.tail()}")
             return 1
     return 0

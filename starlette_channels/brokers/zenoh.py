@@ -107,7 +107,7 @@ class ZenohEngine:
         self._events = session.info.declare_transport_events_listener(self._note_transport)
         deadline = time.monotonic() + MEET_SECONDS
         while others.keys() - {str(peer) for peer in session.info.peers_zid()} and time.monotonic() < deadline:
-            time.sleep(0.01)
+            time.sleep(0.01)  # in the engine's own thread, which has nothing else to do
 
     def _put(self, parcels: Sequence[Parcel]) -> None:
         session = self._opened()
