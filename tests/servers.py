@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -13,11 +12,9 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ports import HOST, free_port
+
 ROOT = Path(__file__).resolve().parent.parent
-HOST = "127.0.0.1"
-# Below the range from which Linux takes the ports of outgoing connections: a port that we let go of for a moment, to
-# start the server anew, is not given to some client meanwhile.
-PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -153,14 +150,7 @@ def serve(app: str, kind: Kind = UVICORN, *, environment: Mapping[str, str] | No
     """Serve `app`, given as import string, while the block runs; an exception in it gets the server's log as a note."""
     with tempfile.TemporaryDirectory(prefix="server-") as folder:
         server = Server(kind, app, log=Path(folder, "server.log"), environment=environment)
-        for attempt in range(3):
-            try:
-                server.start()
-                break
-            except ServerFailed as error:  # somebody else took the port between our look and the server's
-                if attempt == 2 or "in use" not in str(error):
-                    raise
-                server.port = free_port()
+        server.start()
         try:
             yield server
         except BaseException as error:
@@ -175,13 +165,3 @@ def accepts(port: int) -> bool:
     with socket.socket() as client:
         client.settimeout(1)
         return client.connect_ex((HOST, port)) == 0
-
-
-def free_port() -> int:
-    """A port that nobody listens on; picked at random, so that test processes side by side seldom pick the same one."""
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, port))
-            return port

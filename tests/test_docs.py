@@ -22,7 +22,8 @@ from playwright.sync_api import expect, sync_playwright
 
 from starlette_channels import Limits, LongPoll, Rate
 from tests.clients.node import MODULES, NODE, install, limit
-from tests.servers import HOST, ROOT, Kind, Server, serve
+from tests.ports import HOST
+from tests.servers import ROOT, Kind, Server, serve
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<language>[\w+-]*)")
 FILE = re.compile(r"^<!-- file: (?P<name>\w+(?P<suffix>\.\w+)) -->$")

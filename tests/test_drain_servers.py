@@ -14,7 +14,8 @@ import pytest
 
 from benchmarks.drain import drain, histogram
 from tests.fuzzing.wire import SECONDS, Address, Refused, Wire, text
-from tests.servers import FAST_LANE, GRANIAN, HOST, HYPERCORN, HYPERCORN_TRIO, UVICORN, Kind, Server, hypercorn, serve
+from tests.ports import HOST
+from tests.servers import FAST_LANE, GRANIAN, HYPERCORN, HYPERCORN_TRIO, UVICORN, Kind, Server, hypercorn, serve
 
 pytestmark = pytest.mark.anyio
 

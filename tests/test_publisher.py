@@ -10,8 +10,9 @@ import pytest
 
 from starlette_channels import Publisher, PublishError
 from tests.engines import ENGINES, EngineServer, engine
+from tests.ports import HOST, free_port
 from tests.relaying import Ear, brokers
-from tests.servers import HOST, ROOT, free_port
+from tests.servers import ROOT
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,8 @@ import redis
 
 from starlette_channels import Broker
 from tests.engines import EngineServer, cluster_node, engine, sentinel
+from tests.ports import HOST
 from tests.relaying import Ear, brokers
-from tests.servers import HOST
 from tests.test_relay_faults import all_is_accounted_for, broadcast
 
 pytestmark = pytest.mark.anyio

@@ -14,8 +14,9 @@ from starlette_channels.brokers.envelope import Kind
 from starlette_channels.brokers.interests import Interests
 from starlette_channels.brokers.outbox import Outbox
 from tests.engines import EngineServer, engine
+from tests.ports import HOST, free_port
 from tests.relaying import Ear, brokers
-from tests.servers import HOST, ROOT, free_port
+from tests.servers import ROOT
 
 pytestmark = pytest.mark.anyio
 

@@ -23,7 +23,8 @@ import uvicorn
 from starlette_channels.cli import SETTINGS, main
 from tests import test_servers
 from tests.fuzzing.wire import SECONDS, Address, Wire, opened, text
-from tests.servers import HOST, ROOT, Kind, Server, free_port, serve
+from tests.ports import HOST, free_port
+from tests.servers import ROOT, Kind, Server, serve
 from tests.test_servers import answers, are_stopped, come_back, the_story, the_story_ends, with_option
 
 certificate = test_servers.certificate  # the fixture

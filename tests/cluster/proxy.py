@@ -6,7 +6,7 @@ import threading
 from collections.abc import Coroutine, Generator
 from typing import Any
 
-from tests.servers import HOST, free_port
+from tests.ports import HOST, free_port
 
 CHUNK = 65_536
 
