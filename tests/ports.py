@@ -2,12 +2,12 @@
 
 import fcntl
 import itertools
+import os
 import random
 import socket
 import tempfile
 from contextlib import suppress
 from functools import cache
-from io import TextIOWrapper
 from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -24,21 +24,21 @@ def free_port() -> int:
 
 @cache
 def _ports() -> "itertools.cycle[int]":
-    first = _FIRST + _BLOCK * int(Path(_claim().name).name)
+    first = _FIRST + _BLOCK * _claimed_block()
     return itertools.cycle(range(first, first + _BLOCK))
 
 
-@cache  # which keeps the file open, and with that its lock, until the process ends, however it ends
-def _claim() -> TextIOWrapper:
-    """Lock one of the files that stand for the blocks of ports."""
+def _claimed_block() -> int:
+    """Lock one of the files that stand for the blocks; the file stays open, and locked, until this process ends."""
     folder = Path(tempfile.gettempdir(), "starlette_channels-ports")
     folder.mkdir(exist_ok=True)
     for block in random.sample(range(_BLOCKS), _BLOCKS):
-        file = Path(folder, str(block)).open("a")  # noqa: SIM115: it stays open
-        with suppress(BlockingIOError):
+        file = os.open(Path(folder, str(block)), os.O_RDWR | os.O_CREAT)
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        file.close()
+            return block
+        except BlockingIOError:
+            os.close(file)
     raise RuntimeError(f"{_BLOCKS} test processes run already")
 
 
