@@ -6,7 +6,7 @@ from typing import Any, Concatenate, Generic, Literal, Protocol, TypeAlias, Type
 
 from starlette_channels.handlers import Handler, check_handler, make_handler
 from starlette_channels.logs import Level, level_of
-from starlette_channels.messages import Answer
+from starlette_channels.messages import Answer, Gap
 from starlette_channels.slow import WhenSlow, check_policy
 from starlette_channels.sockets import Errand, Socket
 from starlette_channels.topics import Pattern
@@ -42,6 +42,21 @@ async def _run_errand(_: Socket[Any], errand: Errand) -> None:
     await errand.run()
 
 
+def _pusher_of_gaps(event: str) -> Callable[[Socket[Any], Gap], Coroutine[Any, Any, None]]:
+    """Tell the client how much it has missed, but neither whose broadcasts nor of which topic."""
+
+    async def push_resync(socket: Socket[Any], gap: Gap) -> None:
+        socket.push(event, {"lost": gap.lost})
+
+    return push_resync
+
+
+def _check_resync(event: object) -> None:
+    """Refuse what is no name for an event that clients hear."""
+    if event is not None and (not isinstance(event, str) or not event or event.startswith("phx_")):
+        raise TypeError('channel(resync=...): it must be the name of an event of yours, as in resync="resync"')
+
+
 def _called(name: object, decorator: str, example: str, kind: type = str) -> None:
     """Refuse a decorator that was written without its parentheses, and would swallow its handler."""
     if not isinstance(name, kind):
@@ -59,6 +74,7 @@ class Channel(Generic[A]):
         join: JoinHandler[A, Any],
         *patterns: str,
         when_slow: WhenSlow = "disconnect",
+        resync: str | None = None,
         log_levels: tuple[int | None, int | None] = (logging.INFO, logging.DEBUG),
     ) -> None:
         if not patterns:
@@ -76,6 +92,8 @@ class Channel(Generic[A]):
         self.log_join: int | None = log_levels[0]
         self.log_handle_in: int | None = log_levels[1]
         self.infos: dict[type, Callable[[Socket[A], Any], Coroutine[Any, Any, None]]] = {}
+        if resync is not None:
+            self.infos[Gap] = _pusher_of_gaps(resync)
         self.refreshed: Callable[[Socket[A], A], Coroutine[Any, Any, None]] | None = None
         self.terminator: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]] | None = None
 
@@ -199,7 +217,11 @@ class Channel(Generic[A]):
 
 
 def channel(
-    *patterns: str, when_slow: WhenSlow = "disconnect", log_join: Level = "info", log_handle_in: Level = "debug"
+    *patterns: str,
+    when_slow: WhenSlow = "disconnect",
+    resync: str | None = None,
+    log_join: Level = "info",
+    log_handle_in: Level = "debug",
 ) -> _RegisterChannel:
     """Make a channel of a join handler: `@channel("room:*") async def room(socket, payload)`.
 
@@ -207,16 +229,19 @@ def channel(
     are exact topics, `prefix*`, and named segments, which the handler takes by name: `@channel("room:{room_id}")`,
     `room(socket, payload, room_id)`. `when_slow` says what becomes of broadcasts and pushes while a client is behind
     with reading: `"disconnect"` it, `"drop_oldest"`, or keep the `latest_by_key(...)`.
+    `resync` names an event that is pushed to the client when broadcasts of other processes are lost, with how many:
+    `resync="resync"` pushes `{"lost": 3}`.
     `log_join` and `log_handle_in` are the levels at which its joins and the events of clients are logged, `None` not
     at all.
     """
     check_policy(when_slow)
+    _check_resync(resync)
     levels = level_of(log_join, "channel(log_join"), level_of(log_handle_in, "channel(log_handle_in")
 
     for pattern in patterns:
         _called(pattern, "channel", '"room:*"')
 
     def register(join: JoinHandler[A, P], /) -> Channel[A]:
-        return Channel(join, *patterns, when_slow=when_slow, log_levels=levels)
+        return Channel(join, *patterns, when_slow=when_slow, resync=resync, log_levels=levels)
 
     return register

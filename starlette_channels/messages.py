@@ -85,7 +85,7 @@ class Gap(Struct, frozen=True):
     """Broadcasts of another process on a topic did not get here: `@room.info(Gap)` receives it.
 
     The engine between the processes was away, or this process was too slow. Let the handler bring the client up to
-    date, or tell it to ask: `socket.push("resync", {})`.
+    date; `@channel("room:*", resync="resync")` tells it to ask, without a handler.
     """
 
     topic: str
