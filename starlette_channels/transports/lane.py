@@ -6,7 +6,6 @@ Nothing is parked for an idle client: no task, no queue, no timer. An outbox exi
 import asyncio
 import logging
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -15,6 +14,7 @@ from starlette_channels.connection import Connection
 from starlette_channels.frames import Close, Event, Failure, FrameReader, Ping, close_frame, pong_frame
 from starlette_channels.limits import Bounds
 from starlette_channels.messages import Frame
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
 from starlette_channels.transport import Transport
@@ -38,13 +38,13 @@ class Lane(asyncio.Protocol):
     __slots__ = (
         "_closing",
         "_connection",
-        "_counts",
         "_deaf",
         "_gone",
         "_held",
         "_intake",
         "_limits",
         "_loop",
+        "_mishaps",
         "_outbox",
         "_pulse",
         "_reader",
@@ -64,7 +64,7 @@ class Lane(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,
         pulse: Pulse,
         limits: Bounds,
-        counts: Counter[str],
+        mishaps: Mishaps,
         max_bytes: int,
         register: set[Any],
         server_tasks: set[asyncio.Task[Any]],
@@ -76,7 +76,7 @@ class Lane(asyncio.Protocol):
         self._loop = loop
         self._pulse = pulse
         self._limits = limits
-        self._counts = counts
+        self._mishaps = mishaps
         self._reader = FrameReader(max_bytes)
         self._register = register
         self._server_tasks = server_tasks
@@ -145,7 +145,7 @@ class Lane(asyncio.Protocol):
         if self._outbox is not None:
             self._give_up_on_slow_client()
             return
-        self._counts["idle_timeout"] += 1
+        self._mishaps.counts["idle_timeout"] += 1
         logger.info("Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds)
         self.close(1002, "idle_timeout")
 
@@ -219,10 +219,9 @@ class Lane(asyncio.Protocol):
         elif isinstance(event, Close):
             self._answer_close(event)
         elif isinstance(event, Failure):
-            too_big = event.code == 1009
-            self._counts["message_too_big" if too_big else "broken_frame"] += 1
-            logger.warning("Connection closed with %d: %s", event.code, event.reason)
-            self.close(event.code, "message_too_big" if too_big else event.reason)
+            code = "message_too_big" if event.code == 1009 else "broken_frame"
+            self._mishaps.note(code, logger, "Connection closed with %d: %s", event.code, event.reason)
+            self.close(event.code, event.reason if code == "broken_frame" else code)
             self.outlet.afterwards(self._hang_up)
 
     def eof_received(self) -> None:
@@ -230,7 +229,7 @@ class Lane(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Keep frames back: the client has to catch up."""
-        self._outbox = Outbox(self._limits.outbox_bytes, self._counts)
+        self._outbox = Outbox(self._limits.outbox_bytes, self._mishaps.counts)
         self._connection.hold()
         self._regulate()
 
@@ -318,8 +317,7 @@ class Lane(asyncio.Protocol):
         return self._transport.get_write_buffer_size() + (self._outbox.bytes if self._outbox is not None else 0)
 
     def _give_up_on_slow_client(self) -> None:
-        self._counts["slow_client"] += 1
-        logger.warning("Connection closed with 1008: %d bytes wait for the client", self._waiting_bytes())
+        self._mishaps.note("slow_client", logger, "Connection closed with 1008: %d bytes wait", self._waiting_bytes())
         self._outbox = None
         self._say_goodbye(1008, "slow_client")
 
@@ -347,3 +345,4 @@ class Lane(asyncio.Protocol):
             raise
         finally:
             self._server_tasks.discard(task)
+            del self._connection  # the two would keep each other until the garbage collector comes
