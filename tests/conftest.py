@@ -1,7 +1,7 @@
-"""What the tests share: the event loops they run on, a clock that jumps, and tasks that can be counted."""
+"""What the tests share: the event loops they run on, a clock that jumps, tasks that can be counted, and engines."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import anyio
@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from starlette_channels.testing import Client, Received
+from tests.engines import ENGINES, EngineServer, engine
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -26,11 +27,17 @@ def error(reason: str) -> dict[str, Any]:
     return {"status": "error", "response": {"reason": reason}}
 
 
+ONLY_BACKENDS = {"virtual_clock": "virtual", "engine_server": "asyncio"}
+"""The event loop for tests with these: the clock that jumps is trio's, and relays have event loops of their own."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that wants the virtual clock on trio only, which is where there is one."""
-    if "virtual_clock" in metafunc.fixturenames:
-        metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", ["virtual"], indirect=True))
+    """Run a test on one event loop where others would make no sense, or no difference."""
+    for fixture in ONLY_BACKENDS.keys() & set(metafunc.fixturenames):
+        if "anyio_backend" in metafunc.fixturenames:
+            backend = ONLY_BACKENDS[fixture]
+            metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", [backend], indirect=True))
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -53,6 +60,13 @@ def count_tasks(anyio_backend_name: str) -> Callable[[], int]:
     if anyio_backend_name == "trio":
         return lambda: trio.lowlevel.current_statistics().tasks_living
     return lambda: len(asyncio.all_tasks())
+
+
+@pytest.fixture(scope="module", params=list(ENGINES))
+def engine_server(request: pytest.FixtureRequest) -> Generator[EngineServer]:
+    """Each engine, for all tests of a module that want one."""
+    with engine(request.param) as running:
+        yield running
 
 
 async def until(condition: Callable[[], bool]) -> None:

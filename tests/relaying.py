@@ -77,6 +77,21 @@ async def brokers(url: str, number: int = 2) -> AsyncGenerator[list[Broker]]:
             await one.close()
 
 
+async def broadcast(broker: Broker, numbers: range, size: int = 10) -> None:
+    """Broadcast so that the engine has a turn now and then."""
+    for number in numbers:
+        broker.broadcast("t", "e", {"n": number, "filler": "x" * size})
+        if number % 20 == 0:
+            await anyio.sleep(0.001)
+
+
+async def all_is_accounted_for(ear: Ear, number: int) -> None:
+    """Wait until so many have come or are known to be lost."""
+    await ear.until(lambda: len(ear.numbers) + ear.lost >= number)
+    assert ear.numbers == sorted(set(ear.numbers)), "nothing comes twice, or out of order"
+    assert len(ear.numbers) + ear.lost == number
+
+
 class Phone:
     """An end of a line, that keeps what it hears."""
 

@@ -13,8 +13,8 @@ import pytest
 
 from starlette_channels.broker import Broker
 from starlette_channels.brokers.mesh import Claim, mesh_folder
-from tests.relaying import Ear, brokers
-from tests.test_relay_faults import all_is_accounted_for, becomes_ready, broadcast, listener
+from tests.relaying import Ear, all_is_accounted_for, broadcast, brokers
+from tests.test_relay_faults import becomes_ready, listener
 
 pytestmark = pytest.mark.anyio
 

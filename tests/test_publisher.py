@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-from collections.abc import Generator
 
 import anyio
 import anyio.to_thread
 import pytest
 
 from starlette_channels import Publisher, PublishError
-from tests.engines import ENGINES, EngineServer, engine
+from tests.engines import EngineServer
 from tests.ports import HOST, free_port
 from tests.relaying import Ear, brokers
 from tests.servers import ROOT
@@ -18,28 +17,17 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module", params=list(ENGINES))
-def server(request: pytest.FixtureRequest) -> Generator[EngineServer]:
-    with engine(request.param) as running:
-        yield running
-
-
-@pytest.fixture
 def nowhere() -> str:
     return f"redis://secret:password@{HOST}:{free_port()}"
 
 
-async def test_what_is_published_before_the_end_of_the_block_arrives(server: EngineServer) -> None:
-    async with brokers(server.url, 2) as (app, other):
+async def test_what_is_published_before_the_end_of_the_block_arrives(engine_server: EngineServer) -> None:
+    async with brokers(engine_server.url, 2) as (app, other):
         ear = Ear(app, "t")
         await ear.hears(other)
 
         def script(first: int) -> None:
-            with Publisher(server.url) as publisher:
+            with Publisher(engine_server.url) as publisher:
                 for number in range(first, first + 100):
                     publisher.broadcast("t", "e", {"n": number})
 
@@ -50,11 +38,11 @@ async def test_what_is_published_before_the_end_of_the_block_arrives(server: Eng
         assert ear.lost == 0
 
 
-async def test_async_code_has_the_same(server: EngineServer) -> None:
-    async with brokers(server.url, 2) as (app, other):
+async def test_async_code_has_the_same(engine_server: EngineServer) -> None:
+    async with brokers(engine_server.url, 2) as (app, other):
         ear = Ear(app, "t")
         await ear.hears(other)
-        async with Publisher(server.url) as publisher:
+        async with Publisher(engine_server.url) as publisher:
             publisher.broadcast("t", "e", {"n": 1})
             await publisher.aflush()
             await ear.until(lambda: ear.numbers == [1])
@@ -72,11 +60,11 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
 
 
-async def test_the_command_publishes(server: EngineServer) -> None:
-    async with brokers(server.url, 2) as (app, other):
+async def test_the_command_publishes(engine_server: EngineServer) -> None:
+    async with brokers(engine_server.url, 2) as (app, other):
         ear = Ear(app, "room:*")
         await ear.hears(other)
-        done = await anyio.to_thread.run_sync(command, server.url, "room:*", "new msg", '{"n": 7, "b": "é"}')
+        done = await anyio.to_thread.run_sync(command, engine_server.url, "room:*", "new msg", '{"n": 7, "b": "é"}')
         assert (done.returncode, done.stderr) == (0, "")
         await ear.until(lambda: bool(ear.numbers))
         assert (ear.heard[-1].event, bytes(ear.heard[-1].body)) == ("new msg", '{"n": 7, "b": "é"}'.encode())

@@ -14,8 +14,7 @@ import redis
 from starlette_channels import Broker
 from tests.engines import EngineServer, cluster_node, engine, sentinel
 from tests.ports import HOST
-from tests.relaying import Ear, brokers
-from tests.test_relay_faults import all_is_accounted_for, broadcast
+from tests.relaying import Ear, all_is_accounted_for, broadcast, brokers
 
 pytestmark = pytest.mark.anyio
 

@@ -16,42 +16,17 @@ import anyio.to_thread
 import pytest
 
 from starlette_channels.broker import Broker
-from tests.engines import ENGINES, EngineServer, engine
-from tests.relaying import PATIENCE, Ear, brokers
+from tests.engines import EngineServer
+from tests.relaying import PATIENCE, Ear, all_is_accounted_for, broadcast, brokers
 from tests.servers import ROOT
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module", params=list(ENGINES))
-def one_of_them(request: pytest.FixtureRequest) -> Generator[EngineServer]:
-    with engine(request.param) as running:
-        yield running
-
-
-@pytest.fixture
-def server(one_of_them: EngineServer) -> EngineServer:
-    one_of_them.start()
-    return one_of_them
-
-
-async def broadcast(broker: Broker, numbers: range, size: int = 10) -> None:
-    """Broadcast so that the engine has a turn now and then."""
-    for number in numbers:
-        broker.broadcast("t", "e", {"n": number, "filler": "x" * size})
-        if number % 20 == 0:
-            await anyio.sleep(0.001)
-
-
-async def all_is_accounted_for(ear: Ear, number: int) -> None:
-    await ear.until(lambda: len(ear.numbers) + ear.lost >= number)
-    assert ear.numbers == sorted(set(ear.numbers)), "nothing comes twice, or out of order"
-    assert len(ear.numbers) + ear.lost == number
+def server(engine_server: EngineServer) -> EngineServer:
+    engine_server.start()
+    return engine_server
 
 
 async def test_an_engine_that_dies_and_comes_back(server: EngineServer) -> None:

@@ -1,29 +1,18 @@
 """Relays on real engines: what one process broadcasts, the others get, in order, once, and nothing else."""
 
-from collections.abc import Generator
-
 import anyio.lowlevel
 import pytest
 
-from tests.engines import ENGINES, EngineServer, engine
+from tests.engines import EngineServer
 from tests.relaying import Ear, Phone, brokers
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module", params=list(ENGINES))
-def server(request: pytest.FixtureRequest) -> Generator[EngineServer]:
-    with engine(request.param) as running:
-        yield running
-
-
-async def test_a_broadcast_reaches_the_subscribers_of_other_processes_once_and_in_order(server: EngineServer) -> None:
-    async with brokers(server.url, 3) as (one, two, three):
+async def test_a_broadcast_reaches_the_subscribers_of_other_processes_once_and_in_order(
+    engine_server: EngineServer,
+) -> None:
+    async with brokers(engine_server.url, 3) as (one, two, three):
         ears = [Ear(broker, "room:a") for broker in (one, two, three)]
         stranger = Ear(three, "room:b")
         for ear in ears[1:]:
@@ -37,7 +26,7 @@ async def test_a_broadcast_reaches_the_subscribers_of_other_processes_once_and_i
         assert stranger.heard == []
 
 
-async def test_all_that_a_topic_may_contain_arrives_where_it_is_meant(server: EngineServer) -> None:
+async def test_all_that_a_topic_may_contain_arrives_where_it_is_meant(engine_server: EngineServer) -> None:
     topics = [
         "*",
         ">",
@@ -51,7 +40,7 @@ async def test_all_that_a_topic_may_contain_arrives_where_it_is_meant(server: En
         "_INBOX.>",
         "a/b//c",
     ]
-    async with brokers(server.url) as (one, two):
+    async with brokers(engine_server.url) as (one, two):
         ears = [Ear(two, topic) for topic in topics]
         for ear in ears:
             await ear.hears(one)
@@ -64,8 +53,8 @@ async def test_all_that_a_topic_may_contain_arrives_where_it_is_meant(server: En
             assert ear.heard[-1].event == f"event {topics[number][:9]}"
 
 
-async def test_payloads_arrive_as_they_were_encoded(server: EngineServer) -> None:
-    async with brokers(server.url) as (one, two):
+async def test_payloads_arrive_as_they_were_encoded(engine_server: EngineServer) -> None:
+    async with brokers(engine_server.url) as (one, two):
         ear = Ear(two, "t")
         await ear.hears(one)
         one.broadcast("t", "json", {"b": 1, "a": [1.0, None, "é"]})
@@ -75,8 +64,10 @@ async def test_payloads_arrive_as_they_were_encoded(server: EngineServer) -> Non
         assert ear.heard[-1].body == b"\x00\xff" * 100_000
 
 
-async def test_a_line_of_the_librarys_own_reaches_all_other_processes_and_never_its_own(server: EngineServer) -> None:
-    async with brokers(server.url, 3) as those:
+async def test_a_line_of_the_librarys_own_reaches_all_other_processes_and_never_its_own(
+    engine_server: EngineServer,
+) -> None:
+    async with brokers(engine_server.url, 3) as those:
         one, two, three = [Phone(broker) for broker in those]
         other_name = Phone(those[1], "other")
         for phone in (two, three):
@@ -90,8 +81,8 @@ async def test_a_line_of_the_librarys_own_reaches_all_other_processes_and_never_
         assert sum(those[1].counts.values()) == 0
 
 
-async def test_an_end_of_a_line_that_is_closed_hears_nothing_and_says_nothing(server: EngineServer) -> None:
-    async with brokers(server.url) as those:
+async def test_an_end_of_a_line_that_is_closed_hears_nothing_and_says_nothing(engine_server: EngineServer) -> None:
+    async with brokers(engine_server.url) as those:
         one, two = [Phone(broker) for broker in those]
         await two.hears(one, b"hello")
         await one.hears(two, b"hello")
@@ -106,8 +97,10 @@ async def test_an_end_of_a_line_that_is_closed_hears_nothing_and_says_nothing(se
         assert b"not heard either" not in one.heard
 
 
-async def test_a_goodbye_leaves_before_a_broker_is_closed_and_a_new_life_has_a_new_id(server: EngineServer) -> None:
-    async with brokers(server.url) as those:
+async def test_a_goodbye_leaves_before_a_broker_is_closed_and_a_new_life_has_a_new_id(
+    engine_server: EngineServer,
+) -> None:
+    async with brokers(engine_server.url) as those:
         one, two = [Phone(broker) for broker in those]
         await two.hears(one, b"hello")
         before = those[0].node
@@ -117,13 +110,13 @@ async def test_a_goodbye_leaves_before_a_broker_is_closed_and_a_new_life_has_a_n
         await two.hears(one, b"back again")
 
 
-async def test_what_an_engine_loses_when_it_dies_is_what_is_reported(server: EngineServer) -> None:
-    async with brokers(server.url) as (one, two):
+async def test_what_an_engine_loses_when_it_dies_is_what_is_reported(engine_server: EngineServer) -> None:
+    async with brokers(engine_server.url) as (one, two):
         ear = Ear(two, "t")
         await ear.hears(one)
         for number in range(3_000):
             if number == 1_000:
-                server.restart()
+                engine_server.restart()
             one.broadcast("t", "e", {"n": number})
             if number % 50 == 0:
                 await anyio.lowlevel.checkpoint()
