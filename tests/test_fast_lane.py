@@ -105,7 +105,10 @@ async def test_all_of_a_crowd_that_comes_at_once_are_let_in(server: Server, figu
     await figures(open_calls=0, connections=0)
 
 
-async def test_what_a_client_says_while_its_handshake_waits_for_its_turn_is_heard() -> None:
+async def test_what_a_client_says_while_its_handshake_waits_for_its_turn_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("starlette_channels.transports.uvicorn.spare_what_is_loaded", lambda: None)
     heard: list[Any] = []
     done = asyncio.Event()
 

@@ -112,11 +112,12 @@ def test_a_long_flush_lets_the_loop_do_other_things_and_others_do_not_wait_for_i
     assert sum(len(client.writes) for client in clients) == len(clients) + 1
 
 
-def test_large_broadcasts_are_written_to_few_clients_at_once() -> None:
+@pytest.mark.parametrize("same", [True, False])
+def test_large_broadcasts_are_written_to_few_clients_at_once(same: bool) -> None:
     loop, outlet, clients = make(10)
-    size = BYTES_AT_ONCE // 3
-    outlet.spread(writers(clients), "x" * size)
-    outlet.spread(writers(clients), "end")
+    ready, size = writers(clients), BYTES_AT_ONCE // 3
+    outlet.spread(ready, "x" * size)
+    outlet.spread(ready if same else writers(clients), "end")
     served = 0
     while served < 10:
         loop.turn()

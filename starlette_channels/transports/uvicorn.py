@@ -11,6 +11,7 @@ import gc
 import logging
 import re
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -67,14 +68,15 @@ def bound_what_waits_in_the_system(transport: asyncio.Transport) -> None:
 
 
 @functools.cache  # once for each process
-def _spare_what_is_loaded() -> None:
+def spare_what_is_loaded() -> None:
     """Have the garbage collector look no longer through modules and classes: that takes 10 to 100 ms each time.
 
     When the first client comes, the application has loaded what it needs. What is there stays usable, and is freed when
-    nothing refers to it.
+    nothing refers to it. A server in a thread is a guest in its process, and leaves it as it is.
     """
-    gc.collect()
-    gc.freeze()
+    if threading.current_thread() is threading.main_thread():
+        gc.collect()
+        gc.freeze()
 
 
 class FastLane(WebSocketsSansIOProtocol):
@@ -95,7 +97,7 @@ class FastLane(WebSocketsSansIOProtocol):
         config.ws_per_message_deflate = False
         super().__init__(config, server_state, app_state, _loop)
         be_discreet(self.logger, access_log=config.access_log)
-        _spare_what_is_loaded()
+        spare_what_is_loaded()
         self._early: list[bytes] = []
         self._unread = b""
 
