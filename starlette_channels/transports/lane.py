@@ -27,7 +27,6 @@ from starlette_channels.transports.suspicion import Suspicion
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
-
 FAILURES = frozenset({1002, 1007, 1008, 1009, 1011})
 """The codes after which a client is listened to no longer, but for its answer: RFC 6455, §7.1.7."""
 
@@ -161,6 +160,7 @@ class Lane(asyncio.Protocol):
             else:
                 self._take_in_turns(Intake(events))
         elif self._deaf:
+            self._reader.stop()
             self._transport.pause_reading()  # it has been told to go, and goes on as if nothing were
         elif self._intake is None:
             self._take_in_turns(Intake(data=data))
@@ -286,6 +286,8 @@ class Lane(asyncio.Protocol):
         self._write_last(close_frame(code, reason))
         if code in FAILURES:
             self._deaf = True
+            if self._intake is not None and not self._intake.is_empty:
+                self._reader.stop()
             self._intake = None
         else:
             self._schedule_turn()
