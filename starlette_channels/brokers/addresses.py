@@ -22,6 +22,7 @@ ENGINES: Mapping[str, str] = {
     "nats": "nats",
     "tls": "nats",
     "zenoh": "zenoh",
+    "zenoh+tls": "zenoh",
 }
 """The module for each scheme. The extra is what its name begins with."""
 

@@ -19,6 +19,7 @@ from starlette_channels.brokers.options import Options
 from starlette_channels.brokers.outbox import Outbox, Waiting
 from starlette_channels.brokers.receiver import Arrival, Receiver
 from starlette_channels.brokers.reports import Reports, logger
+from starlette_channels.exceptions import explain
 from starlette_channels.messages import Body
 
 STEP_SECONDS = 5.0
@@ -121,7 +122,7 @@ class Life:
                 return
             except Exception as error:  # noqa: BLE001 - engines raise what they like
                 self._error = error
-                self._reports.warn("relay_disconnected", "The engine between the processes is away: %r", error)
+                self._reports.warn("relay_disconnected", "The engine between the processes is away: %s", explain(error))
             finally:
                 await self._let_go(engine)
             if time.monotonic() - began > LONGEST_PAUSE:
@@ -135,7 +136,7 @@ class Life:
             async with asyncio.timeout(1.0):
                 await engine.close()
         except Exception as error:  # noqa: BLE001 - it is of no use any more
-            logger.debug("Closing %r failed: %r", engine, error)
+            logger.debug("Closing %r failed: %s", engine, explain(error))
 
     async def _is_over_after(self, seconds: float) -> bool:
         """Wait before the next attempt, and tell whether there is to be none."""

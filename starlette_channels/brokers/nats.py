@@ -8,9 +8,11 @@ subscription are off, since it drops what is beyond them; those of the server re
 # The library's own annotations are incomplete.
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Sequence
+import ssl
+import sys
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -19,22 +21,37 @@ from starlette_channels.brokers.engine import Broken, Deliver, MakeEngine, Parce
 from starlette_channels.brokers.names import as_token
 from starlette_channels.brokers.options import Options
 
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
 PING_SECONDS = 3
 """How often the server is asked whether it is there; without an answer to the last two, it is not."""
 
 WATCH_SECONDS = 0.25
 
-SETTINGS = ("credentials",)
+SETTINGS = ("credentials", "ca", "cert", "key")
 """What the query of an address may say, beside what is common to all engines."""
+
+
+class EncryptedClient(Client):
+    """Says who it is only to a server that does TLS; nats-py's own takes what a server offers, also with `tls://`."""
+
+    @override
+    def _connect_command(self) -> bytes:
+        if not self._server_info.get("tls_required"):
+            raise ConnectionError("the NATS server does no TLS: tls_required is not in what it says of itself")
+        return super()._connect_command()
 
 
 class NatsEngine:
     """One connection."""
 
-    def __init__(self, servers: list[str], settings: dict[str, Any], prefix: str) -> None:
+    def __init__(self, servers: list[str], settings: Mapping[str, Any], prefix: str) -> None:
         self.max_bytes = 0
         self._servers, self._settings, self._prefix = servers, settings, prefix
-        self._client = Client()
+        self._client = EncryptedClient() if "tls" in settings else Client()
         self._unsubscribe: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
         self._error: Exception | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -56,13 +73,17 @@ class NatsEngine:
             **self._settings,
         )
         self.max_bytes: int = self._client.max_payload
+        self._error = None  # of a server before the one that has answered
         self._watch = asyncio.create_task(self._note_silent_end())
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
         """Publish, and ask the server whether it has taken everything."""
         for parcel in parcels:
             await self._client.publish(self._subject(parcel.channel), parcel.data)
-        await self._client.flush()
+        await self._client.flush()  # nats-py sends this PING before what it has kept back,
+        await self._client.flush()  # so the answer to the next one tells that the server has it
+        if self._error is not None:
+            raise self._error
 
     async def subscribe(self, channels: Collection[str]) -> None:
         """Subscribe to the channels' subjects."""
@@ -88,7 +109,10 @@ class NatsEngine:
         self._deliver(message.data)
 
     async def _note_error(self, error: Exception) -> None:
+        """Take what is wrong; a server that forbids something goes on as if nothing had been."""
         self._error = error
+        if self._client.is_connected:
+            self._broken(error)
 
     async def _note_silent_end(self) -> None:
         """Look now and then: when the last bytes cannot be sent, nobody is told of the end."""
@@ -112,6 +136,34 @@ def engine_maker(url: str, options: Options) -> MakeEngine:
         raise ValueError(f"a broker's address has an option that is unknown: {', '.join(sorted(unknown))}")
     if parts.path not in ("", "/") or not parts.hostname:
         raise ValueError("a broker's address for NATS is nats://host:4222, with nothing but options behind it")
-    servers = [f"{parts.scheme}://{server}" for server in parts.netloc.split(",")]
-    settings = {"user_credentials": query["credentials"]} if "credentials" in query else {}
+    try:
+        settings = {**_read_credentials(parts.netloc), **_read_files(parts.scheme, query)}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"a broker's address for NATS: {error}") from None
+    servers = [f"{parts.scheme}://{server.rpartition('@')[2]}" for server in parts.netloc.split(",")]
     return lambda: NatsEngine(servers, settings, options.prefix)
+
+
+def _read_credentials(netloc: str) -> dict[str, str]:
+    """Return what is before the `@`, decoded, which nats-py does not do, and for all servers."""
+    users = {user for server in netloc.split(",") if (user := server.rpartition("@")[0])}
+    if not users:
+        return {}
+    if len(users) > 1:
+        raise ValueError("all servers of a cluster have the same user and password")
+    user, colon, password = users.pop().partition(":")
+    return {"user": unquote(user), "password": unquote(password)} if colon else {"token": unquote(user)}
+
+
+def _read_files(scheme: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """Return what files say: credentials, and certificates."""
+    settings: dict[str, Any] = {}
+    if "credentials" in query:
+        settings["user_credentials"] = query["credentials"]
+    if scheme == "tls":
+        settings["tls"] = ssl.create_default_context(cafile=query.get("ca"))
+        if "cert" in query:
+            settings["tls"].load_cert_chain(query["cert"], query.get("key"))
+    elif query.keys() & {"ca", "cert", "key"}:
+        raise ValueError("ca, cert and key are options of tls://host:4222")
+    return settings

@@ -16,6 +16,7 @@ from starlette_channels.brokers.envelope import Kind
 from starlette_channels.brokers.interests import Interests
 from starlette_channels.brokers.life import HandOn, Life
 from starlette_channels.brokers.reports import Reports
+from starlette_channels.exceptions import explain
 from starlette_channels.messages import Body
 
 CLOSE_SECONDS = 3.0
@@ -73,7 +74,8 @@ class Relay:
             return 0, None
         left, error = life.close(seconds)
         if left:
-            self._reports.warn("relay_dropped", "%d broadcasts are left at the end: %r", left, error, number=left)
+            reason = "the engine took too long" if error is None else explain(error)
+            self._reports.warn("relay_dropped", "%d broadcasts are left at the end: %s", left, reason, number=left)
         return left, error
 
     def _wake(self) -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import zenoh
 
@@ -172,24 +172,37 @@ def _endpoint(socket: Path) -> str:
 def engine_maker(url: str, options: Options) -> MakeEngine:
     """Return what makes engines for an address.
 
-    That is `zenoh://` for the processes of one machine, `zenoh://user:password@host:7447` for a router, either with
-    `?config=FILE` for more of Zenoh's own settings.
+    That is `zenoh://` for the processes of one machine, `zenoh://user:password@host:7447` for a router, `zenoh+tls://`
+    for one that does TLS, all with `?config=FILE` for more of Zenoh's own settings.
     """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    file = query.pop("config", None)
+    file, ca = query.pop("config", None), query.pop("ca", None)
     if query:
         raise ValueError(f"a broker's address has an option that is unknown: {', '.join(sorted(query))}")
     if parts.path not in ("", "/"):
         raise ValueError("a broker's address for Zenoh is zenoh:// or zenoh://host:7447; a name goes into ?prefix=")
-    if file is not None and not Path(file).is_file():
-        raise ValueError(f"a broker's address names the file {file}, which does not exist")
+    for name in (file, ca):
+        if name is not None and not Path(name).is_file():
+            raise ValueError(f"a broker's address names the file {name}, which does not exist")
+    is_encrypted = parts.scheme == "zenoh+tls"
+    if (is_encrypted and not parts.hostname) or (ca is not None and not is_encrypted):
+        raise ValueError("a broker's address for Zenoh with TLS is zenoh+tls://host:7447?ca=FILE")
     settings = dict(COMMON)
     if not parts.hostname:
         folder = mesh_folder(None if options.prefix == Options().prefix else options.prefix)
         return lambda: ZenohEngine(settings, file, folder, options.prefix)
-    settings |= {"mode": "client", "connect/endpoints": [f"tcp/{parts.hostname}:{parts.port or PORT}"]}
+    settings |= _to_router(parts)
+    if ca is not None:
+        settings["transport/link/tls/root_ca_certificate"] = ca
+    return lambda: ZenohEngine(settings, file, None, options.prefix)
+
+
+def _to_router(parts: SplitResult) -> dict[str, Any]:
+    """Return the settings of a client of a router."""
+    protocol = "tls" if parts.scheme == "zenoh+tls" else "tcp"
+    settings = {"mode": "client", "connect/endpoints": [f"{protocol}/{parts.hostname}:{parts.port or PORT}"]}
     if parts.username is not None:
         user, password = unquote(parts.username), unquote(parts.password or "")
         settings |= {"transport/auth/usrpwd/user": user, "transport/auth/usrpwd/password": password}
-    return lambda: ZenohEngine(settings, file, None, options.prefix)
+    return settings
