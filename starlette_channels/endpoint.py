@@ -2,7 +2,6 @@
 
 import functools
 import logging
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Generic, TypeAlias, TypeVar, overload
@@ -25,6 +24,7 @@ from starlette_channels.limits import Bounds, Limits
 from starlette_channels.logs import LogOptions
 from starlette_channels.messages import Payload
 from starlette_channels.metrics import Statistics
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.origins import CheckOrigin, OriginCheck
 from starlette_channels.pages import Pages
 from starlette_channels.paths import TransportPath
@@ -41,7 +41,7 @@ logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 transport_logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
 A = TypeVar("A")
-Attach: TypeAlias = Callable[[Connected, Bounds, Counter[str]], bool]
+Attach: TypeAlias = Callable[[Connected, Bounds, Mishaps], bool]
 """What the fast lane offers in the ASGI scope; see `transports.uvicorn`."""
 
 
@@ -236,7 +236,7 @@ class Channels(Generic[A]):
         with self._admission.arrival() as arrival:
             connected = await self._let_in(arrival, scope, send)
         if connected is not None and not self._take_fast_lane(scope, connected):
-            await serve_websocket(receive, send, connected, self._service.limits, self._service.counts)
+            await serve_websocket(receive, send, connected, self._service.limits, self._service.mishaps)
 
     async def _let_in(self, arrival: Arrival, scope: Scope, send: Send) -> Connected | None:
         """Answer a handshake; return what makes the connection, if there is to be one."""
@@ -263,7 +263,7 @@ class Channels(Generic[A]):
         extensions: dict[str, Any] = scope.get("extensions") or {}
         attach: Attach | None = extensions.get("starlette_channels", {}).get("attach")
         _say_which_transport(attach is not None)
-        return attach is not None and attach(connected, self._service.limits, self._service.counts)
+        return attach is not None and attach(connected, self._service.limits, self._service.mishaps)
 
     def _make_longpoll(self, options: LongPoll | None) -> LongPolling | None:
         if options is None:

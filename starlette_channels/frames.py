@@ -87,8 +87,12 @@ class FrameReader:
                 last = Failure(1007, "text is not UTF-8")
             if last is not None:
                 events.append(last)
-                self._idle, self._ended, self._rest, self._message = False, True, b"", None
+                self.stop()
         return events
+
+    def stop(self) -> None:
+        """Take nothing more: nothing that comes can be read, or something that came was dropped."""
+        self._idle, self._ended, self._rest, self._message, self._missing = False, True, b"", None, 0
 
     def _skim(self, data: bytes, events: list[Event]) -> int:
         """Read small text messages, each whole, in a tight loop; return where the first of another kind begins."""

@@ -18,10 +18,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     channels: int | None = 100
     """Joined topics per connection; one more join is answered `too many channels joined`."""
 
-    message_bytes: int | None = 10_000_000
+    message_bytes: int | None = 1_000_000
     """Size of one incoming message; a longer one closes the connection with 1009.
 
-    The server's own limit may be lower.
+    All others wait while a message is dealt with: about a millisecond for each megabyte. The server's own limit may be
+    lower. Phoenix has 10,000,000.
     """
 
     outbox_bytes: int | None = 1_048_576

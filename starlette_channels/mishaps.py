@@ -18,17 +18,23 @@ class Mishaps:
     """Counts and logs them by their code."""
 
     def __init__(self, counts: Counter[str], clock: Callable[[], float] = time.monotonic) -> None:
-        self._counts = counts
+        self.counts: Counter[str] = counts
         self._clock = clock
         self._meter = Meter(LINES)
         self._buckets: dict[str, float] = {}
         self._silenced: Counter[str] = Counter()
 
     def note(
-        self, code: str, logger: logging.Logger, text: str, *args: object, cause: BaseException | None = None
+        self,
+        code: str,
+        logger: logging.Logger,
+        text: str,
+        *args: object,
+        cause: BaseException | None = None,
+        number: int = 1,
     ) -> None:
-        """Count a mishap, and warn of it; with a cause, it is an error."""
-        self._counts[code] += 1
+        """Count a mishap, or several of one kind, and warn of it; with a cause, it is an error."""
+        self.counts[code] += number
         bucket = self._meter.draw(self._buckets.get(code, FULL), self._clock())
         if bucket is None:
             self._silenced[code] += 1

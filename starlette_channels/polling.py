@@ -98,7 +98,7 @@ class LongPolling:
     async def _open(self, exchange: "Exchange", handshake: Handshake) -> None:
         with self._admission.arrival() as arrival:
             connect = await self._admission.admit_session(arrival, handshake)
-            session = LongPollTransport(self._options, self._limits, self._counts, self._sessions, connect)
+            session = LongPollTransport(self._options, self._limits, self._mishaps, self._sessions, connect)
         await exchange.answer_with(session.token)(410)
 
     async def _post(self, exchange: "Exchange", session: LongPollTransport | None) -> Response:
@@ -117,8 +117,8 @@ class LongPolling:
             return (read_text(body),)
         lines, beyond = split(body, self._options.batch_lines)
         if beyond:
-            self._counts["batch_too_long"] += beyond
-            logger.warning("%d lines of a batch were ignored: it may have %d", beyond, self._options.batch_lines)
+            text = "%d lines of a batch were ignored: it may have %d"
+            self._mishaps.note("batch_too_long", logger, text, beyond, self._options.batch_lines, number=beyond)
         return read_lines(lines)
 
     async def _read(self, exchange: "Exchange") -> bytes:
@@ -127,8 +127,7 @@ class LongPolling:
         raise BodyRefused(408, "body_timeout", f"the body has not come within {self._limits.idle_seconds:g} seconds")
 
     def _refuse_body(self, refused: BodyRefused) -> Response:
-        self._counts[refused.code] += 1
-        logger.warning("A batch was refused with %d: %s", refused.status, refused)
+        self._mishaps.note(refused.code, logger, "A batch was refused with %d: %s", refused.status, refused)
         return render(refused.status, refused.status, reason=str(refused))
 
 

@@ -89,7 +89,8 @@ class Tokens:
             raise InvalidToken("no token")
         try:
             data, signed_at = self._serializer.loads(token, return_timestamp=True)
-        except (BadData, UnicodeError):
+        except (BadData, UnicodeError) as error:
+            error.__traceback__ = None  # itsdangerous keeps the error in one of its frames: garbage for each bad token
             raise InvalidToken("invalid token") from None
         age = time.time() - signed_at.timestamp()
         if age < -CLOCK_SKEW:

@@ -2,9 +2,12 @@
 
 import gc
 import os
+from collections import Counter
 from typing import Any
 
 import anyio
+from httptools import HttpRequestParser
+from itsdangerous import BadSignature
 from msgspec import Raw, Struct
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -15,10 +18,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from starlette_channels import Channels, Handshake, Limits, Socket, channel, latest_by_key
+from starlette_channels.connection import Connection
+from starlette_channels.tokens import Tokens
+from starlette_channels.transports.lane import Lane
 from starlette_channels.transports.uvicorn import FastLane
 
 gc.disable()
 
+WATCHED = (FastLane, Lane, Connection, Handshake, HttpRequestParser, BadSignature)
+"""Kinds of which every client, or every refused one, has an instance for some time."""
+
+tokens = Tokens("the key of a test is no secret", salt="lane")
 open_calls = hanging = 0
 gate = anyio.Event()
 
@@ -41,7 +51,9 @@ class CountCalls:
 
 
 async def connect(conn: Handshake) -> dict[str, Any]:
-    """Let everybody in; who wants to be held waits at the gate."""
+    """Let everybody in, but for those with a bad token; who wants to be held waits at the gate."""
+    if "token" in conn.params:
+        tokens.verify(conn.params["token"])
     if "hold" in conn.params:
         await gate.wait()
     return {}
@@ -123,9 +135,9 @@ async def release(request: Request) -> JSONResponse:
 
 async def figures(request: Request) -> JSONResponse:
     numbers = channels.statistics()
-    kept = sum(isinstance(one, FastLane) for one in gc.get_objects())
+    kept = Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, WATCHED))
     return JSONResponse(
-        {"open_calls": open_calls, "hanging": hanging, "kept": kept}
+        {"open_calls": open_calls, "hanging": hanging, "kept": {kind.__name__: kept[kind.__name__] for kind in WATCHED}}
         | {"connections": numbers.connections, "counts": dict(numbers.counts)}
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from starlette_channels.broker import Broker
 from starlette_channels.connection import Connection
 from starlette_channels.limits import Limits
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.serializers import V2
 from starlette_channels.service import Service
 from starlette_channels.transport import Transport
@@ -68,6 +69,9 @@ class Pipe(asyncio.Transport):
         self.waiting = 0
         self.written: list[bytes] = []
 
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return asyncio.Protocol()
+
     def write(self, data: Any) -> None:
         self.written.append(data)
 
@@ -79,6 +83,9 @@ class Pipe(asyncio.Transport):
 
     def resume_reading(self) -> None:
         self.reading = True
+
+    def is_closing(self) -> bool:
+        return self.closed
 
     def close(self) -> None:
         self.closed = True
@@ -94,7 +101,7 @@ class Client:
         self.loop, self.pipe, self.counts = Loop(), Pipe(), Counter[str]()
         service = Service([], Broker(), Limits(outbox_bytes=LIMIT))
         loop: Any = self.loop
-        self.lane = Lane(self.pipe, loop, Pulse(loop), service.limits, self.counts, 1 << 20, set(), set())
+        self.lane = Lane(self.pipe, loop, Pulse(loop), service.limits, Mishaps(self.counts), 1 << 20, set(), set())
         self.lane.start(lambda transport: self._connect(service, transport))
 
     def _connect(self, service: Service, transport: Transport) -> Connection:

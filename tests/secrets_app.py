@@ -28,7 +28,6 @@ handler = logging.StreamHandler(sys.stdout)
 handler.addFilter(LogContext())
 handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(topic)s %(event)s %(socket_id)s %(message)s"))
 logging.basicConfig(level=logging.DEBUG, handlers=[handler])
-logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it writes queries, as its access log does
 
 KEY = "the-key-that-signs-hunter2-key"
 tokens = Tokens(KEY, salt="secrets")

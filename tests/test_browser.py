@@ -1,28 +1,18 @@
 """The page of example_app, and `channels.js` alone, in a real Chromium."""
 
 import contextlib
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
+from tests.chromium import MISSING, chromium, find
 from tests.clients import node
 from tests.servers import Server, serve
 
-OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PATIENCE = 15_000  # milliseconds
 
 Person = Callable[..., Page]
@@ -66,17 +56,12 @@ class Visits:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    executable = find()
     if executable is None:
-        missing = "there is no Chromium: install the package chromium of your system"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+        pytest.skip(MISSING)
     expect.set_options(timeout=PATIENCE)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=OPTIONS)
+    with chromium(executable) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

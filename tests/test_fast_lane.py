@@ -5,22 +5,33 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from starlette_channels.frames import close_frame
 from starlette_channels.limits import Bounds
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.transports import CLOSE_SECONDS
 from starlette_channels.transports.lane import Lane
 from starlette_channels.transports.pulse import pulse_of_this_loop
+from starlette_channels.transports.turnstile import turnstile_of
+from starlette_channels.transports.uvicorn import UNSENT_BYTES, FastLane, bound_what_waits_in_the_system
 from tests.autobahn.echo import Echo
-from tests.fuzzing.wire import PING, SECONDS, Address, Wire, frame, opened, text
+from tests.fuzzing.wire import PING, SECONDS, Address, Refused, Wire, frame, opened, text
+from tests.lanes import Pipe
 from tests.servers import FAST_LANE, Server, serve
 
 pytestmark = pytest.mark.anyio
 PATH = "/socket/websocket?vsn=2.0.0"
+HANDSHAKE = (
+    f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+).encode()
 
 
 @pytest.fixture
@@ -62,7 +73,86 @@ async def test_the_objects_of_uvicorn_are_let_go_without_waiting_for_the_collect
 ) -> None:
     before = (await figures())["kept"]
     async with opened(Address(server.port), PATH), opened(Address(server.port), "/plain"):
-        await figures(open_calls=1, connections=1, kept=before + 1)
+        now = {"FastLane": before["FastLane"] + 1, "Lane": before["Lane"] + 1, "Connection": before["Connection"] + 1}
+        await figures(open_calls=1, connections=1, kept={**before, **now})
+
+
+async def test_clients_that_have_gone_or_were_refused_leave_nothing_to_the_collector(
+    server: Server, figures: Callable[..., Any]
+) -> None:
+    before = (await figures(open_calls=0, connections=0))["kept"]
+    for number in range(5):
+        async with opened(Address(server.port), PATH) as wire:
+            await wire.join("room:a")
+            if number % 2:
+                await wire.close()
+        async with opened(Address(server.port), "/plain"):
+            pass
+        with pytest.raises(Refused):
+            await Wire.open(Address(server.port), f"{PATH}&token=guess-{number}")
+    await figures(open_calls=0, connections=0, kept=before)
+
+
+async def test_all_of_a_crowd_that_comes_at_once_are_let_in(server: Server, figures: Callable[..., Any]) -> None:
+    crowd = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(30)]
+    for _, writer in crowd:
+        writer.write(HANDSHAKE)
+    crowd.pop(7)[1].close()
+    for reader, writer in crowd:
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        await Wire(reader, writer).join("room:a")
+        writer.close()
+    await figures(open_calls=0, connections=0)
+
+
+async def test_what_a_client_says_while_its_handshake_waits_for_its_turn_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("starlette_channels.transports.uvicorn.spare_what_is_loaded", lambda: None)
+    heard: list[Any] = []
+    done = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.append(await receive())
+        await send({"type": "websocket.accept"})
+        heard.append((await receive())["text"])
+        done.set()
+
+    loop = asyncio.get_running_loop()
+    early, gone = (FastLane(Config(app), ServerState(), {}, loop) for _ in range(2))
+    pipe = Pipe()
+    early.connection_made(pipe)
+    gone.connection_made(Pipe())
+    turnstile_of(loop).enter(lambda: None)
+    for client in (early, gone):
+        client.data_received(HANDSHAKE)
+        client.data_received(frame("too early"))
+    gone.connection_lost(None)
+    assert pipe.written == []
+    async with asyncio.timeout(SECONDS):
+        await done.wait()
+    assert b"".join(pipe.written).startswith(b"HTTP/1.1 101")
+    assert heard == [{"type": "websocket.connect"}, "too early"]
+
+
+async def test_the_system_takes_little_for_a_client_that_does_not_read() -> None:
+    made: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
+
+    class Sender(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            made.set_result(cast("asyncio.Transport", transport))
+
+    async with await asyncio.get_running_loop().create_server(Sender, "127.0.0.1", 0) as listening:
+        _, writer = await Address(listening.sockets[0].getsockname()[1], lazy=True).connect()
+        transport = await made
+        bound_what_waits_in_the_system(transport)
+        taken = 0
+        while transport.get_write_buffer_size() == 0:
+            transport.write(b"x" * 10_000)
+            taken += 10_000
+        assert taken < 2 * UNSENT_BYTES  # without a bound, it is more than two megabytes on Linux
+        transport.abort()
+        writer.close()
 
 
 async def test_other_websocket_endpoints_stay_what_they_are(server: Server, figures: Callable[..., Any]) -> None:
@@ -79,9 +169,7 @@ async def test_a_client_that_does_not_wait_for_the_handshake_is_served_through_a
     server: Server, figures: Callable[..., Any]
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    lines = [f"GET {PATH}&hold=1 HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade"]
-    lines += ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version: 13", "", ""]
-    writer.write("\r\n".join(lines).encode())
+    writer.write(HANDSHAKE.replace(b" HTTP/1.1", b"&hold=1 HTTP/1.1"))
     await figures(open_calls=1)
     writer.write(frame(text("1", "1", "room:a", "phx_join")))
     await writer.drain()
@@ -175,7 +263,7 @@ async def test_at_no_moment_does_the_server_believe_that_a_connection_has_ended_
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
             pulse = pulse_of_this_loop(loop)
-            lane = Lane(transport, loop, pulse, Bounds(), Counter(), 1 << 20, register, tasks)
+            lane = Lane(transport, loop, pulse, Bounds(), Mishaps(Counter()), 1 << 20, register, tasks)
             transport.set_protocol(lane)
             connect: Any = Ending
             lane.start(connect)

@@ -81,6 +81,37 @@ async def test_who_was_told_to_go_for_what_it_did_is_listened_to_no_longer_if_it
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("ignored", [2 * SLICE_BYTES, 2 * SLICE_BYTES + 9], ids=["at once", "one after the other"])
+async def test_what_comes_behind_ignored_bytes_is_ignored_and_no_broken_frame(ignored: int) -> None:
+    client = Client()
+    client.lane.data_received(frame("no message") + (frame(HEARTBEAT) * 2_000)[: ignored - 9])
+    client.lane.data_received((frame(HEARTBEAT) * 2_000)[ignored - 9 : ignored])
+    client.lane.data_received(b"x" * SLICE_BYTES)
+    client.loop.turn()
+    assert client.connection.counts == {"malformed_message": 1}
+    assert client.counts == {}
+
+
+@pytest.mark.anyio
+async def test_the_answer_of_who_was_told_to_go_is_heard_however_much_it_sent_before() -> None:
+    client = Client()
+    client.lane.data_received(frame("no message"))
+    client.lane.data_received(frame(b"", CLOSE))
+    client.loop.turn()
+    client.loop.turn()
+    assert client.pipe.closed
+    other = Client()
+    other.lane.data_received(frame(HEARTBEAT) * (2 * EVENTS_AT_ONCE) + frame("no message"))
+    for _ in range(4):
+        other.loop.turn()
+    assert other.connection.counts == {"malformed_message": 1}
+    other.lane.data_received(frame(b"", CLOSE))
+    other.loop.turn()
+    other.loop.turn()
+    assert other.pipe.closed
+
+
+@pytest.mark.anyio
 async def test_the_answer_of_a_client_that_has_to_go_is_found_behind_what_it_had_sent_before() -> None:
     client = Client()
     client.lane.data_received(frame(HEARTBEAT) * SLICE_BYTES)

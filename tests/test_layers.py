@@ -75,7 +75,7 @@ LAYERS = [
     {"handshake"},
     {"arrivals", "origins"},
     {"admission", "pages"},
-    {"transports", "transports.batches", "transports.sessions"},
+    {"transports", "transports.batches", "transports.handshake_log", "transports.sessions", "transports.turnstile"},
     {"transports.intake", "transports.outbox", "transports.outlet", "transports.suspicion", "transports.sweeper"},
     {"transports.pulse"},
     {"transports.lane", "transports.longpoll", "transports.websocket"},

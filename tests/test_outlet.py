@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starlette_channels.frames import text_frame
-from starlette_channels.transports.outlet import WRITES_AT_ONCE, LaneOutlet
+from starlette_channels.transports.outlet import BYTES_AT_ONCE, WRITES_AT_ONCE, LaneOutlet
 
 
 class Turns:
@@ -110,6 +110,21 @@ def test_a_long_flush_lets_the_loop_do_other_things_and_others_do_not_wait_for_i
     loop.run()
     assert all(client.data.startswith(text_frame(b"to all")) for client in clients)
     assert sum(len(client.writes) for client in clients) == len(clients) + 1
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_large_broadcasts_are_written_to_few_clients_at_once(same: bool) -> None:
+    loop, outlet, clients = make(10)
+    ready, size = writers(clients), BYTES_AT_ONCE // 3
+    outlet.spread(ready, "x" * size)
+    outlet.spread(ready if same else writers(clients), "end")
+    served = 0
+    while served < 10:
+        loop.turn()
+        assert 0 < sum(bool(client.writes) for client in clients) - served <= 3
+        served = sum(bool(client.writes) for client in clients)
+    assert all(client.data == text_frame(b"x" * size) + text_frame(b"end") for client in clients)
+    assert loop.soon == []
 
 
 def test_what_is_logged_during_a_long_flush_comes_after_it() -> None:

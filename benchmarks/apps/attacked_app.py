@@ -14,7 +14,7 @@ from starlette.routing import Mount, Route
 from starlette_channels import Channels, Handshake, Socket, channel
 from starlette_channels.tokens import Tokens
 
-FEED_BYTES = 2_000
+FEED_BYTES = 20_000
 FEED_SECONDS = 0.1
 
 tokens = Tokens("the key of a benchmark is no secret", salt="attack")

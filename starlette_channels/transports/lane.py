@@ -6,7 +6,6 @@ Nothing is parked for an idle client: no task, no queue, no timer. An outbox exi
 import asyncio
 import logging
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -15,6 +14,7 @@ from starlette_channels.connection import Connection
 from starlette_channels.frames import Close, Event, Failure, FrameReader, Ping, close_frame, pong_frame
 from starlette_channels.limits import Bounds
 from starlette_channels.messages import Frame
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
 from starlette_channels.transport import Transport
@@ -27,7 +27,6 @@ from starlette_channels.transports.suspicion import Suspicion
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
-
 FAILURES = frozenset({1002, 1007, 1008, 1009, 1011})
 """The codes after which a client is listened to no longer, but for its answer: RFC 6455, §7.1.7."""
 
@@ -38,13 +37,13 @@ class Lane(asyncio.Protocol):
     __slots__ = (
         "_closing",
         "_connection",
-        "_counts",
         "_deaf",
         "_gone",
         "_held",
         "_intake",
         "_limits",
         "_loop",
+        "_mishaps",
         "_outbox",
         "_pulse",
         "_reader",
@@ -64,7 +63,7 @@ class Lane(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,
         pulse: Pulse,
         limits: Bounds,
-        counts: Counter[str],
+        mishaps: Mishaps,
         max_bytes: int,
         register: set[Any],
         server_tasks: set[asyncio.Task[Any]],
@@ -76,7 +75,7 @@ class Lane(asyncio.Protocol):
         self._loop = loop
         self._pulse = pulse
         self._limits = limits
-        self._counts = counts
+        self._mishaps = mishaps
         self._reader = FrameReader(max_bytes)
         self._register = register
         self._server_tasks = server_tasks
@@ -145,7 +144,7 @@ class Lane(asyncio.Protocol):
         if self._outbox is not None:
             self._give_up_on_slow_client()
             return
-        self._counts["idle_timeout"] += 1
+        self._mishaps.counts["idle_timeout"] += 1
         logger.info("Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds)
         self.close(1002, "idle_timeout")
 
@@ -161,6 +160,7 @@ class Lane(asyncio.Protocol):
             else:
                 self._take_in_turns(Intake(events))
         elif self._deaf:
+            self._reader.stop()
             self._transport.pause_reading()  # it has been told to go, and goes on as if nothing were
         elif self._intake is None:
             self._take_in_turns(Intake(data=data))
@@ -219,10 +219,9 @@ class Lane(asyncio.Protocol):
         elif isinstance(event, Close):
             self._answer_close(event)
         elif isinstance(event, Failure):
-            too_big = event.code == 1009
-            self._counts["message_too_big" if too_big else "broken_frame"] += 1
-            logger.warning("Connection closed with %d: %s", event.code, event.reason)
-            self.close(event.code, "message_too_big" if too_big else event.reason)
+            code = "message_too_big" if event.code == 1009 else "broken_frame"
+            self._mishaps.note(code, logger, "Connection closed with %d: %s", event.code, event.reason)
+            self.close(event.code, event.reason if code == "broken_frame" else code)
             self.outlet.afterwards(self._hang_up)
 
     def eof_received(self) -> None:
@@ -230,7 +229,7 @@ class Lane(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Keep frames back: the client has to catch up."""
-        self._outbox = Outbox(self._limits.outbox_bytes, self._counts)
+        self._outbox = Outbox(self._limits.outbox_bytes, self._mishaps.counts)
         self._connection.hold()
         self._regulate()
 
@@ -287,6 +286,8 @@ class Lane(asyncio.Protocol):
         self._write_last(close_frame(code, reason))
         if code in FAILURES:
             self._deaf = True
+            if self._intake is not None and not self._intake.is_empty:
+                self._reader.stop()
             self._intake = None
         else:
             self._schedule_turn()
@@ -318,8 +319,7 @@ class Lane(asyncio.Protocol):
         return self._transport.get_write_buffer_size() + (self._outbox.bytes if self._outbox is not None else 0)
 
     def _give_up_on_slow_client(self) -> None:
-        self._counts["slow_client"] += 1
-        logger.warning("Connection closed with 1008: %d bytes wait for the client", self._waiting_bytes())
+        self._mishaps.note("slow_client", logger, "Connection closed with 1008: %d bytes wait", self._waiting_bytes())
         self._outbox = None
         self._say_goodbye(1008, "slow_client")
 
@@ -347,3 +347,4 @@ class Lane(asyncio.Protocol):
             raise
         finally:
             self._server_tasks.discard(task)
+            del self._connection  # the two would keep each other until the garbage collector comes

@@ -6,7 +6,6 @@ Source: Phoenix's `transports/long_poll_server.ex`.
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeAlias
 
@@ -18,6 +17,7 @@ from starlette_channels.connection import Connection
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.limits import Bounds
 from starlette_channels.messages import Frame, frame_size, nests_too_deeply
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
 from starlette_channels.transports import BEHIND_BYTES
@@ -73,21 +73,21 @@ class LongPollTransport:
         self,
         options: LongPoll,
         limits: Bounds,
-        counts: Counter[str],
+        mishaps: Mishaps,
         sessions: Sessions["LongPollTransport"],
         connect: Callable[["LongPollTransport"], Connection],
     ) -> None:
         self.token: str = sessions.issue()
         self._options = options
         self._limits = limits
-        self._counts = counts
+        self._mishaps = mishaps
         self._sessions = sessions
         self._loop = anyio.lowlevel.current_token()
         self.tasks: Tasks = Tasks()
         self.writer: Callable[[Frame], None] = self.write
         self._keeper = Tasks()
         self.heard: float = anyio.current_time()
-        self._outbox = Outbox[Frame](limits.outbox_bytes, counts)
+        self._outbox = Outbox[Frame](limits.outbox_bytes, mishaps.counts)
         self._taken: list[Frame] = []
         self._taken_bytes = 0
         self._sending = False
@@ -187,8 +187,8 @@ class LongPollTransport:
                     self._check(frame)
                     self._connection.receive(frame)
                 return 200
-        self._counts["handlers_behind"] += 1
-        logger.warning("A batch was answered 408: the handlers are behind by more than %s", self._limits.backlog)
+        text = "A batch was answered 408: the handlers are behind by more than %s"
+        self._mishaps.note("handlers_behind", logger, text, self._limits.backlog)
         return 408
 
     def _check(self, frame: Frame) -> None:
@@ -280,8 +280,7 @@ class LongPollTransport:
             before = self._answered
             await anyio.sleep(BETWEEN_POLLS_SECONDS)
             if self._answered == before and self._waiting_bytes > self._limits.outbox_bytes and not self._closed:
-                self._counts["slow_client"] += 1
-                logger.warning("Session ended with 1008: %d bytes wait for the client", self._waiting_bytes)
+                self._mishaps.note("slow_client", logger, "Session ended with 1008: %d bytes wait", self._waiting_bytes)
                 self.close(1008, "slow_client")
         self._suspected = False
 
@@ -293,7 +292,7 @@ class LongPollTransport:
             with self._living:
                 await anyio.sleep_forever()
             if not self._closed:
-                self._counts["session_expired"] += 1
+                self._mishaps.counts["session_expired"] += 1
                 logger.info("Session ended: its client has not polled for %g windows", PATIENCE)
         except BaseException:
             self._connection.abort()  # the event loop ends, and has no patience

@@ -20,6 +20,9 @@ Write: TypeAlias = Callable[[bytes], object]
 WRITES_AT_ONCE = 256
 """How many clients are written to before the loop may do something else: an echo waits for so many, not for all."""
 
+BYTES_AT_ONCE = 1 << 18
+"""The same in bytes: the system takes a millisecond or so for as many."""
+
 
 class LaneOutlet:
     """The log of what is to be written, and its flush at the end of the turn."""
@@ -79,7 +82,7 @@ class LaneOutlet:
         self._scheduled = False
         if not self._pending:
             self._begin()
-        pending, joined_last, joined = self._pending, None, b""
+        pending, joined_last, joined, room = self._pending, None, b"", BYTES_AT_ONCE
         for _ in range(min(len(pending), WRITES_AT_ONCE)):
             write, data = pending.popitem()
             if data is not joined_last:  # many clients share one list
@@ -88,6 +91,9 @@ class LaneOutlet:
                 write(joined)
             except RuntimeError as error:
                 _report(error)
+            room -= len(joined)
+            if room <= 0:
+                break
         if not pending:
             for function in self._upcoming:
                 self._loop.call_soon(function)
@@ -109,10 +115,12 @@ class LaneOutlet:
             self._pending = _by_writer(log)
             return
         data = [wire for _, wire in log]
-        if len(writers) > WRITES_AT_ONCE:
-            self._pending = dict.fromkeys(writers, data)
+        joined = data[0] if len(data) == 1 else b"".join(data)
+        if len(writers) > WRITES_AT_ONCE or len(writers) * len(joined) > BYTES_AT_ONCE:
+            shared = [joined]
+            self._pending = dict.fromkeys(writers, shared)
             return
-        _write_all(writers, data[0] if len(data) == 1 else b"".join(data))
+        _write_all(writers, joined)
 
     def _written_alone(self, log: list[tuple[Sequence[Write], bytes]]) -> bool:
         """Write a log in which everybody has one entry of his own, as replies are; return whether it is one."""

@@ -3,7 +3,6 @@
 import logging
 import math
 import sys
-from collections import Counter
 from collections.abc import Callable
 
 import anyio
@@ -13,6 +12,7 @@ from starlette.types import Receive, Send
 from starlette_channels.connection import Connection
 from starlette_channels.limits import Bounds
 from starlette_channels.messages import Frame, frame_size
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Cancel, Tasks
 from starlette_channels.transport import Transport
@@ -37,12 +37,12 @@ class WebSocketTransport:
 
     outlet: OneByOne = ONE_BY_ONE
 
-    def __init__(self, send: Send, tasks: Tasks, limits: Bounds, counts: Counter[str]) -> None:
+    def __init__(self, send: Send, tasks: Tasks, limits: Bounds, mishaps: Mishaps) -> None:
         self.tasks: Tasks = tasks
         self.writer: Callable[[Frame], None] = self.write
         self._send = send
         self._limits = limits
-        self._counts = counts
+        self._mishaps = mishaps
         self._outbox: Outbox[Frame] | None = None
         self._connection: Connection | None = None
         self._behind = False
@@ -79,7 +79,7 @@ class WebSocketTransport:
             self._suspected = True
             self.tasks.spawn(self._watch_slow_client)
         if self._outbox is None:
-            self._outbox = Outbox(self._limits.outbox_bytes, self._counts)
+            self._outbox = Outbox(self._limits.outbox_bytes, self._mishaps.counts)
         self._outbox.add(frame, frame_size(frame), place)
         self._note_whether_behind()
         self._start_flush()
@@ -140,7 +140,7 @@ class WebSocketTransport:
         if self._waiting_bytes:
             self._give_up_on_slow_client()
         else:
-            self._counts["idle_timeout"] += 1
+            self._mishaps.counts["idle_timeout"] += 1
             logger.info("Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds)
             self.close(1002, "idle_timeout")
 
@@ -233,8 +233,7 @@ class WebSocketTransport:
 
     def _give_up_on_slow_client(self) -> None:
         """Drop what waits, and close; the writer hangs in the middle of a frame, so it is cancelled."""
-        self._counts["slow_client"] += 1
-        logger.warning("Connection closed with 1008: %d bytes wait for the client", self._waiting_bytes)
+        self._mishaps.note("slow_client", logger, "Connection closed with 1008: %d bytes wait", self._waiting_bytes)
         self._forget_what_waits()
         self._closing = (1008, "slow_client")
         self._abandoned = self._flushing
@@ -280,11 +279,11 @@ async def serve_websocket(
     send: Send,
     connect: Callable[[Transport], Connection],
     limits: Bounds,
-    counts: Counter[str],
+    mishaps: Mishaps,
 ) -> None:
     """Serve an accepted WebSocket until it is closed and its channels have ended."""
     tasks = Tasks()
-    transport = WebSocketTransport(send, tasks, limits, counts)
+    transport = WebSocketTransport(send, tasks, limits, mishaps)
     connection = connect(transport)
     over = anyio.Event()
 
@@ -297,9 +296,8 @@ async def serve_websocket(
 
     try:
         await transport.read(receive, connection)
-    except Exception:
-        counts["transport_failed"] += 1
-        logger.exception("The connection failed")
+    except Exception as error:  # noqa: BLE001 - it is logged
+        mishaps.note("transport_failed", logger, "The connection failed", cause=error)
         transport.close(1011, "transport_failed")
     except BaseException:
         connection.abort()  # a server that cancels us has no more patience

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from starlette_channels.limits import Bounds
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.transport import Transport
 from tests.servers import FAST_LANE, Kind
 
@@ -37,5 +38,5 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()
     await send({"type": "websocket.accept"})
     attach: Any = scope["extensions"]["starlette_channels"]["attach"]
-    if not attach(Echo, LIMITS, Counter[str]()):
+    if not attach(Echo, LIMITS, Mishaps(Counter())):
         raise RuntimeError("a client sent messages before the handshake was over")

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Mount, Route
 
 from starlette_channels import Broker, Channels, Gap, Handshake, Presence, PresenceTiming, Reply, Socket, channel
@@ -18,7 +18,7 @@ from starlette_channels import Broker, Channels, Gap, Handshake, Presence, Prese
 NODE = os.environ.get("NODE", "")
 HALL = "room:hall"
 
-TIMING = PresenceTiming(news_seconds=0.1, heartbeat_seconds=0.3, down_seconds=2.0)
+TIMING = PresenceTiming(news_seconds=0.1, heartbeat_seconds=0.3, down_seconds=1.4)
 presence = Presence(timing=TIMING)
 broker = Broker(os.environ.get("BROKER", "memory://"))
 said = itertools.count(1)
@@ -71,6 +71,11 @@ async def report(request: Request) -> JSONResponse:
     return JSONResponse({"who": sorted(who), "counts": dict(channels.statistics().counts)})
 
 
+async def page(request: Request) -> HTMLResponse:
+    """An empty page, from which the test that opens it connects."""
+    return HTMLResponse("<!doctype html><title>watcher</title>")
+
+
 channels = Channels([room], connect=connect, broker=broker, presence=presence)
-routes = [Route("/speak", speak), Route("/report", report), Mount("/socket", app=channels)]
+routes = [Route("/page", page), Route("/speak", speak), Route("/report", report), Mount("/socket", app=channels)]
 app = Starlette(routes=routes, lifespan=channels.lifespan)

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import tempfile
 import time
 import urllib.request
@@ -16,9 +15,9 @@ from typing import Any
 
 from websockets.exceptions import ConnectionClosed
 
-from tests.clients import node as nodejs
 from tests.cluster.listener import Listener
 from tests.cluster.proxy import Network, Proxy
+from tests.cluster.watchers import BrowserThread, NodeWatchers, PageWatchers, View, Watchers
 from tests.engines import EngineServer, engine
 from tests.servers import FAST_LANE, Server
 
@@ -27,14 +26,23 @@ PATIENCE = 30.0
 
 
 class Node:
-    """A server of the application, with a network of its own to the engine."""
+    """A server of the application, with a network of its own to the engine, if there is one."""
 
-    def __init__(self, name: str, engine: EngineServer, network: Network, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, broker: str, way: Proxy | None = None) -> None:
         self.name = name
-        self.network = Proxy(network, engine.port)
-        url = engine.url.replace(str(engine.port), str(self.network.port))
-        environment = {"NODE": name, "BROKER": url}
+        self._way = way
+        environment = {"NODE": name, "BROKER": broker, "XDG_RUNTIME_DIR": str(folder)}
         self.server = Server(FAST_LANE, "tests.cluster.app:app", log=folder / f"{name}.log", environment=environment)
+
+    @property
+    def network(self) -> Proxy:
+        """Its way to the engine."""
+        assert self._way is not None, "it has a way to each of the others, and none to an engine"
+        return self._way
+
+    async def stop(self) -> bool:
+        """Ask the server to end, and tell whether it did so by itself; meanwhile its clients answer it."""
+        return await asyncio.to_thread(self.server.stop)
 
     @contextlib.contextmanager
     def hanging(self) -> Generator[None]:
@@ -50,8 +58,8 @@ class Node:
         life, number = await self._get("speak")
         return life, number
 
-    async def who(self) -> list[list[str]]:
-        """Who is there, as the node knows it: `[key, phx_ref]` of each."""
+    async def who(self) -> View:
+        """Who is there, as the node knows it."""
         return (await self._get("report"))["who"]
 
     async def counts(self) -> dict[str, int]:
@@ -67,36 +75,19 @@ def _fetch(url: str) -> Any:
         return json.load(response)
 
 
-class Watchers:
-    """Clients of phoenix.js at all nodes, which come back whenever they are cut off."""
-
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        nodejs.install()
-        urls = [f"{node.server.ws}/socket" for node in nodes]
-        self._process = subprocess.Popen(
-            [nodejs.NODE, nodejs.HERE / "watch.mjs", *urls], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    async def look(self) -> list[list[list[str]]]:
-        """Who is there, as each of them has it."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(file=self._process.stdin, flush=True)
-        return json.loads(await asyncio.to_thread(self._process.stdout.readline))
-
-    def close(self) -> None:
-        """End them."""
-        with self._process:
-            self._process.kill()
-
-
 class Cluster:
-    """Three nodes, their engine, and their clients."""
+    """Three nodes, their engine (a mesh has none), and their clients."""
 
-    def __init__(self, engine: EngineServer, nodes: Sequence[Node], watchers: Watchers) -> None:
-        self.engine = engine
+    def __init__(self, nodes: Sequence[Node], watchers: Sequence[Watchers], engine: EngineServer | None) -> None:
         self.nodes = nodes
         self._watchers = watchers
+        self._engine = engine
+
+    @property
+    def engine(self) -> EngineServer:
+        """What is between the nodes."""
+        assert self._engine is not None, "there is nothing between the nodes of a mesh"
+        return self._engine
 
     @contextlib.asynccontextmanager
     async def guests(self) -> AsyncGenerator[list[Listener]]:
@@ -132,7 +123,7 @@ class Cluster:
             with contextlib.suppress(ConnectionClosed):
                 while True:
                     await guest.say()
-                    await asyncio.sleep(0.005)
+                    await asyncio.sleep(0.01)
 
         tasks = [asyncio.create_task(talk(guest)) for guest in guests]
         try:
@@ -145,20 +136,26 @@ class Cluster:
                 await guest.finish()
 
     async def agree(self, guests: Sequence[Listener], nodes: Sequence[Node] | None = None) -> None:
-        """Wait until these nodes, and the clients of phoenix.js there, have one list: that of these guests."""
+        """Wait until these nodes, clients of phoenix.js there, and the guests have one list: that of these guests."""
         those = [index for index, node in enumerate(self.nodes) if nodes is None or node in nodes]
         wanted = sorted(guest.user for guest in guests)
-        views: list[list[list[str]]] = []
+        views: list[View] = []
+        told: list[list[str]] = []
 
-        async def do_they() -> bool:
-            watched = await self._watchers.look()
-            views[:] = [await self.nodes[index].who() for index in those]
-            views[len(those) :] = [sorted(watched[index]) for index in those]
+        def are_right() -> bool:
             return all(view == views[0] for view in views) and [key for key, _ in views[0]] == wanted
 
-        await until(do_they, lambda: f"wanted {wanted}, got {views}")
-        told = [guest.who() for guest in guests if not guest.is_gone]
-        assert told == [wanted] * len(told)
+        async def do_they() -> bool:
+            views[:] = [await self.nodes[index].who() for index in those]
+            if not are_right():
+                return False
+            for watchers in self._watchers:
+                seen = await watchers.look()
+                views.extend(sorted(seen[index]) for index in those)
+            told[:] = [guest.who() for guest in guests if not guest.is_gone]
+            return are_right() and all(who == wanted for who in told)
+
+        await until(do_they, lambda: f"wanted {wanted}, got {views}, guests were told {told}")
 
     async def hear_each_other(self, guests: Sequence[Listener]) -> None:
         """Wait until everybody hears every node; from then on nothing may be lost without a word."""
@@ -169,14 +166,19 @@ class Cluster:
 
         await until(do_they, lambda: str([dict(guest.numbers) for guest in guests]))
 
+    async def have_an_account(self, guests: Sequence[Listener], life: str, number: int) -> None:
+        """Wait until what a node has said up to this number has come to everybody, or was reported as lost."""
+
+        async def have_they() -> bool:
+            return all(guest.accounted_for(life) >= number for guest in guests)
+
+        await until(have_they, lambda: f"{number} of {life}: {[guest.sums() for guest in guests]}")
+
     async def all_is_accounted_for(self, guests: Sequence[Listener]) -> None:
         """Wait until what every node has said has come to everybody, or was reported as lost, to the last number."""
         said = [await node.speak() for node in self.nodes]
-
-        async def is_it() -> bool:
-            return all(guest.accounted_for(life) >= number for guest in guests for life, number in said)
-
-        await until(is_it, lambda: f"{said}: {[guest.sums() for guest in guests]}")
+        for life, number in said:
+            await self.have_an_account(guests, life, number)
         for guest in guests:
             assert {life: guest.accounted_for(life) for life, _ in said} == dict(said), guest.sums()
 
@@ -189,20 +191,51 @@ async def until(condition: Callable[[], Awaitable[bool]], why: Callable[[], str]
         await asyncio.sleep(0.02)
 
 
+NAMES = ("one", "two", "three")
+
+
 @contextlib.contextmanager
-def cluster(engine_name: str) -> Generator[Cluster]:
-    """Run a cluster of three nodes while the block runs."""
+def cluster(engine_name: str, browser: BrowserThread | None) -> Generator[Cluster]:
+    """Run a cluster of three nodes, with an engine between them, while the block runs."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-")))
-        engine_server = stack.enter_context(engine(engine_name))
+        between = stack.enter_context(engine(engine_name))
         network = Network()
         stack.callback(network.close)
-        nodes = [Node(name, engine_server, network, folder) for name in ("one", "two", "three")]
-        for node in nodes:
-            stack.callback(node.network.close)
-            stack.callback(node.server.kill)
+        ways = [Proxy(network, between.port) for _ in NAMES]
+        for way in ways:
+            stack.callback(way.close)
+        folder = stack.enter_context(_folder())
+        urls = [between.url.replace(str(between.port), str(way.port)) for way in ways]
+        nodes = [Node(name, folder, url, way) for name, url, way in zip(NAMES, urls, ways, strict=True)]
+        yield stack.enter_context(_running(nodes, browser, between))
+
+
+@contextlib.contextmanager
+def mesh(browser: BrowserThread | None) -> Generator[Cluster]:
+    """Run a cluster of three nodes, each of which is connected with each other, while the block runs."""
+    with _folder() as folder, _running([Node(name, folder, "zenoh://") for name in NAMES], browser) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def _folder() -> Generator[Path]:
+    with tempfile.TemporaryDirectory(prefix="cluster-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _running(
+    nodes: Sequence[Node], browser: BrowserThread | None, between: EngineServer | None = None
+) -> Generator[Cluster]:
+    servers = [node.server for node in nodes]
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.kill)
         with ThreadPoolExecutor() as threads:
-            list(threads.map(Server.start, [node.server for node in nodes]))
-        watchers = Watchers(nodes)
-        stack.callback(watchers.close)
-        yield Cluster(engine_server, nodes, watchers)
+            list(threads.map(Server.start, servers))
+        watchers: list[Watchers] = [NodeWatchers(servers)]
+        if browser is not None:
+            watchers.append(PageWatchers(browser, servers))
+        for one in watchers:
+            stack.callback(one.close)
+        yield Cluster(nodes, watchers, between)

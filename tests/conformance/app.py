@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -29,6 +30,8 @@ REFUSE = connector(FORBIDDEN)
 REFUSE_IN_DETAIL = connector({**FORBIDDEN, "limited": ConnectError("slow down", 429)})
 
 LABS = {"lab:first": "red", "lab:*": "blue", "exact": None, "prefix*": "green"}
+LIMITS = Limits(message_bytes=10_000_000)  # as much as in Phoenix
+
 ROUTES: list[Channel[Any]] = [room, presence, roster, *(lab(pattern, color) for pattern, color in LABS.items())]
 
 ORIGINS = (
@@ -43,14 +46,16 @@ def socket(
     channels: Sequence[Channel[Session]] = ROUTES, connect: Connect[Session] = REFUSE, **options: Any
 ) -> Channels[Session]:
     """What is mounted, with the options in which one mount differs from another."""
-    options = {"check_origin": False, "longpoll": True, **options}
+    options = {"check_origin": False, "longpoll": True, "limits": LIMITS, **options}
     return Channels(channels, connect=connect, socket_id=socket_id, broker=BROKER, **options)
 
 
 MOUNTS = {
     "/socket": socket(connect=REFUSE_IN_DETAIL),
     "/origin": socket(check_origin=ORIGINS),
-    "/short": socket(limits=Limits(idle_seconds=1.0 * SLOWNESS), longpoll=LongPoll(window_seconds=1.0 * SLOWNESS)),
+    "/short": socket(
+        limits=replace(LIMITS, idle_seconds=1.0 * SLOWNESS), longpoll=LongPoll(window_seconds=1.0 * SLOWNESS)
+    ),
     "/limits": socket([room], limits=Limits(channels=3, message_bytes=4096)),
     "/auth": socket(subprotocols=["sip"], auth_token=True),
     "/proto": socket(subprotocols=["chat", "sip"], longpoll=False),

@@ -1,0 +1,66 @@
+"""Handshakes of a crowd: one in each turn of the event loop, in order, and without anybody forgotten."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from starlette_channels.transports.turnstile import Turnstile, turnstile_of
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_a_client_that_comes_alone_does_not_wait() -> None:
+    let_in: list[int] = []
+    turnstile_of(asyncio.get_running_loop()).enter(lambda: let_in.append(1))
+    assert let_in == [1]
+
+
+async def test_of_a_crowd_one_is_let_in_in_each_turn() -> None:
+    let_in: list[int] = []
+    turnstile = Turnstile(asyncio.get_running_loop())
+    for number in range(5):
+        turnstile.enter(lambda number=number: let_in.append(number))
+    for turn in range(5):
+        assert let_in == list(range(turn + 1))
+        await asyncio.sleep(0)
+    turnstile.enter(lambda: let_in.append(5))
+    assert let_in == [0, 1, 2, 3, 4, 5], "when the crowd is in, nobody waits"
+
+
+async def test_who_comes_while_others_wait_comes_after_them() -> None:
+    let_in: list[str] = []
+    turnstile = Turnstile(asyncio.get_running_loop())
+
+    def bring(friend: str) -> Callable[[], None]:
+        return lambda: turnstile.enter(lambda: let_in.append(friend))
+
+    turnstile.enter(bring("friend"))
+    turnstile.enter(lambda: let_in.append("second"))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert let_in == ["friend", "second"]
+
+
+async def test_a_handshake_that_raises_takes_nobody_elses_turn() -> None:
+    let_in: list[int] = []
+    reported: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: reported.append(context["exception"]))
+    turnstile = Turnstile(loop)
+
+    def fail() -> None:
+        raise IndexError
+
+    turnstile.enter(lambda: None)
+    turnstile.enter(fail)
+    turnstile.enter(lambda: let_in.append(1))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert let_in == [1]
+    assert [type(error) for error in reported] == [IndexError]
