@@ -60,14 +60,14 @@ async def test_an_engine_that_is_away_for_longer_than_the_buffer_keeps(server: E
         await ear.hears(one)
         await broadcast(one, range(100))
         server.kill()
-        await broadcast(one, range(100, 200))
+        await broadcast(one, range(100, 300))
         with anyio.fail_after(PATIENCE):
-            while one.counts["relay_dropped"] < 50:
+            while one.counts["relay_dropped"] < 150:
                 await anyio.lowlevel.checkpoint()
         server.start()
-        await broadcast(one, range(200, 300))
-        await all_is_accounted_for(ear, 300)
-        assert ear.lost >= one.counts["relay_dropped"]
+        await broadcast(one, range(300, 400))
+        await all_is_accounted_for(ear, 400)
+        assert ear.lost >= 50, "of those that are dropped, the first hundred may have arrived without an answer"
 
 
 async def test_more_than_the_queue_holds(server: EngineServer) -> None:
