@@ -1,10 +1,30 @@
-"""A thousand histories of a cluster, each made up from its seed; `python -m tests.simulation` plays more."""
+"""Three thousand histories of a cluster, each made up from its seed; `python -m tests.simulation` plays more."""
 
 import pytest
 
-from tests.simulation.__main__ import failures
+from starlette_channels.presence.state import Place
+from tests.simulation.__main__ import failures, main
+from tests.simulation.node import Node
 
 
-@pytest.mark.parametrize("first", range(0, 1_000, 250))  # in parts, for those who test in several processes
-def test_whatever_happens_everybody_knows_in_the_end_who_is_there_and_what_was_lost(first: int) -> None:
-    assert failures(range(first, first + 250)) == []
+@pytest.mark.parametrize("first", range(0, 3_000, 500))
+def test_whatever_happens_everybody_knows_in_time_who_is_there_and_what_was_lost(first: int) -> None:
+    assert failures(range(first, first + 500)) == []
+
+
+def test_a_history_that_goes_wrong_can_be_played_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def vanish(node: Node, place: Place) -> None:
+        """Go without a word."""
+        del node.own[place]
+
+    monkeypatch.setattr(Node, "untrack", vanish)
+    seed = failures(range(20))[0]
+    told = capsys.readouterr()
+    assert f"seed {seed}: python -m tests.simulation {seed}" in told.err
+    monkeypatch.setattr("sys.argv", ["simulation", str(seed)])
+    assert main() == 1
+    again = capsys.readouterr()
+    assert again.out == f"1 histories, 1 went wrong [{seed}]\n"
+    assert again.err.splitlines()[-2] in told.err, "for the same reason"

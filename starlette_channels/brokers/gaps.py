@@ -6,7 +6,7 @@ Epochs of one publisher only grow. No clock and no I/O: the time (in seconds, of
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -41,12 +41,13 @@ class Count(Struct):
 class Numbers:
     """The counts of one publisher."""
 
-    def __init__(self) -> None:
+    def __init__(self, mark_seconds: Sequence[float] = MARK_SECONDS) -> None:
+        self._mark_seconds = mark_seconds
         self._epoch = 0
         self._counts: dict[str, Count] = {}
         # Each step has one waiting time, so who came first is due first. A channel is in the first step once, and may
         # have been put off since; in the others, entries that messages have overtaken are of no account.
-        self._steps: list[deque[tuple[float, str]]] = [deque() for _ in MARK_SECONDS]
+        self._steps: list[deque[tuple[float, str]]] = [deque() for _ in mark_seconds]
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -54,7 +55,7 @@ class Numbers:
     def next(self, channel: str, now: float) -> Stamp:
         """Return the stamp of a new message."""
         count = self._counts.get(channel)
-        due = now + MARK_SECONDS[0]
+        due = now + self._mark_seconds[0]
         if count is None:
             self._epoch += 1
             count = self._counts[channel] = Count(self._epoch, 0, due)
@@ -86,15 +87,15 @@ class Numbers:
 
     def _put_off(self, channel: str, count: Count, now: float) -> None:
         count.marks += 1
-        if count.marks == len(MARK_SECONDS):
+        if count.marks == len(self._mark_seconds):
             del self._counts[channel]
             return
-        count.due = now + MARK_SECONDS[count.marks]
+        count.due = now + self._mark_seconds[count.marks]
         self._steps[count.marks].append((count.due, channel))
 
     def restart(self, now: float) -> None:
         """Begin with the marks anew, for all counts: somebody may have missed some."""
-        due = now + MARK_SECONDS[0]
+        due = now + self._mark_seconds[0]
         for count in self._counts.values():
             count.due, count.marks = due, 0
         for step in self._steps:
@@ -136,7 +137,8 @@ class Heard(Struct):
 class Listener:
     """What one receiver has heard, of all publishers. The first that it hears of one on a channel is taken as it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_seconds: float = KEEP_SECONDS) -> None:
+        self._keep_seconds = keep_seconds
         self._heard: dict[str, dict[bytes, Heard]] = {}
         self._order: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
@@ -198,7 +200,7 @@ class Listener:
         """Forget the publishers that have been silent on a channel for longer than they remember themselves."""
         while self._order:
             channel, publisher = next(iter(self._order))
-            if now - self._heard[channel][publisher].when <= KEEP_SECONDS:
+            if now - self._heard[channel][publisher].when <= self._keep_seconds:
                 return
             self._forget(channel, publisher)
 

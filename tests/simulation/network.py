@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 
 from starlette_channels.brokers.gaps import Stamp
 
+GOOD_DELAY = 0.05
+
 
 class Letter(NamedTuple):
     """What one life of a node publishes on a channel."""
@@ -17,6 +19,8 @@ class Letter(NamedTuple):
     channel: str
     stamp: Stamp
     body: bytes = b""
+    before: int = 0
+    """How many messages the life had published there when the epoch of the stamp began."""
 
 
 class Parcel(NamedTuple):
@@ -40,6 +44,7 @@ class Network:
         self._loss = random.choice((0.0, 0.1, 0.4))
         self._delay = random.choice((0.01, 0.5, 4.0))
         self._doubling = random.choice((0.0, 0.2))
+        self._is_good = False
 
     def fall_apart(self) -> None:
         """Let nodes be on two islands."""
@@ -49,21 +54,33 @@ class Network:
         """Let there be a way between all."""
         self._islands = {}
 
-    def be_good(self) -> None:
-        """Lose nothing any more."""
+    def be_good(self, now: float) -> None:
+        """Lose and reorder nothing any more; what is on its way arrives soon."""
         self.grow_together()
-        self._loss, self._doubling, self._delay = 0.0, 0.0, 0.05
+        self._is_good, self._delay = True, GOOD_DELAY
+        self._parcels = [parcel._replace(due=min(parcel.due, now + GOOD_DELAY)) for parcel in self._parcels]
+        heapq.heapify(self._parcels)
 
     def send(self, sender: str, letter: Letter, now: float) -> None:
-        """Put a letter on its way to all who hear its channel; as with most engines, the sender hears itself."""
+        """Put a letter on its way to all who hear its channel.
+
+        As with most engines, the sender is one of them. That matters if it has started anew meanwhile.
+        """
         only = letter.channel.partition(":")[2]
         island = self._islands.get(sender)
+        is_slow = self._delay > GOOD_DELAY
         for to in (only,) if only else self._names:
-            if self._islands.get(to) != island:
-                continue
-            for _ in range(2 if self._random.random() < self._doubling else 1):
-                if self._random.random() >= self._loss:
-                    self._put(now + self._random.expovariate(1 / self._delay), to, letter)
+            if self._islands.get(to) == island and (to != sender or is_slow):
+                self._carry(to, letter, now)
+
+    def _carry(self, to: str, letter: Letter, now: float) -> None:
+        if self._is_good:
+            self._put(now + self._delay, to, letter)
+            return
+        random = self._random.random
+        for _ in range(2 if random() < self._doubling else 1):
+            if random() >= self._loss:
+                self._put(now + self._random.expovariate(1 / self._delay), to, letter)
 
     def put_off(self, parcel: Parcel, due: float) -> None:
         """Keep a parcel for later: its node does not take it."""

@@ -1,51 +1,48 @@
 """One life of a node: what it does, what its clients have been told, and what it knows of its losses."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from starlette_channels.brokers.gaps import Listener, News, Numbers
 from starlette_channels.presence.clocks import ReplicaId
 from starlette_channels.presence.deltas import Meta
-from starlette_channels.presence.replica import Outcome, Replica
+from starlette_channels.presence.replica import Event, Goodbye, Message, Outcome, Replica
 from starlette_channels.presence.timing import PresenceTiming
-from starlette_channels.presence.wire import Joiner, Splitter
+from starlette_channels.presence.wire import Joiner, Named, Splitter
+from tests.simulation.accounts import FORGET_SECONDS, KEEP_SECONDS, MARK_SECONDS, Accounts
 from tests.simulation.network import Letter, Send
 
 if TYPE_CHECKING:
     from starlette_channels.presence.state import Place
 
-TIMING = PresenceTiming(news_seconds=1.5, heartbeat_seconds=3.0, down_seconds=8.0, forget_seconds=40.0)
-PIECE_BYTES = 300
+TIMING = PresenceTiming(news_seconds=1.5, heartbeat_seconds=3.0, down_seconds=8.0, forget_seconds=16.0)
 HALL, LINE = "hall", "line"
-
-
-@dataclass
-class Account:
-    """What has come of another life's broadcasts in the hall."""
-
-    before: int
-    """Numbers that nobody here could have heard."""
-
-    last: int
-    heard: int = 0
-    lost: int = 0
 
 
 class Node:
     """It is told the time, and gives its letters to `send`."""
 
-    def __init__(self, me: ReplicaId, send: Send) -> None:
+    def __init__(self, me: ReplicaId, send: Send, piece_bytes: int) -> None:
         self.me = me
         self.life = me.vsn.to_bytes(8)
         self.replica = Replica(me, TIMING, window_sizes=(4, 12))
         self.own: dict[Place, str] = {}
         self.told: set[str] = set()
-        self.said = 0
-        self.accounts: dict[bytes, Account] = {}
+        self.said, self.said_at = 0, -FORGET_SECONDS
+        self.accounts = Accounts(me.name)
+        self.sent: Counter[str] = Counter()
+        """Messages of presence, by type."""
+
+        self.before = 0
+        self._online: dict[str, ReplicaId] = {}
+        self._gone: dict[str, tuple[int, float]] = {}
         self._send = send
-        self._numbers = Numbers()
-        self._listener = Listener()
-        self._splitter = Splitter(me, PIECE_BYTES)
+        self._numbers = Numbers(MARK_SECONDS)
+        self._listener = Listener(KEEP_SECONDS)
+        self._splitter = Splitter(me, piece_bytes)
         self._joiners = {LINE: Joiner(), self._line_of(me): Joiner()}
 
     # What it does.
@@ -59,18 +56,23 @@ class Node:
         self.replica.record(self.replica.state.remove(*place))
 
     def say(self, now: float) -> None:
+        stamp = self._numbers.next(HALL, now)
+        if stamp.number == 1:
+            assert now >= self.said_at + FORGET_SECONDS, f"{self.me.name} has forgotten too soon how far it had come"
+            self.before = self.said
         self.said += 1
-        self._publish(HALL, str(self.said).encode(), now)
+        self.said_at = now
+        self._send(Letter("message", self.life, HALL, stamp, str(self.said).encode(), self.before))
 
     def leave(self, grace_seconds: float, now: float) -> None:
         self._take(self.replica.leave(grace_seconds), now)
         for channel, stamp in self._numbers.all():
-            self._send(Letter("end", self.life, channel, stamp))
+            self._send(Letter("end", self.life, channel, stamp, before=self.before))
 
     def tick(self, now: float) -> None:
         self._take(self.replica.tick(now), now)
         for channel, stamp in self._numbers.marks(now):
-            self._send(Letter("mark", self.life, channel, stamp))
+            self._send(Letter("mark", self.life, channel, stamp, before=self.before))
 
     # What it hears.
 
@@ -78,6 +80,8 @@ class Node:
         if letter.life == self.life:
             return
         lost, news = 0, None
+        if letter.channel == HALL:
+            self._listener.expire(now)
         match letter.kind:
             case "message":
                 news, lost = self._listener.take(letter.channel, letter.life, letter.stamp, now)
@@ -86,40 +90,49 @@ class Node:
             case "end":
                 lost = self._listener.end(letter.channel, letter.life, letter.stamp, now)
         if letter.channel == HALL:
-            self._account(letter, lost, is_fresh=news is News.FRESH)
+            self.accounts.take(letter, news, lost, now)
         elif news is News.FRESH:
             message = self._joiners[letter.channel].take(letter.body)
             if message is not None:
-                self._take(self.replica.receive(message, now), now)
-
-    def _account(self, letter: Letter, lost: int, *, is_fresh: bool) -> None:
-        number = letter.stamp.number
-        account = self.accounts.get(letter.life)
-        if account is None:
-            before = number - 1 if is_fresh else number
-            account = self.accounts[letter.life] = Account(before, before)
-        account.lost += lost
-        if is_fresh:
-            assert int(letter.body) == number > account.last, f"{self.me.name}: {number} came after {account.last}"
-            account.last = number
-            account.heard += 1
-        if letter.kind == "end":  # it is forgotten here as well
-            del self.accounts[letter.life]
+                self._hear(message, now)
 
     # Presence.
 
     def seen(self) -> set[str]:
-        """The metas that are listed here."""
-        topics = self.replica.state.roster.topics.values()
-        return {entry.meta.ref for keys in topics for group in keys.values() for entry in group.values()}
+        """The metas that are listed here, as clients are told them."""
+        roster = self.replica.state.roster
+        return {meta.phx_ref for topic in roster.topics for metas in _listed(roster.json(topic)) for meta in metas}
+
+    def _hear(self, message: Message, now: float) -> None:
+        outcome = self.replica.receive(message, now)
+        if isinstance(message, Goodbye):
+            sender = message.sender
+            late = [event for event in outcome.events if event.replica > sender or event.replica.name != sender.name]
+            assert not late, f"{self.me.name}: {sender} takes leave, and others go"
+            self._gone[sender.name] = sender.vsn, now
+        self._take(outcome, now)
 
     def _take(self, outcome: Outcome, now: float) -> None:
+        self._note(outcome.events, now)
         if outcome.changes.joins or outcome.changes.leaves:
             self._tell(outcome)
         for outgoing in outcome.outgoing:
+            self.sent[type(outgoing.message).__name__] += 1
             channel = LINE if outgoing.to is None else self._line_of(outgoing.to)
             for piece in self._splitter.split(outgoing.message):
                 self._publish(channel, piece, now)
+
+    def _note(self, events: Sequence[Event], now: float) -> None:
+        """No life comes back after a later one of its node, or after it has taken leave."""
+        before = dict(self._online)
+        for kind, replica in [(event.kind, event.replica) for event in events]:
+            vsn, when = self._gone.get(replica.name, (0, 0.0))
+            if kind == "up":
+                assert replica.vsn > vsn or now - when > TIMING.forget_seconds, f"{self.me.name}: {replica} had gone"
+                assert before.get(replica.name, replica) <= replica, f"{self.me.name}: {replica} is over"
+                self._online[replica.name] = replica
+            else:
+                self._online.pop(replica.name, None)
 
     def _tell(self, outcome: Outcome) -> None:
         """Tell the clients, who must not be told that somebody comes who is there, or goes who is not."""
@@ -136,3 +149,19 @@ class Node:
 
     def _line_of(self, replica: ReplicaId) -> str:
         return f"{LINE}:{replica.name}"
+
+
+class _Key(msgspec.Struct):
+    """What is told of a key."""
+
+    metas: list[Named]
+
+
+def _listed(told: msgspec.Raw) -> list[list[Named]]:
+    keys = _decode(told)
+    assert keys, "a topic without anybody"
+    assert all(key.metas for key in keys.values()), "a key without anybody"
+    return [key.metas for key in keys.values()]
+
+
+_decode = msgspec.json.Decoder(dict[str, _Key]).decode

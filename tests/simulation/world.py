@@ -1,21 +1,30 @@
 """The nodes, the network between them, and what happens next."""
 
 import heapq
+from collections.abc import Iterable
 from functools import partial
-from itertools import count
+from itertools import accumulate, count
 from random import Random
 
 from starlette_channels.presence.clocks import ReplicaId
 from starlette_channels.presence.replica import SAMPLE_TICKS
-from tests.simulation.network import Letter, Network
+from tests.simulation.accounts import FORGET_SECONDS
+from tests.simulation.network import GOOD_DELAY, Letter, Network
 from tests.simulation.node import TIMING, Node
 
 NAMES = ("ann", "ben", "cid", "dot", "eve")
+SIZES = (2, 2, 3, 3, 3, 4, 5)
 TOPICS = ("room:1", "room:2")
 KEYS = ("x", "y")
 TICK = TIMING.news_seconds
+PAUSE = 1.2
+"""The time between two events, on average."""
+
 HANG_SECONDS = 12
 """For no longer do nodes hang."""
+
+PROMPT = 2 * GOOD_DELAY
+"""So soon everybody has what is sent while the network is good."""
 
 
 class World:
@@ -25,26 +34,13 @@ class World:
         self.random = Random(seed)
         self.now = 0.0
         self.number = count(1)
-        self.names = NAMES[: self.random.randint(2, len(NAMES))]
+        self.names = NAMES[: self.random.choice(SIZES)]
         self.network = Network(self.random, self.names)
         self.nodes: dict[str, Node] = {}
         self.asleep: dict[str, float] = {}
+        self.piece_bytes = self.random.choice((60, 300, 300))
         self.ticks: list[tuple[float, int, ReplicaId]] = []
 
-    def run(self) -> None:
-        """Let things happen, then let there be peace, and see whether everybody knows what is true."""
-        for name in self.names:
-            self.start(name)
-        for _ in range(self.random.randint(5, 40)):
-            self.happen()
-            self.pass_time(self.random.expovariate(1 / 2.0))
-        self.calm_down()
-        self.agree()
-
-    # What happens.
-
-    def happen(self) -> None:
-        """Something happens, mostly something small."""
         events = {
             self.track: 30,
             self.untrack: 20,
@@ -57,11 +53,27 @@ class World:
             self.network.grow_together: 4,
             self.wait: 3,
         }
-        self.random.choices(list(events), list(events.values()))[0]()
+        self.events, self.weights = list(events), list(accumulate(events.values()))
+
+    def run(self) -> None:
+        """Let things happen, then let there be peace, and see whether everybody knows what is true."""
+        for name in self.names:
+            self.start(name)
+        for _ in range(self.random.randint(5, 40)):
+            self.happen()
+            self.pass_time(self.random.expovariate(1 / PAUSE))
+        self.calm_down()
+        self.exercise()
+
+    # What happens.
+
+    def happen(self) -> None:
+        """Something happens, mostly something small."""
+        self.random.choices(self.events, cum_weights=self.weights)[0]()
 
     def start(self, name: str) -> None:
         me = ReplicaId(name, next(self.number))
-        self.nodes[name] = Node(me, partial(self.send, name))
+        self.nodes[name] = Node(me, partial(self.send, name), self.piece_bytes)
         self.asleep.pop(name, None)
         heapq.heappush(self.ticks, (self.now + self.random.uniform(0, TICK / 4), me.vsn, me))
 
@@ -111,7 +123,7 @@ class World:
                 self.start(name)
 
     def wait(self) -> None:
-        self.pass_time(self.random.choice((5, 15, 50)))
+        self.pass_time(self.random.choice((5, 12, 25)))
 
     # Time.
 
@@ -149,7 +161,7 @@ class World:
         if woken is None:
             node.receive(parcel.letter, self.now)
         else:
-            self.network.put_off(parcel, woken)
+            self.network.put_off(parcel, woken + self.random.uniform(0, TICK / 10))  # the tick may be first
 
     def wakes(self, name: str) -> float | None:
         """When a node wakes, if it is asleep."""
@@ -162,20 +174,96 @@ class World:
 
     def calm_down(self) -> None:
         """Let the network be good for so long that the dead are found and the living have heard of each other."""
-        self.network.be_good()
-        self.pass_time(HANG_SECONDS)
+        marked = [node for node in self.nodes.values() if self.now < node.said_at + FORGET_SECONDS]
+        self.network.be_good(self.now)
+        self.pass_time(max([0.0, *(due - self.now for name, due in self.asleep.items() if name in self.nodes)]) + TICK)
+        self.pass_time(TIMING.down_seconds + TICK + PROMPT)
+        self.agree()
+        self.account(marked)
         for node in self.nodes.values():
             node.say(self.now)
-        heartbeats = TIMING.heartbeat_seconds + (2 * SAMPLE_TICKS + 2) * TICK
-        self.pass_time(2 * TIMING.down_seconds + 2 * heartbeats)
+        self.pass_time(PROMPT)
+        self.account(list(self.nodes.values()))
 
-    def agree(self) -> None:
-        """Everybody knows the same, and that is what there is; what was lost is what was reported."""
-        there = {ref for node in self.nodes.values() for ref in node.own.values()}
+    def account(self, those: list[Node]) -> None:
+        """Everybody knows how much these have said: it was heard, or is known to be lost."""
         for node in self.nodes.values():
-            assert node.seen() == there, f"{node.me.name} has {node.seen()}, there are {there}"
-            for other in self.nodes.values():
-                if other is not node:
-                    account = node.accounts[other.life]
-                    sums = account.before + account.heard + account.lost
-                    assert sums == other.said, f"{node.me.name} has {account} of {other.said} of {other.me.name}"
+            for other in those:
+                total = node.accounts.total(other.life)
+                assert node is other or total == other.said, f"{node.me.name} knows {total} of {other.said}"
+
+    def agree(self, those: Iterable[Node] | None = None) -> None:
+        """Everybody who is awake has the same list, and it is that of those who are there."""
+        there = {ref for node in (self.nodes.values() if those is None else those) for ref in node.own.values()}
+        for name, node in self.nodes.items():
+            if name not in self.asleep:
+                assert node.seen() == there, f"{name} has {node.seen()}, there are {there}"
+
+    # What is promised while the network is good.
+
+    def exercise(self) -> None:
+        """What happens now is known everywhere in time."""
+        self.track()
+        self.pass_time(TICK + PROMPT)
+        self.agree()
+        self.random.choice((self.see_a_leave, self.see_a_grace, self.see_a_restart, self.see_a_hang, self.see_quiet))()
+
+    def see_a_leave(self) -> None:
+        """Who takes leave is gone at once."""
+        node = self.node()
+        if node is not None:
+            node.leave(0.0, self.now)
+            del self.nodes[node.me.name]
+            self.pass_time(PROMPT)
+            self.agree()
+
+    def see_a_grace(self) -> None:
+        """Who takes leave with a grace stays for so long, but for those who had gone before."""
+        node = self.node()
+        if node is None:
+            return
+        if node.own:
+            node.untrack(self.random.choice(list(node.own)))
+        node.leave(2 * TICK, self.now)
+        del self.nodes[node.me.name]
+        self.pass_time(TICK)
+        self.agree([*self.nodes.values(), node])
+        self.pass_time(2 * TICK + PROMPT)
+        self.agree()
+
+    def see_a_restart(self) -> None:
+        """Who starts anew knows of all, and all know that what it had is gone, before the second heartbeat."""
+        self.crash()
+        self.come_back()
+        for node in self.nodes.values():
+            node.track((TOPICS[0], 1, KEYS[0]), str(next(self.number)))
+        self.pass_time((SAMPLE_TICKS + 1.25) * TICK + 4 * PROMPT)
+        self.agree()
+
+    def see_a_hang(self) -> None:
+        """Who hangs is missed; who wakes has missed nobody."""
+        node = self.node()
+        if node is None or len(self.nodes) < 2:
+            return
+        name, told = node.me.name, frozenset(node.told)
+        self.asleep[name] = self.now + HANG_SECONDS
+        self.pass_time(HANG_SECONDS - PROMPT)
+        self.agree(other for other in self.nodes.values() if other is not node)
+        self.pass_time(TICK / 5 + PROMPT)
+        assert node.told == told, f"{name} blames others for its sleep"
+        self.pass_time((SAMPLE_TICKS + 1) * TICK)
+        self.agree()
+
+    def see_quiet(self) -> None:
+        """Where nothing happens little is said, and the dead are forgotten."""
+        self.pass_time(TIMING.heartbeat_seconds + 2 * SAMPLE_TICKS * TICK)
+        for node in self.nodes.values():
+            node.sent.clear()
+        self.pass_time(TIMING.forget_seconds)
+        those = frozenset(node.me for node in self.nodes.values())
+        for node in self.nodes.values():
+            assert set(node.sent) <= {"Heartbeat"}, f"{node.me.name} says {node.sent}"
+            assert node.sent["Heartbeat"] <= TIMING.forget_seconds / TIMING.heartbeat_seconds + 1, node.sent
+            node.say(self.now)
+            assert node.before == node.said - 1, f"{node.me.name} has not forgotten how far it had come"
+            assert node.replica.state.replicas == those, f"{node.me.name} remembers the dead"
