@@ -53,7 +53,8 @@ class RedisEngine:
 
     async def start(self, deliver: Deliver, broken: Broken) -> None:
         """Connect, and begin to read."""
-        await asyncio.gather(self._speaking.connect(), self._hearing.connect())
+        for connection in (self._speaking, self._hearing):  # not at once: if one fails, none may be on its way
+            await connection.connect()
         self._heard_at = asyncio.get_running_loop().time()
         self._tasks = [asyncio.create_task(work) for work in (self._read(deliver), self._ask())]
         for task in self._tasks:

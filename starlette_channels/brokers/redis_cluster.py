@@ -41,7 +41,8 @@ class RedisClusterEngine:
         self._engines = {
             node.name: RedisEngine(_connector(node), self._prefix, SHARDED) for node in self._cluster.get_primaries()
         }
-        await asyncio.gather(*(engine.start(deliver, broken) for engine in self._engines.values()))
+        for engine in self._engines.values():
+            await engine.start(deliver, broken)
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
         """Publish on all nodes at once; what goes to one of them keeps its order."""
