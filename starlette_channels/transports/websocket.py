@@ -22,9 +22,6 @@ from starlette_channels.transports.sweeper import sweeper_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
-UNBOUNDED_UVICORN = ((0, 50, 0), (0, 52, 0))
-"""The first and the last uvicorn whose default WebSocket implementation never waits for a slow client."""
-
 MESSAGES_IN_A_ROW = 16
 """So many of one client are dealt with before others have their turn."""
 
@@ -335,11 +332,5 @@ async def _forget_what_comes(receive: Receive) -> None:
 
 def warn_about_server() -> None:
     """Warn of a server that does not wait for slow clients: what it buffers for them, no limit of ours can see."""
-    uvicorn = sys.modules.get("uvicorn")
-    version = getattr(uvicorn, "__version__", "")
-    parts = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
-    if parts and UNBOUNDED_UVICORN[0] <= parts <= UNBOUNDED_UVICORN[1]:
-        advice = "upgrade to 0.52.1 or later, or use --ws wsproto"
-        logger.warning("uvicorn %s buffers without bound for clients that do not read: %s", version, advice)
-    elif "daphne" in sys.modules:
+    if "daphne" in sys.modules:
         logger.warning("daphne buffers without bound for clients that do not read: prefer uvicorn or hypercorn")
