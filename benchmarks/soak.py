@@ -129,7 +129,7 @@ async def soak(server: Server, cycles: int, rounds: int, seed: int) -> Figures:
     """Let clients come and go, in rounds, beside two honest ones; return what the server says in the end.
 
     Raises `Left` if it has kept tasks, or has grown by more than a few megabytes since the first half of the rounds, in
-    which it warms up: what Python and the server keep for later, they have then.
+    which it warms up: what Python keeps for later, it has then, and what malloc does, it gives back before we look.
     """
     before = await figures(server.http)
     visitors = Visitors(server, seed)
