@@ -42,7 +42,7 @@ transport_logger: logging.Logger = logging.getLogger("starlette_channels.transpo
 
 A = TypeVar("A")
 Attach: TypeAlias = Callable[[Connected, Bounds, Mishaps], bool]
-"""What the fast lane offers in the ASGI scope; see `transports.uvicorn`."""
+"""What the fast lane offers in the ASGI scope; see `transports.handshaking`."""
 
 
 class Channels(Generic[A]):

@@ -20,12 +20,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from starlette_channels import Channels, Handshake, Limits, Socket, channel, latest_by_key
 from starlette_channels.connection import Connection
 from starlette_channels.tokens import Tokens
+from starlette_channels.transports.handshaking import Handshaking
 from starlette_channels.transports.lane import Lane
 from starlette_channels.transports.uvicorn import FastLane
 
 gc.disable()
 
-WATCHED = (FastLane, Lane, Connection, Handshake, HttpRequestParser, BadSignature)
+WATCHED = (FastLane, Handshaking, Lane, Connection, Handshake, HttpRequestParser, BadSignature)
 """Kinds of which every client, or every refused one, has an instance for some time."""
 
 tokens = Tokens("the key of a test is no secret", salt="lane")

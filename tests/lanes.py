@@ -68,9 +68,13 @@ class Pipe(asyncio.Transport):
         self.reading = True
         self.waiting = 0
         self.written: list[bytes] = []
+        self._protocol: asyncio.BaseProtocol = asyncio.Protocol()
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        return asyncio.Protocol()
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
 
     def write(self, data: Any) -> None:
         self.written.append(data)

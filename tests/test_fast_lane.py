@@ -17,10 +17,10 @@ from starlette_channels.frames import close_frame
 from starlette_channels.limits import Bounds
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.transports import CLOSE_SECONDS
+from starlette_channels.transports.handshaking import UNSENT_BYTES, bound_what_waits_in_the_system
 from starlette_channels.transports.lane import Lane
 from starlette_channels.transports.pulse import pulse_of_this_loop
-from starlette_channels.transports.turnstile import turnstile_of
-from starlette_channels.transports.uvicorn import UNSENT_BYTES, FastLane, bound_what_waits_in_the_system
+from starlette_channels.transports.uvicorn import FastLane
 from tests.autobahn.echo import Echo
 from tests.fuzzing.wire import PING, SECONDS, Address, Refused, Wire, frame, opened, text
 from tests.lanes import Pipe
@@ -73,7 +73,11 @@ async def test_the_objects_of_uvicorn_are_let_go_without_waiting_for_the_collect
 ) -> None:
     before = (await figures())["kept"]
     async with opened(Address(server.port), PATH), opened(Address(server.port), "/plain"):
-        now = {"FastLane": before["FastLane"] + 1, "Lane": before["Lane"] + 1, "Connection": before["Connection"] + 1}
+        now = {
+            "Handshaking": before["Handshaking"] + 1,
+            "Lane": before["Lane"] + 1,
+            "Connection": before["Connection"] + 1,
+        }
         await figures(open_calls=1, connections=1, kept={**before, **now})
 
 
@@ -123,7 +127,6 @@ async def test_what_a_client_says_while_its_handshake_waits_for_its_turn_is_hear
     pipe = Pipe()
     early.connection_made(pipe)
     gone.connection_made(Pipe())
-    turnstile_of(loop).enter(lambda: None)
     for client in (early, gone):
         client.data_received(HANDSHAKE)
         client.data_received(frame("too early"))
@@ -133,6 +136,23 @@ async def test_what_a_client_says_while_its_handshake_waits_for_its_turn_is_hear
         await done.wait()
     assert b"".join(pipe.written).startswith(b"HTTP/1.1 101")
     assert heard == [{"type": "websocket.connect"}, "too early"]
+
+
+async def test_a_client_that_waits_for_its_turn_is_answered_when_the_server_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("starlette_channels.transports.uvicorn.spare_what_is_loaded", lambda: None)
+    state, pipe = ServerState(), Pipe()
+    waiting = FastLane(Config("tests.lane_app:app"), state, {})
+    waiting.connection_made(pipe)
+    waiting.data_received(HANDSHAKE)
+    assert state.connections == {waiting}
+    for connection in list(state.connections):
+        connection.shutdown()
+    assert b"".join(pipe.written).startswith(b"HTTP/1.1 500")
+    assert pipe.closed
+    await asyncio.sleep(0)
+    assert not state.tasks
 
 
 async def test_the_system_takes_little_for_a_client_that_does_not_read() -> None:

@@ -80,7 +80,8 @@ LAYERS = [
     {"transports.pulse"},
     {"transports.lane", "transports.longpoll", "transports.websocket"},
     {"drainer", "polling"},
-    {"endpoint", "transports.uvicorn"},
+    {"endpoint", "transports.handshaking"},
+    {"transports.uvicorn"},
     {"testing", "cli", "__init__"},
     {"__main__"},
 ]
@@ -109,8 +110,8 @@ REQUIRED = {"anyio", "msgspec", "starlette"}
 """What is imported at run time, beside the standard library; uvicorn is required for users, not by the code."""
 
 WITH_UVICORN = {
-    *(("frames", "websockets"), ("transports.uvicorn", "websockets")),
-    *(("transports.uvicorn", "uvicorn"), ("cli", "uvicorn"), ("cli", "click")),
+    *(("frames", "websockets"), ("transports.handshaking", "websockets")),
+    *(("transports.handshaking", "uvicorn"), ("transports.uvicorn", "uvicorn"), ("cli", "uvicorn"), ("cli", "click")),
 }
 """What `uvicorn[standard]`, which is required, brings; only the fast lane and the command line make use of it."""
 

@@ -7,32 +7,24 @@ from weakref import WeakKeyDictionary
 
 
 class Turnstile:
-    """Lets one handshake through in each turn of the event loop; the others wait, in the order in which they came."""
+    """Lets one client through in each turn of the event loop, in the order in which they came."""
 
-    __slots__ = ("_is_turning", "_loop", "_waiting")
+    __slots__ = ("_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: deque[Callable[[], None]] = deque()
-        self._is_turning = False
 
-    def enter(self, shake_hands: Callable[[], None]) -> None:
-        """Call this at once, if it is the first one in this turn of the event loop, or later."""
-        if self._is_turning:
-            self._waiting.append(shake_hands)
-        else:
-            self._let_in(shake_hands)
-
-    def _let_in(self, shake_hands: Callable[[], None]) -> None:
-        self._is_turning = True
-        self._loop.call_soon(self._turn)
-        shake_hands()
+    def enter(self, go_on: Callable[[], None]) -> None:
+        """Call this when it is its turn, in the next turn of the event loop at the earliest."""
+        self._waiting.append(go_on)
+        if len(self._waiting) == 1:
+            self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        if self._waiting:
-            self._let_in(self._waiting.popleft())
-        else:
-            self._is_turning = False
+        if len(self._waiting) > 1:
+            self._loop.call_soon(self._turn)
+        self._waiting.popleft()()
 
 
 _turnstiles: WeakKeyDictionary[asyncio.AbstractEventLoop, Turnstile] = WeakKeyDictionary()

@@ -1,70 +1,16 @@
-"""The fast lane's way in under uvicorn: `uvicorn app:app --ws starlette_channels.transports.uvicorn:FastLane`.
-
-The handshake, the ASGI call and every other WebSocket application stay with uvicorn's own class, which this one
-extends. When the channels have accepted a client, they attach to its connection, and uvicorn's objects for it are let
-go.
-"""
+"""The fast lane's way in under uvicorn: `uvicorn app:app --ws starlette_channels.transports.uvicorn:FastLane`."""
 
 import asyncio
 import functools
 import gc
-import logging
-import re
-import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from websockets.datastructures import Headers
-from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request
 
-from starlette_channels.connection import Connection
-from starlette_channels.limits import Bounds
-from starlette_channels.mishaps import Mishaps
-from starlette_channels.transport import Transport
-from starlette_channels.transports.handshake_log import be_discreet
-from starlette_channels.transports.lane import Lane
-from starlette_channels.transports.pulse import pulse_of_this_loop
+from starlette_channels.transports.handshaking import Handshaking
 from starlette_channels.transports.turnstile import turnstile_of
-
-UNSENT_BYTES = 1 << 18
-
-_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS have it
-
-_HEADER = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+: [!-~](?:[\t -~]*[!-~])?\r\n"
-_PLAIN = re.compile(rb"GET ([!-~]+) HTTP/1\.1\r\n((?:%b)+)\r\n" % _HEADER)
-"""A request without anything that `websockets` might refuse, or read in a way of its own."""
-
-
-def read_request(data: bytes) -> Request | None:
-    """Read a handshake that uvicorn has read before, and written out again, as `websockets` would in twice the time.
-
-    `None` says that the request is not that plain.
-    """
-    plain = _PLAIN.fullmatch(data) if len(data) < MAX_LINE_LENGTH else None
-    if plain is None:
-        return None
-    lines = plain[2].decode().split("\r\n")[:-1]
-    headers = Headers([(name, value) for name, _, value in (line.partition(": ") for line in lines)])
-    if len(lines) > MAX_NUM_HEADERS or "Transfer-Encoding" in headers or "Content-Length" in headers:
-        return None
-    return Request(plain[1].decode(), headers)
-
-
-def bound_what_waits_in_the_system(transport: asyncio.Transport) -> None:
-    """Have the system refuse what is behind `UNSENT_BYTES` that a client has not taken, where it can do that.
-
-    Else it takes megabytes for each client that does not read, which are old when they arrive, and which a thousand of
-    such clients take away from all sockets of the machine.
-    """
-    connection = transport.get_extra_info("socket")
-    if _LOWAT is not None and connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
-        with suppress(OSError):  # the client has gone
-            connection.setsockopt(socket.IPPROTO_TCP, _LOWAT, UNSENT_BYTES)
 
 
 @functools.cache  # once for each process
@@ -79,12 +25,12 @@ def spare_what_is_loaded() -> None:
         gc.freeze()
 
 
-class FastLane(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, with an extension through which channels take the connection over.
+class FastLane(asyncio.Protocol):
+    """A WebSocket protocol for uvicorn that lets channels write to the connections of their clients themselves.
 
-    permessage-deflate is off: it costs tens of kilobytes for each connection, and compresses a broadcast for each
-    client. Handshakes are logged without their query, in which there may be a token, and not at all with
-    `--no-access-log`.
+    Here a client waits for its turn, at the cost of a few objects; then uvicorn's own protocol, extended, does the
+    handshake. permessage-deflate is off: it costs tens of kilobytes for each connection, and compresses a broadcast for
+    each client.
     """
 
     def __init__(
@@ -95,109 +41,43 @@ class FastLane(WebSocketsSansIOProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         config.ws_per_message_deflate = False
-        super().__init__(config, server_state, app_state, _loop)
-        be_discreet(self.logger, access_log=config.access_log)
         spare_what_is_loaded()
-        self._early: list[bytes] = []
-        self._unread = b""
+        self._arguments = config, server_state, app_state, _loop or asyncio.get_running_loop()
+        self._connections: set[Any] = server_state.connections
+        self._data: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection over from uvicorn's object for HTTP, which would wait for the garbage collector."""
-        predecessor: Any = cast("asyncio.Transport", transport).get_protocol()
+        self._transport = cast("asyncio.Transport", transport)
+        predecessor: Any = self._transport.get_protocol()
         if hasattr(predecessor, "parser"):
             predecessor.parser = None
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End, and wait for nothing."""
-        super().connection_lost(exc)
-        self.__dict__.pop("scope", None)  # through the extension it leads back to this object
-
-    async def send(self, message: Any) -> None:
-        """Send what the application says; a refused handshake is an answered one, which uvicorn 0.54 forgets."""
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True
+        self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take the request, and then what comes for other applications than channels, or before these attach."""
-        if self.handshake_initiated:
-            self._take(data)
-        else:
-            self._early.append(data)
-            if len(self._early) == 1:
-                turnstile_of(self.loop).enter(self._shake_hands)
+        """Keep the request, and what a client says that does not wait for the answer."""
+        self._data.append(data)
+        if len(self._data) == 1:
+            *_, loop = self._arguments
+            turnstile_of(loop).enter(self._go_on)
 
-    def _shake_hands(self) -> None:
-        early, self._early = self._early, []
-        if self.transport.is_closing():
-            return
-        self._read_request(early[0])
-        for data in early[1:]:  # while it waited for its turn
-            self.data_received(data)
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let the client go that has not waited for its turn."""
+        self._connections.discard(self)
 
-    def _read_request(self, data: bytes) -> None:
-        quick = not self.logger.isEnabledFor(logging.DEBUG)  # else websockets logs what it reads
-        request = read_request(data) if quick else None
-        if request is None:
-            super().data_received(data)
-        else:
-            self._unread = data
-            self.handle_connect(request)
+    def shutdown(self) -> None:
+        """Answer at once, with a status that says that the server stops."""
+        self._succeed().shutdown()
 
-    def _take(self, data: bytes) -> None:
-        if self._unread:  # the parser of websockets has to see the request after all
-            self.conn.receive_data(self._unread)
-            self.conn.events_received()
-            self._unread = b""
-        super().data_received(data)
+    def _go_on(self) -> None:
+        if self in self._connections and not self._transport.is_closing():
+            successor = self._succeed()
+            for data in self._data:
+                successor.data_received(data)
 
-    def handle_connect(self, event: Any) -> None:
-        """Call the application, and offer it the extension."""
-        super().handle_connect(event)
-        if hasattr(self, "scope"):
-            extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
-            self.scope["extensions"] = {**extensions, "starlette_channels": {"attach": self.attach}}
-
-    def attach(self, connect: Callable[[Transport], Connection], limits: Bounds, mishaps: Mishaps) -> bool:
-        """Take the accepted connection over, and return whether that could be done; the ASGI call may return then.
-
-        It cannot be done once messages have come, or while the client is behind with reading.
-        """
-        untouched = self.queue.empty() and not self.frames and not getattr(self.conn.reader, "buffer", b"")
-        if (
-            not (self.handshake_complete and untouched and self.writable.is_set())
-            or self.close_sent
-            or self.transport.is_closing()
-        ):
-            return False
-        self.stop_keepalive()
-        del self.scope
-        transport = self.transport
-        bound_what_waits_in_the_system(transport)
-        self.transport: asyncio.Transport = Detached()
-        lane = Lane(
-            transport,
-            self.loop,
-            pulse_of_this_loop(self.loop),
-            limits,
-            mishaps,
-            min(self.config.ws_max_size, limits.message_bytes),
-            self.connections,
-            self.tasks,
-        )
-        self.connections.discard(self)
-        transport.set_protocol(lane)
-        lane.start(connect)
-        return True
-
-
-class Detached(asyncio.Transport):
-    """What is left to uvicorn's object of a connection that it does not own any more."""
-
-    def close(self) -> None:
-        """Do nothing: the connection goes on."""
-
-    def is_closing(self) -> bool:
-        """Say yes, so that nothing more is tried."""
-        return True
+    def _succeed(self) -> Handshaking:
+        self._connections.discard(self)
+        successor = Handshaking(*self._arguments)
+        successor.connection_made(self._transport)
+        self._transport.set_protocol(successor)
+        return successor
