@@ -7,6 +7,7 @@ the server's doing.
 import asyncio
 import json
 import os
+import random
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -21,8 +22,8 @@ Attack: TypeAlias = Callable[[int], Coroutine[Any, Any, None]]
 
 HALF_OPEN = 10_000
 SLOW_READERS = 1_000
-SLOW_SECONDS = 8.0
-"""How long each of them stays before it comes again: long enough to be found slow, of the feed that there is."""
+SLOW_SECONDS = 6.0, 12.0
+"""How long each of them stays, at least and at most, before it comes again: long enough to be found slow."""
 
 FLOODERS = 20
 USERS = 5
@@ -75,7 +76,7 @@ _names = count()
 async def _listen_lazily(port: int) -> None:
     wire = await Wire.open(Address(port, lazy=True), _path(f"slow {next(_names) % SLOW_READERS}"))
     wire.send(text("1", "1", "feed", "phx_join"))
-    await asyncio.sleep(SLOW_SECONDS)
+    await asyncio.sleep(random.uniform(*SLOW_SECONDS))
     await wire.discard()
 
 

@@ -89,6 +89,7 @@ class Channel(Generic[A]):
         self.intercepts: dict[str, Handler] = {}
         self.intercepted: frozenset[str] = frozenset()
         self.when_slow: WhenSlow = when_slow
+        self.may_drop: bool = when_slow != "disconnect"
         self.log_join: int | None = log_levels[0]
         self.log_handle_in: int | None = log_levels[1]
         self.infos: dict[type, Callable[[Socket[A], Any], Coroutine[Any, Any, None]]] = {}

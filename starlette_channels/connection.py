@@ -15,7 +15,7 @@ from starlette_channels.channels import Channel, EndReason
 from starlette_channels.commands import Command, Disconnect
 from starlette_channels.endings import end, expel, fetched, settle
 from starlette_channels.exceptions import ProtocolError
-from starlette_channels.hub import Hub, Outlet, Writer
+from starlette_channels.hub import Hub, ShortCut
 from starlette_channels.identities import Excess
 from starlette_channels.limits import Bounds
 from starlette_channels.members import Member
@@ -146,7 +146,7 @@ class Connection(Sender):
                 self._over.set()
 
     def hold(self) -> None:
-        """Let broadcasts take the long way, through `Transport.write`, until `flow`."""
+        """Let broadcasts go to the transport's shelf, or the long way, through `Transport.write`, until `flow`."""
         self._flow(False)
 
     def flow(self) -> None:
@@ -186,15 +186,11 @@ class Connection(Sender):
         """How many topics the client has joined or is joining."""
         return len(self._protocol.members)
 
-    @property
-    def outlet(self) -> Outlet | None:
-        """The short cut for broadcasts to the client, while there is one."""
-        return self._transport.outlet if self._flowing else None
-
-    @property
-    def writer(self) -> Writer:
-        """What the outlet knows the client by."""
-        return self._transport.writer
+    def short_cut(self, *, may_drop: bool) -> ShortCut | None:
+        """Return the short cut for broadcasts to the client, while there is one."""
+        if self._flowing:
+            return self._transport.outlet, self._transport.writer
+        return None if may_drop else self._transport.shelf
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
         """Run an async function beside the others; return what cancels it."""

@@ -13,6 +13,9 @@ try:
 except ImportError:  # websockets was installed without its C helper
     from websockets.utils import apply_mask
 
+FAILURES = frozenset({1002, 1007, 1008, 1009, 1011})
+"""The codes after which a client is listened to no longer, but for its answer: RFC 6455, §7.1.7."""
+
 _NO_CODE, _CODES = 1005, frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))  # §7.4, and IANA
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x88, 0x89, 0x8A  # first bytes; 0x80 is "final", 0x08 is "control"
 _BETWEEN = frozenset((0x01, 0x02, _TEXT, _BINARY, _CLOSE, _PING, _PONG))  # first bytes allowed between messages,

@@ -91,6 +91,10 @@ class Outlet(Protocol):
         ...
 
 
+ShortCut: TypeAlias = tuple[Outlet, Writer]
+"""An outlet, and what it knows one of its clients by."""
+
+
 class Route(NamedTuple):
     """A short cut to clients that nobody has to be asked for: those who share one get a broadcast all at once."""
 

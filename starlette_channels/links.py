@@ -7,7 +7,7 @@ from weakref import WeakSet
 import anyio
 
 from starlette_channels.broker import Broker
-from starlette_channels.hub import Hub, Outlet, Writer
+from starlette_channels.hub import Hub, ShortCut
 from starlette_channels.messages import Frame, Message, Payload, Ref, Reply, encode_answer
 from starlette_channels.parameters import ParameterFilter
 from starlette_channels.protocol import Answer
@@ -76,14 +76,11 @@ class Link(Spawner, Protocol):
         """What logs call the connection."""
         ...
 
-    @property
-    def outlet(self) -> Outlet | None:
-        """The short cut for broadcasts to the client, while there is one."""
-        ...
+    def short_cut(self, *, may_drop: bool) -> ShortCut | None:
+        """Return the short cut for broadcasts to the client, while there is one.
 
-    @property
-    def writer(self) -> Writer:
-        """What the outlet knows the client by."""
+        There is none to a client that is behind with reading for what may be dropped then.
+        """
         ...
 
     @property

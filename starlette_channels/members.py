@@ -106,9 +106,9 @@ class Member(Speaker):
         """Take broadcasts in the way that the connection wants them from now on."""
         if self._joined and self._stage is Stage.LIVING and self.fate not in SILENT:
             link = self._link
-            outlet = link.outlet
+            outlet, writer = link.short_cut(may_drop=self._channel.may_drop) or (None, link.write)
             route = None if outlet is None else Route(outlet, link.serializer, self._channel.intercepted)
-            link.hub.subscribe(self.topic, self, route, link.writer)
+            link.hub.subscribe(self.topic, self, route, writer)
 
     def deliver(self, publication: Publication) -> None:
         """Take a broadcast of the own topic that has no short cut to the client."""

@@ -87,7 +87,7 @@ class Speaker(Actor, Socket[Any]):
     def _place(self, event: str, body: Body) -> Place | None:
         """What a client that is behind with reading may miss of what this channel sends, and for the sake of what."""
         policy = self._channel.when_slow
-        if policy == "disconnect" or self._link.outlet is not None:
+        if not self._channel.may_drop or self._link.short_cut(may_drop=True) is not None:
             return None
         if not isinstance(policy, LatestByKey):
             return Place(self, None)

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import anyio
 
-from starlette_channels.hub import Outlet, Writer
+from starlette_channels.hub import Outlet, ShortCut, Writer
 from starlette_channels.messages import Frame
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
@@ -29,6 +29,11 @@ class Transport(Protocol):
     @property
     def writer(self) -> Writer:
         """What the outlet knows this client by."""
+        ...
+
+    @property
+    def shelf(self) -> ShortCut | None:
+        """The short cut for broadcasts on hold that must not be dropped; `None` if they take the long way."""
         ...
 
     @property

@@ -112,6 +112,20 @@ def test_a_long_flush_lets_the_loop_do_other_things_and_others_do_not_wait_for_i
     assert sum(len(client.writes) for client in clients) == len(clients) + 1
 
 
+def test_a_broadcast_to_few_during_a_long_flush_holds_nobody_up() -> None:
+    loop, outlet, clients = make(4 * WRITES_AT_ONCE)
+    bystanders = [Client() for _ in range(3)]
+    outlet.spread(writers(clients), "to all")
+    loop.turn()
+    waiting = [client for client in clients if not client.writes][:3]
+    outlet.spread(writers([*bystanders, *waiting]), "to some")
+    outlet.send(bystanders[0].write, b"reply")
+    assert bystanders[0].data == text_frame(b"to some") + b"reply", "at once"
+    assert all(client.data == text_frame(b"to all") + text_frame(b"to some") for client in waiting), "and in order"
+    loop.run()
+    assert sum(len(client.writes) for client in clients) == len(clients)
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_large_broadcasts_are_written_to_few_clients_at_once(same: bool) -> None:
     loop, outlet, clients = make(10)

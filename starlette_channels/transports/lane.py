@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import Any, cast
 
 from starlette_channels.connection import Connection
-from starlette_channels.frames import Close, Event, Failure, FrameReader, Ping, close_frame, pong_frame
+from starlette_channels.frames import FAILURES, Close, Event, Failure, FrameReader, Ping, close_frame, pong_frame
+from starlette_channels.hub import ShortCut
 from starlette_channels.limits import Bounds
 from starlette_channels.messages import Frame
 from starlette_channels.mishaps import Mishaps
@@ -27,33 +28,13 @@ from starlette_channels.transports.suspicion import Suspicion
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
-FAILURES = frozenset({1002, 1007, 1008, 1009, 1011})
-"""The codes after which a client is listened to no longer, but for its answer: RFC 6455, §7.1.7."""
-
 
 class Lane(asyncio.Protocol):
     """One client on the fast lane; to its connection it is the transport."""
 
     __slots__ = (
-        "_closing",
-        "_connection",
-        "_deaf",
-        "_gone",
-        "_held",
-        "_intake",
-        "_limits",
-        "_loop",
-        "_mishaps",
-        "_outbox",
-        "_pulse",
-        "_reader",
-        "_register",
-        "_server_tasks",
-        "_suspicion",
-        "_transport",
-        "heard",
-        "outlet",
-        "tasks",
+        *("_closing", "_connection", "_deaf", "_gone", "_held", "_intake", "_limits", "_loop", "_mishaps", "_outbox"),
+        *("_pulse", "_reader", "_register", "_server_tasks", "_suspicion", "_transport", "heard", "outlet", "tasks"),
         "writer",
     )
 
@@ -103,10 +84,18 @@ class Lane(asyncio.Protocol):
         if self._outbox is None:
             self.outlet.send(self.writer, wire(frame))
             return
-        data = self.outlet.shared_wire(frame)
-        self._outbox.add(data, len(data), place)
-        if self._outbox.is_full:
-            self._suspect_slow_client()
+        self._keep(self.outlet.shared_wire(frame), place)
+
+    def _keep(self, data: bytes, place: Place | None = None) -> None:
+        if self._outbox is not None:
+            self._outbox.add(data, len(data), place)
+            if self._outbox.is_full:
+                self._suspect_slow_client()
+
+    @property
+    def shelf(self) -> ShortCut | None:
+        """What broadcasts wait on while the client is behind."""
+        return None if self._outbox is None else (self.outlet.shelf, self._keep)
 
     def close(self, code: int, reason: str = "") -> None:
         """Send what is queued, then close. The first call decides."""

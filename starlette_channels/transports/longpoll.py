@@ -68,6 +68,7 @@ class LongPollTransport:
     """One session: frames to and from a client that comes and goes."""
 
     outlet: OneByOne = ONE_BY_ONE
+    shelf: None = None
 
     def __init__(
         self,

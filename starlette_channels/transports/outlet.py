@@ -20,14 +20,28 @@ Write: TypeAlias = Callable[[bytes], object]
 WRITES_AT_ONCE = 256
 """How many clients are written to before the loop may do something else: an echo waits for so many, not for all."""
 
-BYTES_AT_ONCE = 1 << 18
-"""The same in bytes: the system takes a millisecond or so for as many."""
+BYTES_AT_ONCE = 1 << 17
+"""The same in bytes: the system takes half a millisecond or so for as many."""
+
+FEW = 64
+"""A broadcast to no more clients does not wait for the end of a long flush, nor do replies then wait behind it."""
 
 
 class LaneOutlet:
     """The log of what is to be written, and its flush at the end of the turn."""
 
-    __slots__ = ("_afterwards", "_frame", "_log", "_loop", "_pending", "_scheduled", "_spreads", "_upcoming", "_wire")
+    __slots__ = (
+        "_afterwards",
+        "_frame",
+        "_log",
+        "_loop",
+        "_pending",
+        "_scheduled",
+        "_spreads",
+        "_upcoming",
+        "_wire",
+        "shelf",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -39,9 +53,15 @@ class LaneOutlet:
         self._upcoming: list[Callable[[], object]] = []
         self._frame: Frame | None = None
         self._wire = b""
+        self.shelf: Shelf = Shelf(self)
 
     def spread(self, writers: Sequence[Write], frame: Frame) -> None:
         """Log one frame for many clients. What `writers` holds must not change afterwards."""
+        if self._pending and not self._log and len(writers) <= FEW:
+            data = wire(frame)
+            for write in writers:
+                self._bring_forward(write, data)
+            return
         self._spreads = True
         self._log.append((writers, wire(frame)))
         if not self._scheduled:
@@ -50,12 +70,15 @@ class LaneOutlet:
     def send(self, write: Write, data: bytes) -> None:
         """Log bytes for one client."""
         if self._pending and not self._log:
-            # Others of a long flush may wait: this client's part of it is brought forward, so order is kept.
-            _write_all((write,), b"".join((*self._pending.pop(write, ()), data)))
+            self._bring_forward(write, data)
             return
         self._log.append(((write,), data))
         if not self._scheduled:
             self._schedule()
+
+    def _bring_forward(self, write: Write, data: bytes) -> None:
+        """Write at once, though others of a long flush wait: behind this client's part of it, so order is kept."""
+        _write_all((write,), b"".join((*self._pending.pop(write, ()), data)))
 
     def shared_wire(self, frame: Frame) -> bytes:
         """Return a frame as it goes over the network, for clients that keep it: all of a turn hold the same bytes."""
@@ -136,6 +159,21 @@ class LaneOutlet:
             except RuntimeError as error:
                 _report(error)
         return True
+
+
+class Shelf:
+    """The outlet for clients that are behind with reading: each keeps the bytes of a frame, which are there once."""
+
+    __slots__ = ("_outlet",)
+
+    def __init__(self, outlet: LaneOutlet) -> None:
+        self._outlet = outlet
+
+    def spread(self, writers: Sequence[Write], frame: Frame) -> None:
+        """Let every client keep a frame."""
+        data = self._outlet.shared_wire(frame)
+        for keep in writers:
+            keep(data)
 
 
 def wire(frame: Frame) -> bytes:

@@ -33,6 +33,7 @@ class WebSocketTransport:
     """Frames to and from one client. A writer task exists only while frames wait."""
 
     outlet: OneByOne = ONE_BY_ONE
+    shelf: None = None
 
     def __init__(self, send: Send, tasks: Tasks, limits: Bounds, mishaps: Mishaps) -> None:
         self.tasks: Tasks = tasks
