@@ -85,3 +85,37 @@ async def test_one_burst_after_the_other_is_no_reason_if_the_client_takes_each()
     client.take_everything()
     client.loop.pass_time(1)
     assert not client.counts
+
+
+@pytest.mark.anyio
+async def test_broadcasts_to_a_client_that_is_behind_wait_on_a_shelf_among_its_replies() -> None:
+    client = Client()
+    client.get_a_burst(0)
+    assert client.lane.shelf is not None
+    outlet, keep = client.lane.shelf
+    outlet.spread((keep,), "1")
+    client.lane.write("2")
+    outlet.spread((keep,), "3")
+    assert client.pipe.written == []
+    client.take_everything()
+    outlet.spread((keep,), "4")  # it has caught up in the middle of a broadcast
+    client.loop.pass_time(0)
+    assert b"".join(client.pipe.written) == b"".join(text_frame(text) for text in (b"1", b"2", b"3", b"4"))
+    client.lane.close(1000)
+    client.loop.pass_time(0)
+    written = len(client.pipe.written)
+    outlet.spread((keep,), "5")
+    client.loop.pass_time(0)
+    assert len(client.pipe.written) == written
+
+
+@pytest.mark.anyio
+async def test_broadcasts_on_the_shelf_count_against_a_client_that_hangs() -> None:
+    client = Client()
+    client.get_a_burst(0)
+    assert client.lane.shelf is not None
+    outlet, keep = client.lane.shelf
+    for _ in range(20):
+        outlet.spread((keep,), "x" * 1000)
+    client.loop.pass_time(1)
+    assert client.counts == {"slow_client": 1}

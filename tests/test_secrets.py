@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from starlette_channels.auth_tokens import SUBPROTOCOL, encode_token
+from starlette_channels.transports.handshake_log import be_discreet
 from tests.fuzzing.wire import Address, Refused, Wire, binary, text
 from tests.servers import FAST_LANE, HYPERCORN_TRIO, UVICORN, Kind, Server, serve
 
@@ -141,3 +143,13 @@ async def test_the_lines_of_uvicorn_about_handshakes_have_no_query_on_the_fast_l
     assert "Uvicorn running" in log
     assert "Connection refused" in log
     assert "ERROR" not in log, "a handshake that was refused was answered"
+
+
+def test_what_is_no_text_is_logged_as_before(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("tests.of_uvicorn")
+    for access_log in (True, False):
+        be_discreet(logger, access_log=access_log)
+    with caplog.at_level(logging.INFO):
+        logger.info(OSError("address in use"))
+        logger.info("connection open")
+    assert caplog.messages == ["address in use"]

@@ -10,7 +10,7 @@ class _Discreet(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the record."""
-        if record.msg.startswith(_OF_HANDSHAKES[0]) and isinstance(record.args, tuple):
+        if str(record.msg).startswith(_OF_HANDSHAKES[0]) and isinstance(record.args, tuple):
             client, address, *status = record.args
             record.args = (client, str(address).partition("?")[0], *status)
         return True
@@ -21,7 +21,7 @@ class _Silent(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether to keep a record."""
-        return record.levelno > logging.INFO or not record.msg.startswith(_OF_HANDSHAKES)
+        return record.levelno > logging.INFO or not str(record.msg).startswith(_OF_HANDSHAKES)
 
 
 _DISCREET, _SILENT = _Discreet(), _Silent()

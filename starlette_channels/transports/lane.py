@@ -79,23 +79,23 @@ class Lane(asyncio.Protocol):
 
     def write(self, frame: Frame, place: Place | None = None) -> None:
         """Queue a frame for the end of this turn of the loop, or until the client has caught up."""
+        if not self._closing:
+            self._queue(wire(frame) if self._outbox is None else self.outlet.shared_wire(frame), place)
+
+    def _queue(self, data: bytes, place: Place | None = None) -> None:
         if self._closing:
             return
         if self._outbox is None:
-            self.outlet.send(self.writer, wire(frame))
+            self.outlet.send(self.writer, data)
             return
-        self._keep(self.outlet.shared_wire(frame), place)
-
-    def _keep(self, data: bytes, place: Place | None = None) -> None:
-        if self._outbox is not None:
-            self._outbox.add(data, len(data), place)
-            if self._outbox.is_full:
-                self._suspect_slow_client()
+        self._outbox.add(data, len(data), place)
+        if self._outbox.is_full:
+            self._suspect_slow_client()
 
     @property
     def shelf(self) -> ShortCut | None:
         """What broadcasts wait on while the client is behind."""
-        return None if self._outbox is None else (self.outlet.shelf, self._keep)
+        return None if self._outbox is None else (self.outlet.shelf, self._queue)
 
     def close(self, code: int, reason: str = "") -> None:
         """Send what is queued, then close. The first call decides."""
