@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -153,7 +154,8 @@ def test_several_workers_without_a_broker_are_refused_with_the_fix(command: str)
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert APART in done.stderr
     assert 'such as Channels(..., broker="zenoh://"), which needs no server' in done.stderr
-    assert "Traceback" not in done.stderr
+    # No traceback of ours: gunicorn has one of its own when the second worker fails while it stops for the first.
+    assert not re.search(r'File ".*starlette_channels/(\w+/)*\w+\.py"', done.stderr)
 
 
 # ---- settings
