@@ -126,6 +126,21 @@ def test_a_broadcast_to_few_during_a_long_flush_holds_nobody_up() -> None:
     assert sum(len(client.writes) for client in clients) == len(clients)
 
 
+def test_broadcasts_to_few_go_together_when_they_are_many() -> None:
+    loop, outlet, clients = make(4 * WRITES_AT_ONCE)
+    rooms = [writers(clients[start : start + 8]) for start in range(0, len(clients), 8)]
+    for room in rooms:
+        outlet.spread(room, "first")
+    loop.turn()
+    for text in ("second", "third"):
+        for room in rooms:
+            outlet.spread(room, text)
+    loop.run()
+    whole = b"".join(text_frame(text) for text in (b"first", b"second", b"third"))
+    assert all(client.data == whole for client in clients)
+    assert {len(client.writes) for client in clients} == {2}, "one for each flush"
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_large_broadcasts_are_written_to_few_clients_at_once(same: bool) -> None:
     loop, outlet, clients = make(10)

@@ -24,7 +24,7 @@ BYTES_AT_ONCE = 1 << 17
 """The same in bytes: the system takes half a millisecond or so for as many."""
 
 FEW = 64
-"""A broadcast to no more clients does not wait for the end of a long flush, nor do replies then wait behind it."""
+"""A broadcast to no more clients does not wait for the end of one to many, nor do replies then wait behind it."""
 
 
 class LaneOutlet:
@@ -33,6 +33,7 @@ class LaneOutlet:
     __slots__ = (
         "_afterwards",
         "_frame",
+        "_is_wide",
         "_log",
         "_loop",
         "_pending",
@@ -48,6 +49,7 @@ class LaneOutlet:
         self._log: list[tuple[Sequence[Write], bytes]] = []
         self._pending: dict[Write, list[bytes]] = {}  # what is left of a long flush
         self._scheduled = False
+        self._is_wide = False  # whether what is left is of broadcasts to many, not of many to few, which go together
         self._spreads = False
         self._afterwards: list[Callable[[], object]] = []
         self._upcoming: list[Callable[[], object]] = []
@@ -57,7 +59,7 @@ class LaneOutlet:
 
     def spread(self, writers: Sequence[Write], frame: Frame) -> None:
         """Log one frame for many clients. What `writers` holds must not change afterwards."""
-        if self._pending and not self._log and len(writers) <= FEW:
+        if self._is_wide and self._pending and not self._log and len(writers) <= FEW:
             data = wire(frame)
             for write in writers:
                 self._bring_forward(write, data)
@@ -134,6 +136,7 @@ class LaneOutlet:
         if self._written_alone(log):
             return
         writers = log[0][0]
+        self._is_wide = any(len(others) > FEW for others, _ in log)
         if any(others is not writers for others, _ in log):
             self._pending = _by_writer(log)
             return
