@@ -73,7 +73,7 @@ def wait_until_it_accepts(running: Running, process: subprocess.Popen[bytes], se
         with socket.socket() as client:
             if client.connect_ex((HOST, running.port)) == 0:
                 return
-        time.sleep(0.02)
+        time.sleep(0.02)  # a server gives no sign but its open port
     raise ServerFailed(f"{running.server.name} did not start\n{running.tail()}")
 
 

@@ -36,7 +36,7 @@ def _put(node: Params, path: list[str], value: str) -> None:
     for step, after in zip(path, [*path[1:], None], strict=True):
         fresh: Any = value if after is None else [] if after == "" else {}
         if isinstance(here, list):  # only `[]` leads into a list, and each adds an item
-            here.append(fresh)  # pyright: ignore[reportUnknownMemberType]
+            here.append(fresh)  # pyright: ignore[reportUnknownMemberType] - a list of anything
             here = fresh
         elif after is None:
             here[step] = value

@@ -36,7 +36,7 @@ def latest_by_key(key: str | KeyOf) -> LatestByKey:
     """
     if isinstance(key, str):
         return LatestByKey(_member(key))
-    if not callable(key):  # pyright: ignore[reportUnnecessaryComparison]
+    if not callable(key):  # pyright: ignore[reportUnnecessaryComparison] - callers without types
         raise TypeError('latest_by_key(): name a member of the payload, as in latest_by_key("symbol"), or a function')
     return LatestByKey(key)
 

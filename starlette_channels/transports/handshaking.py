@@ -12,9 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request
 
@@ -68,16 +66,12 @@ class Handshaking(WebSocketsSansIOProtocol):
     Handshakes are logged without their query, in which there may be a token, and not at all with `--no-access-log`.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        be_discreet(self.logger, access_log=config.access_log)
-        self._unread = b""
+    _unread: bytes = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, and mind what is logged."""
+        be_discreet(self.logger, access_log=self.config.access_log)
+        super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End, and wait for nothing."""

@@ -123,7 +123,7 @@ class Cluster:
             with contextlib.suppress(ConnectionClosed):
                 while True:
                     await guest.say()
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.01)  # the pace at which they talk
 
         tasks = [asyncio.create_task(talk(guest)) for guest in guests]
         try:
@@ -188,7 +188,7 @@ async def until(condition: Callable[[], Awaitable[bool]], why: Callable[[], str]
     deadline = time.monotonic() + PATIENCE
     while not await condition():
         assert time.monotonic() < deadline, why()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # under the deadline above
 
 
 NAMES = ("one", "two", "three")

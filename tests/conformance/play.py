@@ -46,7 +46,7 @@ def slowed(scenario: Scenario) -> dict[str, Any]:
 async def attempt(server: Server, scenario: Scenario) -> str | None:
     """Play a scenario; the answer is what went wrong, if anything did."""
     try:
-        await Player(server).play(slowed(scenario))  # pyright: ignore[reportUnknownMemberType]
+        await Player(server).play(slowed(scenario))  # pyright: ignore[reportUnknownMemberType] - the runner has no types
     except run.Mismatch as error:
         return str(error)
     except Exception:  # noqa: BLE001 - whatever it was, it is the outcome of this scenario

@@ -18,9 +18,9 @@ class Tick(Struct):
 async def room(socket: Client, payload: Any) -> Reply | None:
     if socket.topic.startswith("room:private"):
         raise JoinError("unauthorized")
-    if isinstance(payload, dict) and payload.get("crash") is True:  # pyright: ignore[reportUnknownMemberType]
+    if isinstance(payload, dict) and payload.get("crash") is True:  # pyright: ignore[reportUnknownMemberType] - any JSON
         raise Crash("asked for")
-    if isinstance(payload, dict) and payload.get("reply") is True:  # pyright: ignore[reportUnknownMemberType]
+    if isinstance(payload, dict) and payload.get("reply") is True:  # pyright: ignore[reportUnknownMemberType] - any JSON
         return Reply("ok", {"welcome": socket.topic})
     return None
 
