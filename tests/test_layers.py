@@ -128,7 +128,7 @@ EXTRAS = {
 IF_THERE = {("tasks", "trio"), ("waker", "trio")}
 """What a module imports in a function, when it is certain to be installed."""
 
-MAX_LINES = 350
+MAX_LINES = 600
 
 
 class Import(NamedTuple):
