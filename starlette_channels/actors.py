@@ -160,8 +160,8 @@ class Actor(ABC):
             self._mail = deque()
         if len(self._mail) >= self._spawner.limits.mailbox:
             if self.fate in (None, "stopped"):
-                self._spawner.counts["mailbox_overflow"] += 1
-                logger.error("%r ended: %d letters wait", self, len(self._mail))
+                text, waiting = "%r ended: %d letters wait", len(self._mail)
+                self._spawner.mishaps.note("mailbox_overflow", logger, text, self, waiting, level=logging.ERROR)
             self._seal("error")
             self._turn_away(letter)
             return
@@ -209,8 +209,8 @@ class Actor(ABC):
     def overrun(self, seconds: float) -> None:
         """End, because the watch says that the handler has taken too long."""
         if not self._finishes_first():
-            self._spawner.counts["handler_timeout"] += 1
-            logger.error("%r ended: a handler took more than %g seconds", self, seconds)
+            text = "%r ended: a handler took more than %g seconds"
+            self._spawner.mishaps.note("handler_timeout", logger, text, self, seconds, level=logging.ERROR)
             self._seal("error")
 
     async def _work(self, step: Step | None = None, letter: Any = None) -> None:
@@ -235,7 +235,7 @@ class Actor(ABC):
                 except BaseException as error:
                     if not is_crash(error):
                         raise
-                    self._failed(step, interrupt=False)
+                    self._failed(step, error, interrupt=False)
                 finally:
                     self._letter = NO_LETTER
                     if kept or self._run is not None:
@@ -254,9 +254,9 @@ class Actor(ABC):
             self._busy = False
             self._run = self._mail = None
 
-    def _failed(self, what: Callable[..., Any], *, interrupt: bool) -> None:
-        self._spawner.counts["channel_crashed"] += 1
-        logger.exception("%r ended: %s raised", self, getattr(what, "__name__", what))
+    def _failed(self, what: Callable[..., Any], error: BaseException, *, interrupt: bool) -> None:
+        name = getattr(what, "__name__", what)
+        self._spawner.mishaps.note("channel_crashed", logger, "%r ended: %s raised", self, name, cause=error)
         self._seal("error", interrupt=interrupt)
 
     async def _finish(self) -> None:
@@ -269,9 +269,8 @@ class Actor(ABC):
             await self._end(leftovers)
             while self._cleanups:
                 await self._within_time("on_close", _call(self._cleanups.pop()))
-        except Exception:
-            self._spawner.counts["end_failed"] += 1
-            logger.exception("%r: its end failed", self)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this channel's
+            self._spawner.mishaps.note("end_failed", logger, "%r: its end failed", self, cause=error)
         finally:
             for letter in leftovers:
                 if isinstance(letter, Mark):
@@ -297,8 +296,7 @@ class Actor(ABC):
         except BaseException as error:
             if not is_crash(error):
                 raise
-            self._spawner.counts["end_failed"] += 1
-            logger.exception("%r: %s failed", self, what)
+            self._spawner.mishaps.note("end_failed", logger, "%r: %s failed", self, what, cause=error)
 
     def _start_child(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
         """Run a function beside the letters until it returns or the actor ends; if it raises, the actor ends."""
@@ -321,7 +319,7 @@ class Actor(ABC):
         except BaseException as error:
             if not is_crash(error):
                 raise
-            self._failed(function, interrupt=True)
+            self._failed(function, error, interrupt=True)
         finally:
             assert self._children is not None
             del self._children[key]

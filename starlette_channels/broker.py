@@ -25,6 +25,7 @@ from starlette_channels.exchange import Exchange
 from starlette_channels.hub import Hub, Publication
 from starlette_channels.inbox import Inbox
 from starlette_channels.messages import Gap, encode_payload
+from starlette_channels.mishaps import Mishaps
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
@@ -104,6 +105,7 @@ class Broker:
     def __init__(self, url: str = MEMORY) -> None:
         address = read_address(url)
         self.counts: Counter[str] = Counter()
+        self._mishaps = Mishaps(self.counts)
         # Neither is ever changed in place: other threads may be going through it.
         self._inboxes: dict[int, Inbox] = {}
         self._exchanges: tuple[Exchange, ...] = ()
@@ -139,7 +141,7 @@ class Broker:
             former = self._inboxes.get(thread)
             if former is not None and former.hub.serves(native):
                 return former.hub
-            hub = Hub(native, self.counts, self._interest)
+            hub = Hub(native, self._mishaps, self._interest)
             self._inboxes = {**self._inboxes, thread: Inbox(hub, self._arrive)}
         if former is not None:
             former.hub.abandon()
@@ -270,7 +272,7 @@ class Broker:
         try:
             command = decode_command(arrival.body)
         except (msgspec.MsgspecError, ValueError) as error:
-            self.counts["unknown_command"] += 1
-            logger.error("Another process commands what this one does not know: %s", error)
+            text = "Another process commands what this one does not know: %s"
+            self._mishaps.note("unknown_command", logger, text, error, level=logging.ERROR)
         else:
             hub.command(name_of(arrival.channel), command)

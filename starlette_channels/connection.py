@@ -30,6 +30,7 @@ from starlette_channels.messages import (
     nests_too_deeply,
     shown,
 )
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.protocol import UNMATCHED, Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
 from starlette_channels.senders import HEAVY, Sender
 from starlette_channels.serializers import Serializer
@@ -109,8 +110,8 @@ class Connection(Sender):
         except ProtocolError as error:
             self._fail(1011, "malformed_message", str(error))
             return
-        except Exception:
-            logger.exception("The serializer of version %s failed", self.serializer.version)
+        except Exception as error:  # noqa: BLE001 - serializers may be the application's
+            self.note_failed_serializer(error)
             self._fail(1011, "malformed_message", "the serializer failed")
             return
         if nests_too_deeply(message):
@@ -180,6 +181,11 @@ class Connection(Sender):
     def counts(self) -> Counter[str]:
         """Where mishaps are counted."""
         return self._service.counts
+
+    @property
+    def mishaps(self) -> Mishaps:
+        """What counts and logs mishaps."""
+        return self._service.mishaps
 
     @property
     def channels(self) -> int:
@@ -339,6 +345,11 @@ class Connection(Sender):
         """Whether as many messages wait as may, or as large ones; or that share of them."""
         limits = self.limits
         return self._backlog >= share * limits.backlog or self._backlog_bytes > share * limits.message_bytes
+
+    def note_failed_serializer(self, error: Exception) -> None:
+        """Log that the client's serializer raised something else than it may."""
+        text = "The serializer of version %s failed"
+        self.mishaps.note("serializer_failed", logger, text, self.serializer.version, cause=error)
 
     def _fail(self, code: int, counter: str, why: str) -> None:
         self._service.mishaps.note(counter, logger, "Connection closed with %d: %s", code, why)

@@ -6,13 +6,13 @@ Source: Phoenix's fastlane (`channel/server.ex`, `dispatch/3`).
 import contextvars
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from starlette_channels.commands import Command
 from starlette_channels.exceptions import SerializerError
-from starlette_channels.messages import Body, Frame, Gap
+from starlette_channels.messages import Body, Frame, Gap, shown
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.serializers import Serializer
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
@@ -164,13 +164,13 @@ class Hub:
     All methods but `run`, `run_later` and `subscribers` belong to that loop's thread.
     """
 
-    __slots__ = ("_addressees", "_context", "_counts", "_groups", "_interest", "_native", "thread")
+    __slots__ = ("_addressees", "_context", "_groups", "_interest", "_native", "mishaps", "thread")
 
-    def __init__(self, native: Any, counts: Counter[str], interest: Interest | None = None) -> None:
+    def __init__(self, native: Any, mishaps: Mishaps, interest: Interest | None = None) -> None:
         self.thread: int = threading.get_ident()
         self._native = native
         self._context = contextvars.copy_context()  # what other threads ask for runs in it, not in theirs
-        self._counts = counts
+        self.mishaps: Mishaps = mishaps
         self._interest = interest
         self._groups: dict[str, list[Group]] = {}
         self._addressees: dict[str, set[Addressee]] = {}
@@ -283,8 +283,14 @@ class Hub:
             else:
                 refused, refusal = refused + number, error
         if refusal is not None:
-            self._counts["inexpressible_broadcast"] += refused
-            logger.error("%r on %r was not sent to %d: %s", publication.event, publication.topic, refused, refusal)
+            self._note(
+                "inexpressible_broadcast",
+                "%s on %s was not sent to %d: %s",
+                publication,
+                refused,
+                refusal,
+                number=refused,
+            )
             if not delivered:
                 raise refusal
 
@@ -294,9 +300,9 @@ class Hub:
         for concerned in (*subscribers, *self._addressees.get(gap.topic, ())):
             try:
                 concerned.miss(gap)
-            except Exception:
-                self._counts["delivery_failed"] += 1
-                logger.exception("Telling of a gap on %r failed", gap.topic)
+            except Exception as error:  # noqa: BLE001 - it does not concern the others
+                text = "Telling of a gap on %s failed"
+                self.mishaps.note("delivery_failed", logger, text, shown(gap.topic), cause=error)
 
     def _attempt(
         self, deliver: Callable[[Publication], None], publication: Publication, number: int
@@ -305,7 +311,19 @@ class Hub:
             deliver(publication)
         except SerializerError as error:
             return error
-        except Exception:
-            self._counts["delivery_failed"] += number
-            logger.exception("Delivering %r on %r failed for %d", publication.event, publication.topic, number)
+        except Exception as error:  # noqa: BLE001 - it does not concern the others
+            text = "Delivering %s on %s failed for %d"
+            self._note("delivery_failed", text, publication, number, cause=error, number=number)
         return None
+
+    def _note(
+        self,
+        code: str,
+        text: str,
+        publication: Publication,
+        *args: object,
+        cause: Exception | None = None,
+        number: int,
+    ) -> None:
+        where = shown(publication.event), shown(publication.topic)
+        self.mishaps.note(code, logger, text, *where, *args, cause=cause, number=number, level=logging.ERROR)

@@ -184,12 +184,13 @@ class Member(Speaker):
             self._refuse(message, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
         except JoinTimeout:
             seconds = self._link.limits.handler_seconds
-            logger.error("The join of %r took more than %g seconds", self, seconds)
+            text = "The join of %r took more than %g seconds"
+            self._link.mishaps.note("join_timeout", logger, text, self, seconds, level=logging.ERROR, number=0)
             self._refuse(message, "join_timeout", {"reason": "join timed out"})
         except BaseException as error:
             if not is_crash(error):
                 raise
-            logger.exception("The join of %r crashed", self)
+            self._link.mishaps.note("join_crashed", logger, "The join of %r crashed", self, cause=error, number=0)
             self._refuse(message, "join_crashed", {"reason": "join crashed"})
         else:
             self._log(self._channel.log_join, "joined", message)
@@ -219,14 +220,14 @@ class Member(Speaker):
     def _refuse(self, message: Message, code: str, payload: object) -> None:
         try:
             reply = self._join_reply(message, Reply("error", payload))
-        except Exception:
-            logger.exception("The reason for refusing %r cannot be sent", self)
+        except Exception as error:  # noqa: BLE001 - whatever the encoder raises
+            text = "The reason for refusing %r cannot be sent"
+            self._link.mishaps.note("join_crashed", logger, text, self, cause=error, number=0)
             reply = self._join_reply(message, Reply("error", {"reason": "join crashed"}))
         self._joined = False
         self._held = None
         self._settle("refused")
-        self._link.counts[code] += 1
-        self._log(self._channel.log_join, f"refused, {code}", message)
+        self._note_refusal(code, message)
         self._link.refuse(reply)
         self._say_goodbye_of_replaced(self._link.refuse)
 
@@ -285,16 +286,17 @@ class Member(Speaker):
         try:
             payload = handler.decode(publication.body)
         except InvalidPayload as error:
-            self._link.counts["inexpressible_broadcast"] += 1
-            logger.error("%r: broadcast %r does not fit its intercept handler: %s", self, publication.event, error)
+            text, event = "%r: broadcast %s does not fit its intercept handler: %s", shown(publication.event)
+            mishaps = self._link.mishaps
+            mishaps.note("inexpressible_broadcast", logger, text, self, event, error, level=logging.ERROR)
             return None
         return handler.call(self, payload)
 
     def _handle_info(self, message: object) -> Coroutine[Any, Any, object] | None:
         handler = self._channel.info_handler(message)
         if handler is None:
-            self._link.counts["unmatched_info"] += 1
-            logger.warning("%r: no info handler for %s", self, type(message).__name__)
+            text = "%r: no info handler for %s"
+            self._link.mishaps.note("unmatched_info", logger, text, self, type(message).__name__)
             return None
         return handler(self, message)
 

@@ -32,6 +32,11 @@ TOKEN_HEADER = "x-phoenix-longpoll-token"
 ANY_ORIGIN = {"access-control-allow-origin": "*"}
 """Pages of any origin may read the answers: whoever has its token has the session, and cookies open none by that."""
 
+ADVICE = (
+    "A long-poll session of another process was asked for: several processes need sticky sessions, so let the proxy "
+    "send all requests of a client to the same one"
+)
+
 HEADERS = {**ANY_ORIGIN, "cache-control": "no-store"}
 JSON = "application/json; charset=utf-8"
 
@@ -56,7 +61,6 @@ class LongPolling:
         self.path: TransportPath = TransportPath(options.path, "LongPoll(path")
         self._options = options
         self._limits = service.limits
-        self._counts = service.counts
         self._mishaps = service.mishaps
         self._admission = admission
         self._sessions: Sessions[LongPollTransport] = Sessions()
@@ -91,8 +95,7 @@ class LongPolling:
         session = self._sessions.find(token)
         if session.is_here if session is not None else not self._sessions.is_foreign(token):
             return session
-        self._counts["foreign_session"] += 1
-        self._sessions.warn_of_foreigners()
+        self._mishaps.note("foreign_session", logger, ADVICE)
         return None
 
     async def _open(self, exchange: "Exchange", handshake: Handshake) -> None:

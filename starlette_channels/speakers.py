@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import partial
 from typing import Any
 
 from starlette_channels.actors import Actor, Stage
@@ -10,6 +11,7 @@ from starlette_channels.channels import Channel
 from starlette_channels.links import Link, PromisedReply
 from starlette_channels.log_context import Scene
 from starlette_channels.messages import EMPTY, Body, Frame, Message, Payload, Ref, encode_answer, encode_payload
+from starlette_channels.mishaps import Lazily
 from starlette_channels.payloads import decode_anything
 from starlette_channels.slow import LatestByKey, Place
 from starlette_channels.sockets import LaterReply, Socket
@@ -55,6 +57,15 @@ class Speaker(Actor, Socket[Any]):
         """Log what has become of a message, with its payload, if that is wanted."""
         if level is not None and logger.isEnabledFor(level):
             logger.log(level, "%r: %s, parameters %s", self, what, self._link.parameters.show(message.payload))
+
+    def _note_refusal(self, code: str, message: Message) -> None:
+        """Count a refused join, and log it, with its payload, if that is wanted."""
+        mishaps, level = self._link.mishaps, self._channel.log_join
+        if level is None:
+            mishaps.counts[code] += 1
+            return
+        parameters = Lazily(partial(self._link.parameters.show, message.payload))
+        mishaps.note(code, logger, "%r: refused, %s, parameters %s", self, code, parameters, level=level)
 
     @override
     def push(self, event: str, payload: Payload) -> None:

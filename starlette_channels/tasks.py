@@ -9,11 +9,14 @@ import contextvars
 import logging
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeAlias
 
 import anyio
+
+from starlette_channels.mishaps import Mishaps
 
 logger: logging.Logger = logging.getLogger("starlette_channels.tasks")
 
@@ -23,6 +26,9 @@ Cancel: TypeAlias = Callable[[], object]
 AGAIN_SECONDS = 0.05
 """How long after being cancelled a function is cancelled again, if it has overheard that."""
 
+
+FAILURES = Mishaps(Counter())
+"""Functions that raised although they must not: there is no service here that could count them."""
 
 _NOTHING = nullcontext()
 
@@ -145,8 +151,8 @@ class Tasks:
     async def _run(self, run: ScopedRun, function: Function, args: tuple[Any, ...]) -> None:
         try:
             await run(function, args)
-        except Exception:  # trio would end the whole run for it
-            logger.exception("%r failed", function)
+        except Exception as error:  # noqa: BLE001 - trio would end the whole run for it
+            FAILURES.note("task_failed", logger, "%r failed", function, cause=error)
         finally:
             assert self._running is not None
             self._running.discard(run)

@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from starlette_channels.broker import Broker
-from starlette_channels.messages import encode_payload
+from starlette_channels.messages import encode_payload, shown
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.presence.deltas import Entry
 from starlette_channels.presence.desks import Desk
 
@@ -92,6 +93,7 @@ class Publisher:
 
     def __init__(self, fetch: Fetch | None, fetch_seconds: float) -> None:
         self.counts: Counter[str] = Counter()
+        self._mishaps = Mishaps(self.counts)
         self.observers: list[Observer] = []
         self._fetch = fetch
         self._fetch_seconds = fetch_seconds
@@ -183,16 +185,16 @@ class Publisher:
         diff = {"joins": grouped(batch.joins, joined), "leaves": grouped(batch.leaves, left)}
         try:
             batch.broker.broadcast_here(batch.topic, "presence_diff", diff)
-        except Exception:
-            self.counts["presence_diff_failed"] += 1
-            logger.exception("A diff of %r cannot be sent", batch.topic)
+        except Exception as error:  # noqa: BLE001 - the next diff may be sent
+            text = "A diff of %s cannot be sent"
+            self._mishaps.note("presence_diff_failed", logger, text, shown(batch.topic), cause=error)
 
     async def _tell(self, observer: Observer, topic: str, diff: PresenceDiff) -> None:
         try:
             await observer(topic, diff)
-        except Exception:
-            self.counts["observer_failed"] += 1
-            logger.exception("%r raised for a diff of %r", observer, topic)
+        except Exception as error:  # noqa: BLE001 - the other observers are told
+            text = "%r raised for a diff of %s"
+            self._mishaps.note("observer_failed", logger, text, observer, shown(topic), cause=error)
 
     # Looking up more about those who are there.
 
@@ -210,7 +212,6 @@ class Publisher:
         """Return what `fetch` says of some entries, or nothing if it fails, which is counted and logged."""
         try:
             return await self.look_up(topic, entries)
-        except Exception:
-            self.counts["fetch_failed"] += 1
-            logger.exception("fetch failed for %r", topic)
+        except Exception as error:  # noqa: BLE001 - the metas can be told without it
+            self._mishaps.note("fetch_failed", logger, "fetch failed for %s", shown(topic), cause=error)
             return {}

@@ -201,7 +201,7 @@ class LongPollTransport:
         except ProtocolError:
             raise
         except Exception as error:
-            logger.exception("The serializer of version %s failed", self._connection.serializer.version)
+            self._connection.note_failed_serializer(error)
             raise ProtocolError("the serializer failed") from error
         if nests_too_deeply(message):
             raise ProtocolError("a ref or name is nested too deeply")
@@ -293,8 +293,8 @@ class LongPollTransport:
             with self._living:
                 await anyio.sleep_forever()
             if not self._closed:
-                self._mishaps.counts["session_expired"] += 1
-                logger.info("Session ended: its client has not polled for %g windows", PATIENCE)
+                text = "Session ended: its client has not polled for %g windows"
+                self._mishaps.note("session_expired", logger, text, PATIENCE, level=logging.INFO)
         except BaseException:
             self._connection.abort()  # the event loop ends, and has no patience
             raise
