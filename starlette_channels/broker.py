@@ -20,11 +20,12 @@ from starlette_channels.brokers.names import line_channel, name_of, topic_channe
 from starlette_channels.brokers.receiver import Arrival
 from starlette_channels.brokers.relay import Relay
 from starlette_channels.commands import Command, Disconnect, decode_command, encode_command
+from starlette_channels.event_names import ORDINARY_EVENTS, check_event, is_ordinary
 from starlette_channels.exceptions import SerializerError
 from starlette_channels.exchange import Exchange
 from starlette_channels.hub import Hub, Publication
 from starlette_channels.inbox import Inbox
-from starlette_channels.messages import Gap, encode_payload
+from starlette_channels.messages import Gap, encode_payload, shown
 from starlette_channels.mishaps import Mishaps
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
@@ -154,7 +155,8 @@ class Broker:
 
         Returns without waiting. Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if no
         subscriber's wire can express it, as far as they are in this process. As in Phoenix, the event "disconnect"
-        closes the connections whose `socket_id` is the topic.
+        closes the connections whose `socket_id` is the topic. Raises `ValueError` for the events that are the
+        protocol's or Presence's own: those that begin with `phx_` or `chan_reply_`, `presence_state`, `presence_diff`.
         """
         self.publish(topic, event, payload, sender=sender)
         if event == "disconnect":
@@ -162,13 +164,15 @@ class Broker:
 
     def publish(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
         """Do what `broadcast` does for what clients may have a say in: whatever the event, it is no command."""
+        if event not in ORDINARY_EVENTS:
+            check_event(event)
         publication = Publication(topic, event, encode_payload(payload), sender)
         if self._relay is not None:
             self._relay.publish(payload_kind(publication.body), topic_channel(topic), event, publication.body)
         self._spread(publication)
 
     def broadcast_here(self, topic: str, event: str, payload: object) -> None:
-        """Send an event to the subscribers of a topic in this process only; else it is as `broadcast`."""
+        """Send an event of the library to the subscribers of a topic in this process only, whatever its name."""
         self._spread(Publication(topic, event, encode_payload(payload)))
 
     def subscribers(self, topic: str) -> int:
@@ -264,6 +268,9 @@ class Broker:
                     exchange.take(arrival.body)
         elif arrival.kind is Kind.COMMAND:
             self._obey(hub, arrival)
+        elif arrival.event not in ORDINARY_EVENTS and not is_ordinary(arrival.event):
+            text = "Another process broadcast the reserved event %s: no client gets it"
+            self._mishaps.note("reserved_event", logger, text, shown(arrival.event))
         else:
             publication = Publication(name_of(arrival.channel), arrival.event, payload_of(arrival))
             self._dispatch_for_another(hub, publication)

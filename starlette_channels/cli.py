@@ -8,6 +8,7 @@ import msgspec
 from uvicorn import main as uvicorn_command
 from uvicorn.config import LOGGING_CONFIG
 
+from starlette_channels.event_names import check_event
 from starlette_channels.exceptions import PublishError
 from starlette_channels.publisher import Publisher
 
@@ -85,6 +86,10 @@ def publish(url: str, topic: str, event: str, payload: str, timeout: float) -> N
         raise click.BadParameter(str(error), param_hint="PAYLOAD") from None
     except (ValueError, ImportError, OSError) as error:
         raise click.BadParameter(str(error), param_hint="URL") from None
+    try:
+        check_event(event)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="EVENT") from None
     try:
         with publisher:
             publisher.broadcast(topic, event, msgspec.Raw(payload.encode()))

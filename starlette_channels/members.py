@@ -18,6 +18,7 @@ import anyio
 from starlette_channels.actors import Stage, is_crash
 from starlette_channels.broker import Subscriptions
 from starlette_channels.channels import Channel, EndReason
+from starlette_channels.event_names import RESERVED_PREFIXES
 from starlette_channels.exceptions import InvalidPayload, JoinError
 from starlette_channels.hub import Publication, Route
 from starlette_channels.links import Link, reply_frame
@@ -252,7 +253,7 @@ class Member(Speaker):
         try:
             if handler is not None:
                 return handler.call(self, handler.decode(message.payload))
-            if any_event is not None:
+            if any_event is not None and not (isinstance(event, str) and event.startswith(RESERVED_PREFIXES)):
                 name = event if isinstance(event, str) else bytes(encode_payload(event)).decode()
                 return any_event.call(self, name, any_event.decode(message.payload))
         except InvalidPayload as error:

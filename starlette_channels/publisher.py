@@ -13,6 +13,7 @@ from starlette_channels.brokers.names import topic_channel
 from starlette_channels.brokers.receiver import Arrival
 from starlette_channels.brokers.relay import Relay
 from starlette_channels.commands import Command, Disconnect, Kick, encode_command
+from starlette_channels.event_names import check_event
 from starlette_channels.exceptions import PublishError
 from starlette_channels.messages import Payload, encode_payload
 
@@ -40,8 +41,10 @@ class Publisher:
     def broadcast(self, topic: str, event: str, payload: Payload) -> None:
         """Send an event to everyone on a topic, without waiting; `flush` or `close` see that it leaves.
 
-        Raises `TypeError` if the payload cannot be encoded.
+        Raises `TypeError` if the payload cannot be encoded, and `ValueError` for the events that are the protocol's or
+        Presence's own, as `Channels.broadcast` does.
         """
+        check_event(event)
         body = encode_payload(payload)
         self._relay.publish(payload_kind(body), topic_channel(topic), event, body)
         if event == "disconnect":

@@ -36,6 +36,7 @@ from tests.polling import Poller
 ROOT = Path(starlette_channels.__file__).parent
 
 AT_START_UP = {
+    ("channels", "warning"),  # once for a handler of an event that never comes
     ("workers", "critical"),  # several workers without a broker: this process ends
     ("transports.websocket", "warning"),  # once, when daphne is the server
     ("drainer", "warning"),  # once, when the server stops

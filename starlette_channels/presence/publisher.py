@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from starlette_channels.broker import Broker
+from starlette_channels.event_names import PRESENCE_DIFF
 from starlette_channels.messages import encode_payload, shown
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.presence.deltas import Entry
@@ -184,7 +185,7 @@ class Publisher:
             return
         diff = {"joins": grouped(batch.joins, joined), "leaves": grouped(batch.leaves, left)}
         try:
-            batch.broker.broadcast_here(batch.topic, "presence_diff", diff)
+            batch.broker.broadcast_here(batch.topic, PRESENCE_DIFF, diff)
         except Exception as error:  # noqa: BLE001 - the next diff may be sent
             text = "A diff of %s cannot be sent"
             self._mishaps.note("presence_diff_failed", logger, text, shown(batch.topic), cause=error)
