@@ -65,6 +65,11 @@ MALFORMED: dict[str, str | bytes] = {
     "ref 100,000 levels deep": f'["1",{nested(100_000)},"room:a","echo",{{}}]',
     "sixth element 100,000 levels deep": f'["1","2","room:a","echo",{{}},{nested(100_000)}]',
     "never closed": "[" * 1_000_000,
+    "a megabyte of a ref": f'[[{"1e15," * 190_000}1],"2","room:a","phx_join",{{}}]',
+    "lists without end in a ref": f'["1",[{"[]," * 300_000}1],"room:a","echo",{{}}]',
+    "event of 5,000 bytes": text("1", "2", "room:a", "e" * 5_000),
+    "topic of 5,000 bytes": text("1", "2", "room:" + "é" * 2_500, "phx_join"),
+    "refs and names of 4,100 bytes together": text("1" * 1_100, "2" * 1_000, "room:" + "a" * 1_000, "e" * 1_000),
     "ref beyond all numbers": '["1",1e999,"room:a","echo",{}]',
     "ref with 5,000 digits": f'["1",{"9" * 5_000},"room:a","echo",{{}}]',
     "empty binary": b"",
@@ -159,7 +164,7 @@ ODD_TOPICS = [
     "phoenix",
     [1],
     {"a": 1},
-    "x" * 100_000,
+    "x" * 4_000,
 ]
 
 
