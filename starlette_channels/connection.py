@@ -15,8 +15,7 @@ from starlette_channels.channels import Channel, EndReason
 from starlette_channels.commands import Command, Disconnect
 from starlette_channels.endings import end, expel, fetched, settle
 from starlette_channels.exceptions import ProtocolError
-from starlette_channels.headers import is_plain, settle
-from starlette_channels.headers import read as read_message
+from starlette_channels.headers import check_header, is_plain, read_message
 from starlette_channels.hub import Hub, ShortCut
 from starlette_channels.identities import Excess
 from starlette_channels.limits import Bounds
@@ -109,7 +108,7 @@ class Connection(Sender):
             if size > self._service.plainly_small:
                 message = self.read(frame)
             elif not is_plain(message := self.serializer.decode(frame)):
-                message = settle(message, frame, self.limits.header_bytes, raw_refs=keeps_refs_raw(self.serializer))
+                message = check_header(message, frame, self.limits.header_bytes, raw_refs=keeps_refs_raw(self.serializer))
         except ProtocolError as error:
             self._fail(1011, "malformed_message", str(error))
             return

@@ -33,14 +33,14 @@ def is_plain(message: Message) -> bool:
     return type(message.topic) is type(message.event) is type(message.ref) is str and type(message.join_ref) in _FLAT
 
 
-def read(serializer: Serializer, frame: Frame, most: int) -> Message:
+def read_message(serializer: Serializer, frame: Frame, most: int) -> Message:
     """Decode a message whose header may have `most` bytes; a header that is far too long is not decoded at all.
 
     Raises `ProtocolError` for what is no message, and for a header that is too long, or nested too deeply.
     """
     parts = take_apart(serializer, frame)
     if parts is None:
-        return settle(serializer.decode(frame), frame, most, raw_refs=keeps_refs_raw(serializer))
+        return check_header(serializer.decode(frame), frame, most, raw_refs=keeps_refs_raw(serializer))
     header = (parts.join_ref, parts.ref, parts.topic, parts.event)
     length = sum(len(memoryview(part)) for part in header)
     if length > LONGEST_ESCAPE * most:
@@ -49,10 +49,10 @@ def read(serializer: Serializer, frame: Frame, most: int) -> Message:
         message = Message(*map(_decode, header), parts.payload)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"no header of a message: {error}") from None
-    return settle(message, frame, most, raw_refs=True)
+    return check_header(message, frame, most, raw_refs=True)
 
 
-def settle(message: Message, frame: Frame, most: int, *, raw_refs: bool) -> Message:
+def check_header(message: Message, frame: Frame, most: int, *, raw_refs: bool) -> Message:
     """Check the header of a message, and return the message without the parts of its frame that nobody needs.
 
     With `raw_refs`, lists and objects in the header are replaced by their JSON: decoded, they take up to twenty times

@@ -234,7 +234,7 @@ def frame_size(frame: Frame) -> int:
 
 
 def message_size(message: Message) -> int:
-    """Return about how many bytes a waiting message holds; `headers.settle` sees to it that it holds no more."""
+    """Return about how many bytes a waiting message holds; `headers.check_header` sees to it that it holds no more."""
     size = memoryview(message.payload).nbytes
     for field in (message.join_ref, message.ref, message.topic, message.event):
         if isinstance(field, str | Raw):
