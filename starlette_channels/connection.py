@@ -15,6 +15,7 @@ from starlette_channels.channels import Channel, EndReason
 from starlette_channels.commands import Command, Disconnect
 from starlette_channels.endings import end, expel, fetched, settle
 from starlette_channels.exceptions import ProtocolError
+from starlette_channels.headers import check_header, is_plain, read_message
 from starlette_channels.hub import Hub, ShortCut
 from starlette_channels.identities import Excess
 from starlette_channels.limits import Bounds
@@ -27,13 +28,12 @@ from starlette_channels.messages import (
     encode_payload,
     frame_size,
     message_size,
-    nests_too_deeply,
     shown,
 )
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.protocol import UNMATCHED, Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
 from starlette_channels.senders import HEAVY, Sender
-from starlette_channels.serializers import Serializer
+from starlette_channels.serializers import Serializer, keeps_refs_raw
 from starlette_channels.service import Service
 from starlette_channels.tasks import Cancel, Tasks
 from starlette_channels.topics import Match
@@ -106,16 +106,16 @@ class Connection(Sender):
             self._fail(1009, "message_too_big", f"a message of over {self.limits.message_bytes} bytes")
             return
         try:
-            message = self.serializer.decode(frame)
+            if size > self._service.plainly_small:
+                message = self.read(frame)
+            elif not is_plain(message := self.serializer.decode(frame)):
+                message = check_header(message, frame, self.limits.header_bytes, raw_refs=keeps_refs_raw(self.serializer))
         except ProtocolError as error:
             self._fail(1011, "malformed_message", str(error))
             return
         except Exception as error:  # noqa: BLE001 - serializers may be the application's
             self.note_failed_serializer(error)
             self._fail(1011, "malformed_message", "the serializer failed")
-            return
-        if nests_too_deeply(message):
-            self._fail(1011, "malformed_message", "a ref or name is nested too deeply")
             return
         decision = self._protocol.receive(message)
         if self._drawn and size < HEAVY and type(decision) is Push:
@@ -128,6 +128,10 @@ class Connection(Sender):
             self._obey(decision, message)
         else:
             self._curb(decision, message, excess, size, now)
+
+    def read(self, frame: Frame) -> Message:
+        """Decode a message and check its header; raises `ProtocolError`, or what the serializer should not."""
+        return read_message(self.serializer, frame, self.limits.header_bytes)
 
     async def end(self) -> None:
         """Let the members end, now that the client is gone.

@@ -16,7 +16,7 @@ from msgspec import Struct
 from starlette_channels.connection import Connection
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.limits import Bounds
-from starlette_channels.messages import Frame, frame_size, nests_too_deeply
+from starlette_channels.messages import Frame, frame_size
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
@@ -197,14 +197,12 @@ class LongPollTransport:
         if frame_size(frame) > self._limits.message_bytes:
             raise ProtocolError(f"a message of over {self._limits.message_bytes} bytes")
         try:
-            message = self._connection.serializer.decode(frame)
+            self._connection.read(frame)
         except ProtocolError:
             raise
         except Exception as error:
             self._connection.note_failed_serializer(error)
             raise ProtocolError("the serializer failed") from error
-        if nests_too_deeply(message):
-            raise ProtocolError("a ref or name is nested too deeply")
 
     # Messages for the client.
 
