@@ -109,7 +109,9 @@ class Connection(Sender):
             if size > self._service.plainly_small:
                 message = self.read(frame)
             elif not is_plain(message := self.serializer.decode(frame)):
-                message = check_header(message, frame, self.limits.header_bytes, raw_refs=keeps_refs_raw(self.serializer))
+                message = check_header(
+                    message, frame, self.limits.header_bytes, raw_refs=keeps_refs_raw(self.serializer)
+                )
         except ProtocolError as error:
             self._fail(1011, "malformed_message", str(error))
             return
@@ -128,6 +130,25 @@ class Connection(Sender):
             self._obey(decision, message)
         else:
             self._curb(decision, message, excess, size, now)
+
+    def take(self, message: Message) -> None:
+        """Take a message that has been read, and whose bytes have been counted."""
+        decision = self._protocol.receive(message)
+        now = self._transport.heard
+        excess = self._draw(0, now, is_join=type(decision) is Join)
+        if excess is None:
+            self._obey(decision, message)
+        else:
+            self._curb(decision, message, excess, 0, now)
+
+    def count_bytes(self, before: int, after: int) -> Excess | None:
+        """Count the bytes of a body that grows; return what they are beyond, if they are."""
+        return self._draw_bytes(before, after, anyio.current_time())
+
+    def count_refused_body(self, size: int) -> None:
+        """Count a body that is refused as so many messages beyond the rates; the session of who goes on ends."""
+        if not self._draw_refusal(1 + size // HEAVY, anyio.current_time()):
+            self._fail(1008, "flooding", "too many bodies that were refused")
 
     def read(self, frame: Frame) -> Message:
         """Decode a message and check its header; raises `ProtocolError`, or what the serializer should not."""
