@@ -59,14 +59,14 @@ def test_a_binary_frame_has_the_same_limit() -> None:
 
 def test_without_a_limit_any_header_is_taken() -> None:
     ref = [[1]] * 100_000
-    assert same_ref(
-        read_message(V2(), frame_of(V2(), "1", ref, "a", "b"), sys.maxsize).ref, Raw(msgspec.json.encode(ref))
-    )
+    assert same_ref(read_message(V2(), frame_of(V2(), "1", ref, "a", "b"), sys.maxsize).ref, Raw(msgspec.json.encode(ref)))
 
 
 @pytest.mark.parametrize("serializer", SERIALIZERS, ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("ref", [[1, "a", None], {"b": [1.5, 2], "a": {}}, [[]] * 500])
-def test_lists_and_objects_in_refs_go_back_as_they_came_and_take_no_more_room(serializer: Serializer, ref: Any) -> None:
+def test_lists_and_objects_in_refs_go_back_as_they_came_and_take_no_more_room(
+    serializer: Serializer, ref: Any
+) -> None:
     message = read_message(serializer, frame_of(serializer, ref, ref, "a", "b"), MOST)
     reply = json.loads(serializer.reply(message.join_ref, message.ref, message.topic, "ok", Raw(b"{}")))
     assert (reply[1] if isinstance(reply, list) else reply["ref"]) == ref
@@ -74,9 +74,7 @@ def test_lists_and_objects_in_refs_go_back_as_they_came_and_take_no_more_room(se
 
 
 def test_refs_that_are_objects_are_equal_whatever_the_order_of_their_keys() -> None:
-    one, other = (
-        read_message(V2(), f'[{ref},"1","a","b",{{}}]', MOST) for ref in ('{"a":1,"b":[1]}', '{"b": [1], "a": 1}')
-    )
+    one, other = (read_message(V2(), f'[{ref},"1","a","b",{{}}]', MOST) for ref in ('{"a":1,"b":[1]}', '{"b": [1], "a": 1}'))
     assert same_ref(one.join_ref, other.join_ref)
     assert not same_ref(one.join_ref, read_message(V2(), '[{"a":1,"b":[1.0]},"1","a","b",{}]', MOST).join_ref)
 
@@ -140,11 +138,7 @@ def test_the_refs_of_other_serializers_are_checked_as_well(ref: object) -> None:
 
 
 json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**53), 2**53)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=5,
 )
