@@ -147,7 +147,7 @@ class Connection(Sender):
 
     def count_refused_body(self, size: int) -> None:
         """Count a body that is refused as so many messages beyond the rates; the session of who goes on ends."""
-        if not self._draw_refusal(1 + size // HEAVY, anyio.current_time()):
+        if not self._draw_refusal(size, anyio.current_time()):
             self._fail(1008, "flooding", "too many bodies that were refused")
 
     def read(self, frame: Frame) -> Message:

@@ -70,8 +70,7 @@ def check_header(message: Message, frame: Frame, most: int, *, raw_refs: bool) -
         raise _too_long(size, most)
     payload = message.payload
     if type(payload) is Raw and (
-        (isinstance(frame, str) and not frame.isascii())
-        or len(frame) - len(memoryview(payload)) - size > MOST_PADDING
+        (isinstance(frame, str) and not frame.isascii()) or len(frame) - len(memoryview(payload)) - size > MOST_PADDING
     ):
         payload = payload.copy()  # else it keeps the frame: an element too many, blanks, or text as wide as its widest
     return Message(*kept, payload)

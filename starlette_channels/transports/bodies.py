@@ -1,9 +1,7 @@
 """Bodies of long-poll requests, while they are read and handled: how large one may be, and all of them together."""
 
 import threading
-from collections.abc import Iterator
-
-import anyio
+from collections.abc import Callable, Iterator
 
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.messages import Frame
@@ -24,12 +22,12 @@ class BodyRefused(Exception):
 
 
 class Body:
-    """The body of one request. What is done for it is done in its `scope`, which is cancelled if it has to go."""
+    """The body of one request. `cancel` ends what is done for it, if it has to go."""
 
-    __slots__ = ("_bodies", "_data", "_line_ends", "_most_lines", "held", "is_evicted", "scope", "size", "thread")
+    __slots__ = ("_bodies", "_data", "_line_ends", "_most_lines", "cancel", "held", "is_evicted", "size", "thread")
 
     def __init__(self, bodies: "Bodies", most_lines: int | None) -> None:
-        self.scope: anyio.CancelScope = anyio.CancelScope()
+        self.cancel: Callable[[], object] = _nothing
         self.size: int = 0
         """Bytes that have come."""
         self.held: int = 0
@@ -86,7 +84,7 @@ class Body:
         """Let go of it: there is no room."""
         self.is_evicted = True
         self._data = bytearray()
-        self.scope.cancel()
+        self.cancel()
 
 
 class Bodies:
@@ -134,6 +132,10 @@ class Bodies:
 def no_room() -> BodyRefused:
     """Make the error that says that a body had to go."""
     return BodyRefused(503, "bodies_too_big", "too many bytes of bodies are held, and this one was the largest")
+
+
+def _nothing() -> None:
+    """Nothing is done for it yet."""
 
 
 def _size(body: Body) -> int:

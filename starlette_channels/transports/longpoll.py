@@ -163,7 +163,7 @@ class LongPollTransport:
         for poll in self._polls:
             poll.set()
         for body in self._posts:
-            body.scope.cancel()
+            body.cancel()
         self.resume()
         logger.debug(
             "Session ended with %d (%s): %d messages were not fetched",
@@ -204,7 +204,8 @@ class LongPollTransport:
             raise BodyRefused(429, "too_many_posts", f"{MOST_POSTS} requests of this session are not answered yet")
         self._posts.add(body)
         try:
-            with body.scope:
+            with anyio.CancelScope() as scope:
+                body.cancel = scope.cancel
                 return await self._take_in_turn(body, chunks)
             if body.is_evicted:
                 raise no_room()
