@@ -64,7 +64,7 @@ class LongPoll(Struct, frozen=True, kw_only=True):
     batch_lines: int = 100
     """Messages that a client may send with one request; those beyond are ignored, logged and counted."""
 
-    held_bytes: int = 32_000_000
+    held_bytes: int = 16_000_000
     """Bytes of bodies, of all sessions of this process, that are being read or handled at the same time, but for the
     first 16,384 of each. When there are more, the largest body is answered 503."""
 
@@ -240,6 +240,9 @@ class LongPollTransport:
                 excess = self._connection.count_bytes(before, body.size)
                 if excess is not None:
                     raise BodyRefused(429, excess.code, "rate limited", excess.seconds)
+                if body.size > SLICE_BYTES:
+                    async with _turn_of_bodies():
+                        pass  # what of large bodies is read in a turn of the event loop is bounded over all of them
             return
         raise BodyRefused(408, "body_timeout", f"the body has not come within {seconds:g} seconds")
 
