@@ -76,6 +76,7 @@ LAYERS = [
     {"arrivals", "origins"},
     {"admission", "pages"},
     {"transports", "transports.batches", "transports.handshake_log", "transports.sessions", "transports.turnstile"},
+    {"transports.turns"},
     {"transports.intake", "transports.outbox", "transports.outlet", "transports.suspicion", "transports.sweeper"},
     {"transports.pulse"},
     {"transports.lane", "transports.longpoll", "transports.websocket"},
@@ -126,7 +127,7 @@ EXTRAS = {
 }
 """What an extra of the package brings, for a module that is imported only by those who want it."""
 
-IF_THERE = {("tasks", "trio"), ("waker", "trio")}
+IF_THERE = {("tasks", "trio"), ("waker", "trio"), ("transports.turns", "trio")}
 """What a module imports in a function, when it is certain to be installed."""
 
 MAX_LINES = 600
