@@ -108,7 +108,9 @@ class Connection(Sender):
             if size > self._service.plainly_small:
                 message = self.read(frame)
             elif not is_plain(message := self.serializer.decode(frame)):
-                message = check_header(message, frame, self.limits.header_bytes, raw_refs=keeps_refs_raw(self.serializer))
+                message = check_header(
+                    message, frame, self.limits.header_bytes, raw_refs=keeps_refs_raw(self.serializer)
+                )
         except ProtocolError as error:
             self._fail(1011, "malformed_message", str(error))
             return

@@ -79,7 +79,8 @@ class FrameReader:
         self._message: bytearray | None = None  # what has come of a message, unmasked, until it is complete
         self._text, self._valid = False, 0  # whether it is text, and how many bytes of it are whole characters
         # Of its current frame: whether it is the last one, how much has yet to come, the mask as it applies to that.
-        self._final, self._missing, self._mask = False, 0, b""
+        self._final, self._mask = False, b""
+        self._missing: int = 0
 
     def read_one(self, data: bytes) -> str | None:
         """Read one small text message that has come whole and alone, as nearly always; `None` for anything else.

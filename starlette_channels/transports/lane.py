@@ -90,6 +90,10 @@ class Lane(asyncio.Protocol):
         self._register.add(self)
         self._pulse.add(self)
 
+    def listen(self) -> None:
+        """Read from the connection, which nobody has done during the handshake."""
+        self._regulate()
+
     # What the connection calls.
 
     def write(self, frame: Frame, place: Place | None = None) -> None:

@@ -6,9 +6,8 @@ from typing import Protocol
 from anyio.lowlevel import RunVar
 
 from starlette_channels.transports.outlet import LaneOutlet
+from starlette_channels.transports.silence import pause
 from starlette_channels.transports.turns import Turns, turns_of_this_loop
-
-SLOWEST_SWEEP = 5.0
 
 
 class Pulsed(Protocol):
@@ -43,7 +42,7 @@ class Pulse:
     def add(self, lane: Pulsed) -> None:
         """Watch a connection for silence."""
         self._lanes.add(lane)
-        if self._sweeping is None or self._sweeping.when() > self._loop.time() + _pause(lane.idle_seconds):
+        if self._sweeping is None or self._sweeping.when() > self._loop.time() + pause(lane.idle_seconds):
             self._schedule(lane.idle_seconds)
 
     def remove(self, lane: Pulsed) -> None:
@@ -53,7 +52,7 @@ class Pulse:
     def _schedule(self, idle_seconds: float) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
-        self._sweeping = self._loop.call_later(_pause(idle_seconds), self._sweep)
+        self._sweeping = self._loop.call_later(pause(idle_seconds), self._sweep)
 
     def _sweep(self) -> None:
         """Look for the silent, and read once more before they are judged.
@@ -76,10 +75,6 @@ class Pulse:
         for lane in silent:
             if lane in self._lanes and lane.is_silent(now):
                 lane.give_up()
-
-
-def _pause(idle_seconds: float) -> float:
-    return min(idle_seconds / 8, SLOWEST_SWEEP)
 
 
 _pulse: RunVar[Pulse] = RunVar("starlette_channels_pulse")
