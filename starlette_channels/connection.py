@@ -147,8 +147,21 @@ class Connection(Sender):
 
     def count_refused_body(self, size: int) -> None:
         """Count a body that is refused as so many messages beyond the rates; the session of who goes on ends."""
-        if not self._draw_refusal(size, anyio.current_time()):
+        if not self._draw_refusal(1 + size // HEAVY, anyio.current_time()):
             self._fail(1008, "flooding", "too many bodies that were refused")
+
+    def count_frames(self, number: int) -> None:
+        """Count frames that are no messages, such as pings and fragments, as so many messages.
+
+        Nothing is refused, because there is nothing to answer; a client that goes on beyond the rates is closed.
+        """
+        now = self._transport.heard
+        excess = self._draw_messages(min(number, self._service.quotas.heaviest), now)
+        if excess is None:
+            return
+        self._service.mishaps.note(excess.code, logger, "%s: control frames or fragments", excess.code, number=number)
+        if not self._draw_refusal(number, now):
+            self._fail(1008, "flooding", f"too many frames beyond the limits, the last {excess.code}")
 
     def read(self, frame: Frame) -> Message:
         """Decode a message and check its header; raises `ProtocolError`, or what the serializer should not."""
@@ -345,7 +358,7 @@ class Connection(Sender):
         now: float,
     ) -> None:
         """Refuse a message beyond the rates, or hang up on a client that has been refused too many."""
-        if not self._draw_refusal(size, now):
+        if not self._draw_refusal(1 + size // HEAVY, now):
             self._fail(1008, "flooding", f"too many messages beyond the limits, the last {excess.code}")
         elif isinstance(decision, Leave | Stale) or (isinstance(decision, Answer) and not decision.code):
             self._obey(decision, message)

@@ -4,8 +4,7 @@ Refs are whatever JSON value the client chose. They go back with every reply, an
 must be neither as large as a payload nor larger in memory than on the wire.
 """
 
-from collections.abc import Iterable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from msgspec import Raw
@@ -13,6 +12,9 @@ from msgspec import Raw
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.messages import Frame, Message
 from starlette_channels.serializers import Serializer, keeps_refs_raw, take_apart
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_DEPTH = 32
 """How deeply the names and refs of a message may be nested; no client nests them at all."""
@@ -46,10 +48,10 @@ def read_message(serializer: Serializer, frame: Frame, most: int) -> Message:
     if length > LONGEST_ESCAPE * most:
         raise _too_long(length, most)
     try:
-        message = Message(*map(_decode, header), parts.payload)
+        join_ref, ref, topic, event = map(_decode, header)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"no header of a message: {error}") from None
-    return check_header(message, frame, most, raw_refs=True)
+    return check_header(Message(join_ref, ref, topic, event, parts.payload), frame, most, raw_refs=True)
 
 
 def check_header(message: Message, frame: Frame, most: int, *, raw_refs: bool) -> Message:
@@ -73,7 +75,8 @@ def check_header(message: Message, frame: Frame, most: int, *, raw_refs: bool) -
         (isinstance(frame, str) and not frame.isascii()) or len(frame) - len(memoryview(payload)) - size > MOST_PADDING
     ):
         payload = payload.copy()  # else it keeps the frame: an element too many, blanks, or text as wide as its widest
-    return Message(*kept, payload)
+    join_ref, ref, topic, event = kept
+    return Message(join_ref, ref, topic, event, payload)
 
 
 def _text_or_json(part: Any) -> str | bytes:

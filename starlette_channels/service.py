@@ -17,7 +17,6 @@ from starlette_channels.mishaps import Mishaps
 from starlette_channels.parameters import ParameterFilter
 from starlette_channels.topics import Match, Pattern
 
-
 PLAINLY_SMALL = 1_024
 
 

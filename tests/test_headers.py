@@ -19,6 +19,16 @@ from tests.fuzzing.wire import binary
 MOST = 4_096
 SERIALIZERS: list[Serializer] = [V1(), V2(), TextOnly(V2())]
 
+TOO_LARGE: dict[str, Any] = {
+    "ASCII": "x" * MOST,
+    "UTF-8": "é" * (MOST // 2),
+    "escapes": "\x01" * MOST,
+    "numbers": [1e15] * 1_000,
+    "lists": [[]] * 2_000,
+    "object": {str(n): n for n in range(1_000)},
+}
+NESTED: list[Any] = [[1, "a", None], {"b": [1.5, 2], "a": {}}, [[]] * 500]
+
 
 def frame_of(serializer: Serializer, join_ref: Any, ref: Any, topic: Any, event: Any, rest: str = "{}") -> str:
     if serializer.version == "2.0":
@@ -29,25 +39,22 @@ def frame_of(serializer: Serializer, join_ref: Any, ref: Any, topic: Any, event:
 
 @pytest.mark.parametrize("serializer", SERIALIZERS, ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("part", range(4), ids=["join_ref", "ref", "topic", "event"])
-@pytest.mark.parametrize(
-    "value",
-    ["x" * MOST, "é" * (MOST // 2), "\x01" * MOST, [1e15] * 1_000, [[]] * 2_000, {str(n): n for n in range(1_000)}],
-    ids=["ASCII", "UTF-8", "escapes", "numbers", "lists", "object"],
-)
+@pytest.mark.parametrize("value", TOO_LARGE.values(), ids=TOO_LARGE)
 def test_a_part_of_the_header_may_not_have_the_size_of_a_payload(serializer: Serializer, part: int, value: Any) -> None:
     fields: list[Any] = ["", "", "", ""]
     fields[part] = value
+    frame = frame_of(serializer, *[field or "1" for field in fields])
     with pytest.raises(ProtocolError, match="they may have 4096"):
-        read_message(serializer, frame_of(serializer, *(field or "1" for field in fields)), MOST)
+        read_message(serializer, frame, MOST)
 
 
 @pytest.mark.parametrize("serializer", SERIALIZERS, ids=lambda one: type(one).__name__)
 def test_the_parts_are_counted_together_to_the_byte(serializer: Serializer) -> None:
-    header = ["j" * 1_000, "r" * 1_000, "t" * 1_000, "e" * (MOST - 3_000)]
-    message = read_message(serializer, frame_of(serializer, *header), MOST)
-    assert [message.join_ref, message.ref, message.topic, message.event] == header
+    join_ref, ref, topic, event = "j" * 1_000, "r" * 1_000, "t" * 1_000, "e" * (MOST - 3_000)
+    message = read_message(serializer, frame_of(serializer, join_ref, ref, topic, event), MOST)
+    assert [message.join_ref, message.ref, message.topic, message.event] == [join_ref, ref, topic, event]
     with pytest.raises(ProtocolError):
-        read_message(serializer, frame_of(serializer, *header[:3], header[3] + "e"), MOST)
+        read_message(serializer, frame_of(serializer, join_ref, ref, topic, event + "e"), MOST)
 
 
 def test_a_binary_frame_has_the_same_limit() -> None:
@@ -59,14 +66,14 @@ def test_a_binary_frame_has_the_same_limit() -> None:
 
 def test_without_a_limit_any_header_is_taken() -> None:
     ref = [[1]] * 100_000
-    assert same_ref(read_message(V2(), frame_of(V2(), "1", ref, "a", "b"), sys.maxsize).ref, Raw(msgspec.json.encode(ref)))
+    assert same_ref(
+        read_message(V2(), frame_of(V2(), "1", ref, "a", "b"), sys.maxsize).ref, Raw(msgspec.json.encode(ref))
+    )
 
 
 @pytest.mark.parametrize("serializer", SERIALIZERS, ids=lambda one: type(one).__name__)
-@pytest.mark.parametrize("ref", [[1, "a", None], {"b": [1.5, 2], "a": {}}, [[]] * 500])
-def test_lists_and_objects_in_refs_go_back_as_they_came_and_take_no_more_room(
-    serializer: Serializer, ref: Any
-) -> None:
+@pytest.mark.parametrize("ref", NESTED)
+def test_lists_and_objects_in_refs_go_back_as_they_came_and_take_no_more_room(serializer: Serializer, ref: Any) -> None:
     message = read_message(serializer, frame_of(serializer, ref, ref, "a", "b"), MOST)
     reply = json.loads(serializer.reply(message.join_ref, message.ref, message.topic, "ok", Raw(b"{}")))
     assert (reply[1] if isinstance(reply, list) else reply["ref"]) == ref
@@ -74,7 +81,9 @@ def test_lists_and_objects_in_refs_go_back_as_they_came_and_take_no_more_room(
 
 
 def test_refs_that_are_objects_are_equal_whatever_the_order_of_their_keys() -> None:
-    one, other = (read_message(V2(), f'[{ref},"1","a","b",{{}}]', MOST) for ref in ('{"a":1,"b":[1]}', '{"b": [1], "a": 1}'))
+    one, other = (
+        read_message(V2(), f'[{ref},"1","a","b",{{}}]', MOST) for ref in ('{"a":1,"b":[1]}', '{"b": [1], "a": 1}')
+    )
     assert same_ref(one.join_ref, other.join_ref)
     assert not same_ref(one.join_ref, read_message(V2(), '[{"a":1,"b":[1.0]},"1","a","b",{}]', MOST).join_ref)
 
@@ -138,7 +147,11 @@ def test_the_refs_of_other_serializers_are_checked_as_well(ref: object) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=5,
 )

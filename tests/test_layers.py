@@ -84,12 +84,21 @@ LAYERS = [
     {"handshake"},
     {"arrivals", "origins"},
     {"admission", "pages"},
-    {"transports", "transports.batches", "transports.handshake_log", "transports.sessions", "transports.turnstile"},
+    {
+        "transports",
+        "transports.batches",
+        "transports.early",
+        "transports.handshake_log",
+        "transports.sessions",
+        "transports.turnstile",
+    },
+    {"transports.turns"},
     {
         "transports.bodies",
         "transports.intake",
         "transports.outbox",
         "transports.outlet",
+        "transports.silence",
         "transports.suspicion",
         "transports.sweeper",
     },
@@ -143,7 +152,7 @@ EXTRAS = {
 }
 """What an extra of the package brings, for a module that is imported only by those who want it."""
 
-IF_THERE = {("tasks", "trio"), ("waker", "trio")}
+IF_THERE = {("tasks", "trio"), ("waker", "trio"), ("transports.turns", "trio")}
 """What a module imports in a function, when it is certain to be installed."""
 
 MAX_LINES = 600

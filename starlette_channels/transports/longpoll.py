@@ -25,6 +25,7 @@ from starlette_channels.transports import BEHIND_BYTES
 from starlette_channels.transports.bodies import Body, BodyRefused, no_room
 from starlette_channels.transports.outbox import ONE_BY_ONE, OneByOne, Outbox
 from starlette_channels.transports.sessions import Sessions
+from starlette_channels.transports.turns import turns_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
@@ -279,7 +280,7 @@ class LongPollTransport:
 
     def _take_slice(self, frames: Iterator[Frame]) -> int | None:
         """Hand some messages over; return the status once it is known."""
-        room = SLICE_BYTES
+        room, turns = SLICE_BYTES, turns_of_this_loop()
         for _ in range(SLICE_MESSAGES):
             if self._resumed is not None or room <= 0:
                 return None
@@ -290,6 +291,9 @@ class LongPollTransport:
                 return 410
             room -= len(frame)
             self._connection.take(self._decode(frame))
+            turns.left -= 1
+            if turns.left < 0 and not turns.goes_on():  # WebSockets share the budget of the turn
+                return None
         return None
 
     def _note_that_handlers_are_behind(self) -> int:
