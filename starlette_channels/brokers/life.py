@@ -5,11 +5,12 @@ The application's event loops, which may be trio's, are never blocked by it, and
 
 import asyncio
 import contextlib
+import itertools
 import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any, TypeAlias
 
 from starlette_channels.brokers.engine import Engine, MakeEngine, Parcel
@@ -24,6 +25,9 @@ from starlette_channels.messages import Body
 
 STEP_SECONDS = 5.0
 """How long an engine may take for one step: to connect, or to take a batch."""
+
+SUBSCRIBE_BATCH = 500
+"""How many channels are subscribed to, or unsubscribed from, in one step."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """How long the relay waits, in seconds, before it connects anew: twice as long each time, up to the longest."""
@@ -258,8 +262,7 @@ class Life:
         wanted = self._interests.all()
         self._leaving.clear()
         self._receiver.begin_anew(wanted)
-        if wanted:
-            await self._step(engine.subscribe(wanted))
+        await self._in_batches(engine.subscribe, wanted)
 
     async def _follow_interests(self, engine: Engine) -> None:
         wanted, unwanted = self._interests.take()
@@ -268,7 +271,7 @@ class Life:
         new = wanted - self._receiver.channels
         if new:
             self._receiver.channels |= new
-            await self._step(engine.subscribe(new))
+            await self._in_batches(engine.subscribe, new)
         now = time.monotonic()
         for channel in unwanted & self._receiver.channels:
             self._leaving[channel] = now + LINGER_SECONDS
@@ -277,7 +280,18 @@ class Life:
             for channel in gone:
                 del self._leaving[channel]
             self._receiver.forget(gone)
-            await self._step(engine.unsubscribe(gone))
+            await self._in_batches(engine.unsubscribe, gone)
+
+    async def _in_batches(
+        self, do: Callable[[Collection[str]], Coroutine[Any, Any, None]], channels: Collection[str]
+    ) -> None:
+        """Subscribe or unsubscribe in steps, each with its own time: how long all take depends on how many there are.
+
+        A relay that closes leaves the rest undone.
+        """
+        waiting = iter(channels)
+        while self._closing_until is None and (batch := list(itertools.islice(waiting, SUBSCRIBE_BATCH))):
+            await self._step(do(batch))
 
     async def _step(self, step: Coroutine[Any, Any, None]) -> None:
         async with asyncio.timeout(STEP_SECONDS):
