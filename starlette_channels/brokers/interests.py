@@ -1,8 +1,9 @@
 """Which channels this process wants to hear, in all its event loops together."""
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette_channels.brokers.names import topic_channel
 
@@ -17,6 +18,7 @@ class Interests:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._changed: set[str] = set()
+        self._since: dict[str, float] = {}
         self._tell = tell
 
     def add(self, channel: str) -> None:
@@ -26,6 +28,7 @@ class Interests:
             first = self._counts[channel] == 1
             if first:
                 self._changed.add(channel)
+                self._since[channel] = time.monotonic()
         if first:
             self._tell()
 
@@ -35,23 +38,25 @@ class Interests:
             self._counts[channel] -= 1
             last = self._counts[channel] == 0
             if last:
-                del self._counts[channel]
+                del self._counts[channel], self._since[channel]
                 self._changed.add(channel)
         if last:
             self._tell()
 
-    def take(self) -> tuple[set[str], set[str]]:
-        """Return what has changed since the last time: the channels that are wanted now, and those that are not."""
+    def take(self) -> tuple[Mapping[str, float], set[str]]:
+        """Return what has changed since the last time: the channels that are wanted now, with the time since when, and
+        those that are not.
+        """
         with self._lock:
             changed, self._changed = self._changed, set()
-            wanted = {channel for channel in changed if channel in self._counts}
-        return wanted, changed - wanted
+            wanted = {channel: self._since[channel] for channel in changed if channel in self._counts}
+        return wanted, changed - wanted.keys()
 
-    def all(self) -> set[str]:
-        """Return all that is wanted; what has changed so far counts as told."""
+    def all(self) -> Mapping[str, float]:
+        """Return all that is wanted, with the time since when; what has changed so far counts as told."""
         with self._lock:
             self._changed.clear()
-            return set(self._counts)
+            return dict(self._since)
 
     def start_anew(self) -> None:
         """Begin with a new lock, after a fork: somebody may have held the old one."""

@@ -229,9 +229,11 @@ class Life:
             await self._progress.wait()
 
     def _seal(self, waiting: Waiting, engine: Engine) -> Iterable[Parcel]:
-        kind, channel, event, body, stamp, *_ = waiting
+        kind, channel, event, body, stamp, since, _ = waiting
+        now = time.monotonic()
+        epoch, number, age, quiet = stamp.later(now - since)
         try:
-            data = seal(kind, self.id, *stamp, channel, event, body)
+            data = seal(kind, self.id, epoch, number, channel, event, body, now, age, quiet)
         except UnicodeEncodeError:
             self._reports.warn("relay_dropped", "A topic or an event is no Unicode: it stays in this process")
             return
@@ -265,9 +267,9 @@ class Life:
         wanted, unwanted = self._interests.take()
         for channel in wanted:
             self._leaving.pop(channel, None)
-        new = wanted - self._receiver.channels
+        new = wanted.keys() - self._receiver.channels
         if new:
-            self._receiver.channels |= new
+            self._receiver.want({channel: wanted[channel] for channel in new})
             await self._step(engine.subscribe(new))
         now = time.monotonic()
         for channel in unwanted & self._receiver.channels:
