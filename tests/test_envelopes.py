@@ -124,8 +124,10 @@ def test_a_first_message_that_never_comes_is_a_gap_if_the_channel_was_wanted_whe
     counts: Counter[str] = Counter()
     one = Receiver(ME, Reports(counts, lambda: now), lambda: now)
     one.want({"t:before": 0.0, "t:a": 100.0})
+    one.confirm({"t:before", "t:a"})
     now = 110.0
     one.want({"t:b": 109.0})
+    one.confirm({"t:b"})
     for channel, lost in (("t:before", 0), ("t:a", 2), ("t:b", 0)):
         age = 10.5 if channel == "t:before" else 5.0  # this one began before there was this receiver
         mark = seal(Kind.MARK, OTHER, 1, 2, channel, sent=7_000.0, age=age, quiet=4.0 if lost else age)

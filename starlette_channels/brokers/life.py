@@ -262,6 +262,7 @@ class Life:
         self._receiver.begin_anew(wanted)
         if wanted:
             await self._step(engine.subscribe(wanted))
+            self._receiver.confirm(wanted)
 
     async def _follow_interests(self, engine: Engine) -> None:
         wanted, unwanted = self._interests.take()
@@ -271,6 +272,7 @@ class Life:
         if new:
             self._receiver.want({channel: wanted[channel] for channel in new})
             await self._step(engine.subscribe(new))
+            self._receiver.confirm(new)
         now = time.monotonic()
         for channel in unwanted & self._receiver.channels:
             self._leaving[channel] = now + LINGER_SECONDS

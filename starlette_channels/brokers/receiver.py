@@ -84,6 +84,12 @@ class Receiver:
                 self.channels.add(channel)
                 self._listener.want(channel, max(since, self._born))
 
+    def confirm(self, channels: Iterable[str]) -> None:
+        """Note that the engine delivers channels that are wanted."""
+        now = self._clock()
+        for channel in channels:
+            self._listener.confirm(channel, now)
+
     def begin_anew(self, channels: Mapping[str, float]) -> None:
         """Want these channels, after a time in which nothing could be heard; what comes tells what was missed."""
         self.forget(self.channels - channels.keys())
