@@ -40,7 +40,7 @@ LAYERS = [
     },
     {"brokers.addresses", "brokers.interests", "brokers.nats", "brokers.redis", "brokers.zenoh", "messages", "tokens"},
     {"limits", "mishaps", "waker"},
-    {"log_context", "parameters", "spawner"},
+    {"confirmations", "log_context", "parameters", "spawner"},
     {
         "brokers.envelope",
         "brokers.redis_cluster",

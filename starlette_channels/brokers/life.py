@@ -9,7 +9,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from starlette_channels.brokers.engine import Engine, MakeEngine, Parcel
@@ -24,6 +24,9 @@ from starlette_channels.messages import Body
 
 STEP_SECONDS = 5.0
 """How long an engine may take for one step: to connect, or to take a batch."""
+
+SUBSCRIBE_BATCH = 1_000
+"""How many channels are subscribed to in one step, at most."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """How long the relay waits, in seconds, before it connects anew: twice as long each time, up to the longest."""
@@ -164,6 +167,7 @@ class Life:
         try:
             await asyncio.wait((pump, broken), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._interests.lose()
             pump.cancel()
             await asyncio.wait((pump,))
         if not pump.cancelled():
@@ -178,7 +182,7 @@ class Life:
         self._outbox.restart_marks()
         if self._error is not None:
             logger.info("The engine between the processes is back")
-            await self._let_the_others_come_back()
+            await self._let_the_others_come_back(engine)
         while self._closing_until is None:
             await self._follow_interests(engine)
             self._outbox.put_marks()
@@ -188,10 +192,11 @@ class Life:
         await self._publish(engine)
         self._error = None
 
-    async def _let_the_others_come_back(self) -> None:
+    async def _let_the_others_come_back(self, engine: Engine) -> None:
         """Wait with what has piled up: those who are to hear it try as often as we do, and may be a little later."""
         until = time.monotonic() + LONGEST_PAUSE
         while self._closing_until is None and (left := until - time.monotonic()) > 0:
+            await self._follow_interests(engine)
             await self._sleep(left)
 
     def _pauses(self) -> Iterable[float]:
@@ -222,6 +227,7 @@ class Life:
             self._outbox.done()
             self._progress.set()
             self._error = None
+            await self._follow_interests(engine)  # joins do not wait for all that is to be published
 
     async def _everything_is_published(self) -> None:
         while self._outbox.unpublished():
@@ -257,27 +263,35 @@ class Life:
     async def _hear_everything(self, engine: Engine) -> None:
         wanted = self._interests.all()
         self._leaving.clear()
-        self._receiver.begin_anew(wanted)
-        if wanted:
-            await self._step(engine.subscribe(wanted))
+        self._receiver.begin_anew(set(wanted))
+        await self._subscribe(engine, tuple(wanted))
+        self._interests.is_complete = True
 
     async def _follow_interests(self, engine: Engine) -> None:
         wanted, unwanted = self._interests.take()
         for channel in wanted:
             self._leaving.pop(channel, None)
-        new = wanted - self._receiver.channels
+        new = [channel for channel in wanted if channel not in self._receiver.channels]
         if new:
-            self._receiver.channels |= new
-            await self._step(engine.subscribe(new))
+            self._receiver.channels.update(new)
+            await self._subscribe(engine, new)
         now = time.monotonic()
         for channel in unwanted & self._receiver.channels:
             self._leaving[channel] = now + LINGER_SECONDS
-        gone = [channel for channel, due in self._leaving.items() if due <= now]
+        due = [channel for channel, when in self._leaving.items() if when <= now]
+        for channel in due:
+            del self._leaving[channel]
+        gone = self._interests.release(due)  # what is wanted again by now stays as it is
         if gone:
-            for channel in gone:
-                del self._leaving[channel]
             self._receiver.forget(gone)
             await self._step(engine.unsubscribe(gone))
+
+    async def _subscribe(self, engine: Engine, channels: Sequence[str]) -> None:
+        """Subscribe to channels, in batches each of which has its time; who waits for one goes on with its batch."""
+        for start in range(0, len(channels), SUBSCRIBE_BATCH):
+            batch = channels[start : start + SUBSCRIBE_BATCH]
+            await self._step(engine.subscribe(batch))
+            self._interests.confirm(batch)
 
     async def _step(self, step: Coroutine[Any, Any, None]) -> None:
         async with asyncio.timeout(STEP_SECONDS):
