@@ -132,6 +132,11 @@ class Broker:
         return self._relay is not None
 
     @property
+    def is_connected(self) -> bool:
+        """Whether the engine is there, and what this process wanted when it connected is subscribed to."""
+        return self._relay is None or self._relay.interests.is_complete
+
+    @property
     def node(self) -> str:
         """What other processes know this one by, until it ends or `close` is called."""
         return "local" if self._relay is None else self._relay.id
@@ -143,6 +148,8 @@ class Broker:
         with self._lock:
             former = self._inboxes.get(thread)
             if former is not None and former.hub.serves(native):
+                if self._relay is not None:
+                    self._relay.start()  # it may have been closed
                 return former.hub
             hub = Hub(native, self.counts, self._interest)
             self._inboxes = {**self._inboxes, thread: Inbox(hub, self._arrive)}

@@ -65,7 +65,7 @@ LAYERS = [
     {"presence.wire"},
     {"presence.replication"},
     {"presence.presence"},
-    {"links"},
+    {"links", "readiness"},
     {"speakers"},
     {"members"},
     {"expiry"},
