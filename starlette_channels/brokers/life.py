@@ -235,9 +235,11 @@ class Life:
             await self._progress.wait()
 
     def _seal(self, waiting: Waiting, engine: Engine) -> Iterable[Parcel]:
-        kind, channel, event, body, stamp, *_ = waiting
+        kind, channel, event, body, stamp, since, _ = waiting
+        now = time.monotonic()
+        epoch, number, age, quiet = stamp.later(now - since)
         try:
-            data = seal(kind, self.id, *stamp, channel, event, body)
+            data = seal(kind, self.id, epoch, number, channel, event, body, now, age, quiet)
         except UnicodeEncodeError:
             self._reports.warn("relay_dropped", "A topic or an event is no Unicode: it stays in this process")
             return
@@ -263,7 +265,7 @@ class Life:
     async def _hear_everything(self, engine: Engine) -> None:
         wanted = self._interests.all()
         self._leaving.clear()
-        self._receiver.begin_anew(set(wanted))
+        self._receiver.begin_anew(wanted)
         await self._subscribe(engine, tuple(wanted))
         self._interests.is_complete = True
 
@@ -271,10 +273,10 @@ class Life:
         wanted, unwanted = self._interests.take()
         for channel in wanted:
             self._leaving.pop(channel, None)
-        new = [channel for channel in wanted if channel not in self._receiver.channels]
+        new = {channel: since for channel, since in wanted.items() if channel not in self._receiver.channels}
         if new:
-            self._receiver.channels.update(new)
-            await self._subscribe(engine, new)
+            self._receiver.want(new)
+            await self._subscribe(engine, tuple(new))
         now = time.monotonic()
         for channel in unwanted & self._receiver.channels:
             self._leaving[channel] = now + LINGER_SECONDS

@@ -101,7 +101,8 @@ class Outbox:
     def put_ends(self) -> None:
         """Put the last mark of each channel behind everything: nothing else will come."""
         with self._lock:
-            self._put_all(Kind.END, self._numbers.all(), self._clock())
+            now = self._clock()
+            self._put_all(Kind.END, self._numbers.all(now), now)
 
     def _put_all(self, kind: Kind, marks: Iterable[tuple[str, Stamp]], now: float) -> None:
         for channel, stamp in marks:

@@ -1,12 +1,13 @@
 """What has come from other processes: checked, in order, once, and with what is missing."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 from starlette_channels.brokers.envelope import Envelope, Kind, unseal
 from starlette_channels.brokers.gaps import Listener, News, Stamp
 from starlette_channels.brokers.names import is_topic, name_of
 from starlette_channels.brokers.reports import Reports
+from starlette_channels.brokers.sender_clocks import SenderClocks
 from starlette_channels.messages import Gap, shown
 
 Arrival: TypeAlias = Envelope | Gap
@@ -17,10 +18,13 @@ class Receiver:
 
     def __init__(self, me: bytes, reports: Reports, clock: Callable[[], float]) -> None:
         self.channels: set[str] = set()
+        """What is wanted; see `want`."""
         self._me = me
         self._reports = reports
         self._clock = clock
         self._listener = Listener()
+        self._clocks = SenderClocks()
+        self._born = clock()
 
     def take(self, batch: Iterable[bytes]) -> list[Arrival]:
         """Return what is new, in order, and the gaps in front of it; those of one batch are one gap each."""
@@ -45,12 +49,13 @@ class Receiver:
     def _take(self, envelope: Envelope, arrivals: list[Arrival], now: float) -> int:
         """Put a message with those that are handed on, if it is new; return how many before it are lost."""
         channel, publisher = envelope.channel, envelope.publisher
-        stamp = Stamp(envelope.epoch, envelope.number)
+        stamp = Stamp(envelope.epoch, envelope.number, envelope.age, envelope.quiet)
+        sent_at = self._clocks.sent_at(publisher, envelope.sent, now)
         if envelope.kind is Kind.MARK:
-            return self._listener.mark(channel, publisher, stamp, now)
+            return self._listener.mark(channel, publisher, stamp, sent_at)
         if envelope.kind is Kind.END:
-            return self._listener.end(channel, publisher, stamp, now)
-        news, lost = self._listener.take(channel, publisher, stamp, now)
+            return self._listener.end(channel, publisher, stamp, sent_at)
+        news, lost = self._listener.take(channel, publisher, stamp, sent_at)
         if news is News.FRESH:
             arrivals.append(envelope)
         else:
@@ -69,8 +74,18 @@ class Receiver:
             self.channels.discard(channel)
             self._listener.forget(channel)
 
-    def begin_anew(self, channels: set[str]) -> None:
+    def want(self, channels: Mapping[str, float]) -> None:
+        """Want channels, with the time since when: what others have said there since then, and does not come, is lost.
+
+        That time is when somebody asked for the channel, not when the engine was told.
+        """
+        for channel, since in channels.items():
+            if channel not in self.channels:
+                self.channels.add(channel)
+                self._listener.want(channel, max(since, self._born))
+
+    def begin_anew(self, channels: Mapping[str, float]) -> None:
         """Want these channels, after a time in which nothing could be heard; what comes tells what was missed."""
-        self.forget(self.channels - channels)
-        self.channels |= channels
+        self.forget(self.channels - channels.keys())
+        self.want(channels)
         self._listener.touch(self._clock())
