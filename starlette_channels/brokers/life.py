@@ -5,11 +5,13 @@ The application's event loops, which may be trio's, are never blocked by it, and
 
 import asyncio
 import contextlib
+import itertools
 import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from functools import partial
 from typing import Any, TypeAlias
 
 from starlette_channels.brokers.engine import Engine, MakeEngine, Parcel
@@ -25,8 +27,8 @@ from starlette_channels.messages import Body
 STEP_SECONDS = 5.0
 """How long an engine may take for one step: to connect, or to take a batch."""
 
-SUBSCRIBE_BATCH = 1_000
-"""How many channels are subscribed to in one step, at most."""
+SUBSCRIBE_BATCH = 500
+"""How many channels are subscribed to, or unsubscribed from, in one step."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """How long the relay waits, in seconds, before it connects anew: twice as long each time, up to the longest."""
@@ -266,7 +268,7 @@ class Life:
         wanted = self._interests.all()
         self._leaving.clear()
         self._receiver.begin_anew(wanted)
-        await self._subscribe(engine, tuple(wanted))
+        await self._in_batches(partial(self._subscribe, engine), wanted)
         self._interests.is_complete = True
 
     async def _follow_interests(self, engine: Engine) -> None:
@@ -276,7 +278,7 @@ class Life:
         new = {channel: since for channel, since in wanted.items() if channel not in self._receiver.channels}
         if new:
             self._receiver.want(new)
-            await self._subscribe(engine, tuple(new))
+            await self._in_batches(partial(self._subscribe, engine), new)
         now = time.monotonic()
         for channel in unwanted & self._receiver.channels:
             self._leaving[channel] = now + LINGER_SECONDS
@@ -286,14 +288,23 @@ class Life:
         gone = self._interests.release(due)  # what is wanted again by now stays as it is
         if gone:
             self._receiver.forget(gone)
-            await self._step(engine.unsubscribe(gone))
+            await self._in_batches(engine.unsubscribe, gone)
 
-    async def _subscribe(self, engine: Engine, channels: Sequence[str]) -> None:
-        """Subscribe to channels, in batches each of which has its time; who waits for one goes on with its batch."""
-        for start in range(0, len(channels), SUBSCRIBE_BATCH):
-            batch = channels[start : start + SUBSCRIBE_BATCH]
-            await self._step(engine.subscribe(batch))
-            self._interests.confirm(batch)
+    async def _in_batches(
+        self, do: Callable[[Collection[str]], Coroutine[Any, Any, None]], channels: Collection[str]
+    ) -> None:
+        """Subscribe or unsubscribe in steps, each with its own time: how long all take depends on how many there are.
+
+        A relay that closes leaves the rest undone.
+        """
+        waiting = iter(channels)
+        while self._closing_until is None and (batch := list(itertools.islice(waiting, SUBSCRIBE_BATCH))):
+            await self._step(do(batch))
+
+    async def _subscribe(self, engine: Engine, channels: Collection[str]) -> None:
+        """Subscribe, and let go on who waits for that."""
+        await engine.subscribe(channels)
+        self._interests.confirm(channels)
 
     async def _step(self, step: Coroutine[Any, Any, None]) -> None:
         async with asyncio.timeout(STEP_SECONDS):
