@@ -6,7 +6,7 @@ Source: `Phoenix.PubSub`.
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import anyio
 import anyio.lowlevel
@@ -16,7 +16,7 @@ import msgspec
 from starlette_channels.brokers.addresses import MEMORY, read_address
 from starlette_channels.brokers.envelope import Envelope, Kind, payload_kind, payload_of
 from starlette_channels.brokers.interests import TopicInterests
-from starlette_channels.brokers.names import line_channel, name_of, topic_channel
+from starlette_channels.brokers.names import is_topic, line_channel, name_of, topic_channel
 from starlette_channels.brokers.receiver import Arrival
 from starlette_channels.brokers.relay import Relay
 from starlette_channels.commands import Command, Disconnect, decode_command, encode_command
@@ -71,6 +71,11 @@ class Subscriptions:
         self._miss = miss
         self._entries: list[tuple[str, Subscription]] = []
 
+    @property
+    def topics(self) -> set[str]:
+        """The topics that it has subscriptions to."""
+        return {topic for topic, _ in self._entries}
+
     def add(self, topic: str) -> None:
         """Subscribe to a topic, once more if need be."""
         subscription = Subscription(self._owner, self._hear, self._miss)
@@ -86,7 +91,7 @@ class Subscriptions:
 
     def clear(self) -> None:
         """End all subscriptions."""
-        for topic in {topic for topic, _ in self._entries}:
+        for topic in self.topics:
             self.remove(topic)
 
 
@@ -113,7 +118,7 @@ class Broker:
         self._max_waiting = 0
         if address is not None:
             self._max_waiting = address.options.queue_bytes
-            self._relay = Relay(address, self.counts, self._hand_on, self._has_room)
+            self._relay = Relay(address, self.counts, self._hand_on, self._has_room, self._confirm)
             self._interest = TopicInterests(self._relay.interests)
 
     @property
@@ -127,6 +132,11 @@ class Broker:
         return self._relay is not None
 
     @property
+    def is_connected(self) -> bool:
+        """Whether the engine is there, and what this process wanted when it connected is subscribed to."""
+        return self._relay is None or self._relay.interests.is_complete
+
+    @property
     def node(self) -> str:
         """What other processes know this one by, until it ends or `close` is called."""
         return "local" if self._relay is None else self._relay.id
@@ -138,6 +148,8 @@ class Broker:
         with self._lock:
             former = self._inboxes.get(thread)
             if former is not None and former.hub.serves(native):
+                if self._relay is not None:
+                    self._relay.start()  # it may have been closed
                 return former.hub
             hub = Hub(native, self.counts, self._interest)
             self._inboxes = {**self._inboxes, thread: Inbox(hub, self._arrive)}
@@ -252,6 +264,16 @@ class Broker:
         for inbox in self._inboxes.values():
             if not inbox.put(arrivals):
                 self._let_go(inbox)
+
+    def _confirm(self, channels: Collection[str]) -> None:
+        """Let the event loops know which subscriptions are in force: each is woken once, if anybody there waits."""
+        topics: list[str] | None = None
+        for inbox in self._inboxes.values():
+            confirmations = inbox.hub.confirmations
+            if confirmations is not None and confirmations.is_wanted:
+                topics = topics or [name_of(channel) for channel in channels if is_topic(channel)]
+                if topics and not inbox.hub.run_later(confirmations.confirm, topics):
+                    self._let_go(inbox)
 
     def _arrive(self, hub: Hub, arrival: Arrival) -> None:
         if isinstance(arrival, Gap):

@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from starlette_channels.brokers.reports import Reports
 from starlette_channels.commands import Command
+from starlette_channels.confirmations import Confirmations
 from starlette_channels.exceptions import SerializerError
 from starlette_channels.messages import Body, Frame, Gap
 from starlette_channels.serializers import Serializer
@@ -56,6 +58,10 @@ class Interest(Protocol):
 
     def remove(self, topic: str) -> None:
         """Take note that a topic has none any more."""
+        ...
+
+    def is_in_force(self, topic: str) -> bool:
+        """Whether broadcasts of other processes on a topic that has a subscriber are delivered."""
         ...
 
 
@@ -164,7 +170,7 @@ class Hub:
     All methods but `run`, `run_later` and `subscribers` belong to that loop's thread.
     """
 
-    __slots__ = ("_addressees", "_context", "_counts", "_groups", "_interest", "_native", "thread")
+    __slots__ = ("_addressees", "_context", "_counts", "_groups", "_interest", "_native", "confirmations", "thread")
 
     def __init__(self, native: Any, counts: Counter[str], interest: Interest | None = None) -> None:
         self.thread: int = threading.get_ident()
@@ -174,6 +180,10 @@ class Hub:
         self._interest = interest
         self._groups: dict[str, list[Group]] = {}
         self._addressees: dict[str, set[Addressee]] = {}
+        self.confirmations: Confirmations | None = None
+        """Where to wait for a subscription to be in force, if there is an engine."""
+        if interest is not None:
+            self.confirmations = Confirmations(interest.is_in_force, self.run_later, Reports(counts))
 
     @property
     def topics(self) -> int:
@@ -216,15 +226,22 @@ class Hub:
 
         One that is subscribed already changes its route. Costs the same whatever the number of subscribers.
         """
-        self.unsubscribe(topic, subscriber)
-        groups = self._groups.get(topic, [])
+        former = self._groups.get(topic)
+        if former is None and self._interest is not None:
+            self._interest.add(topic)
+        groups = [group for group in former or () if not group.remove(subscriber) or len(group)]
         group = next((group for group in groups if group.route == route), None)
         if group is None:
             group = Group(route)
-            if self._interest is not None and not groups:
-                self._interest.add(topic)
-            self._groups[topic] = [*groups, group]  # never changed in place: a fan-out may be going through it
+            groups.append(group)
         group.add(subscriber, writer)
+        self._groups[topic] = groups  # a new list: a fan-out may be going through the former one
+
+    def hears(self, topic: str) -> bool:
+        """Whether a subscriber who comes now gets what other processes broadcast on a topic: there is no engine, or the
+        topic has a subscriber here already, and its subscription at the engine is in force.
+        """
+        return self._interest is None or (topic in self._groups and self._interest.is_in_force(topic))
 
     def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
         """End a subscription; one that does not exist is no error."""

@@ -42,7 +42,7 @@ LAYERS = [
     },
     {"brokers.addresses", "brokers.command_log", "brokers.interests", "brokers.nats", "brokers.redis", "brokers.zenoh", "messages", "tokens"},
     {"limits", "mishaps", "waker"},
-    {"log_context", "parameters", "spawner"},
+    {"confirmations", "log_context", "parameters", "spawner"},
     {
         "brokers.envelope",
         "brokers.redis_cluster",
@@ -67,7 +67,7 @@ LAYERS = [
     {"presence.wire"},
     {"presence.replication"},
     {"presence.presence"},
-    {"links"},
+    {"links", "readiness"},
     {"speakers"},
     {"members"},
     {"expiry"},

@@ -5,11 +5,13 @@ The application's event loops, which may be trio's, are never blocked by it, and
 
 import asyncio
 import contextlib
+import itertools
 import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from functools import partial
 from typing import Any, TypeAlias
 
 from starlette_channels.brokers.engine import Engine, MakeEngine, Parcel
@@ -24,6 +26,9 @@ from starlette_channels.messages import Body
 
 STEP_SECONDS = 5.0
 """How long an engine may take for one step: to connect, or to take a batch."""
+
+SUBSCRIBE_BATCH = 500
+"""How many channels are subscribed to, or unsubscribed from, in one step."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """How long the relay waits, in seconds, before it connects anew: twice as long each time, up to the longest."""
@@ -164,6 +169,7 @@ class Life:
         try:
             await asyncio.wait((pump, broken), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._interests.lose()
             pump.cancel()
             await asyncio.wait((pump,))
         if not pump.cancelled():
@@ -178,7 +184,7 @@ class Life:
         self._outbox.restart_marks()
         if self._error is not None:
             logger.info("The engine between the processes is back")
-            await self._let_the_others_come_back()
+            await self._let_the_others_come_back(engine)
         while self._closing_until is None:
             await self._follow_interests(engine)
             self._outbox.put_marks()
@@ -188,10 +194,11 @@ class Life:
         await self._publish(engine)
         self._error = None
 
-    async def _let_the_others_come_back(self) -> None:
+    async def _let_the_others_come_back(self, engine: Engine) -> None:
         """Wait with what has piled up: those who are to hear it try as often as we do, and may be a little later."""
         until = time.monotonic() + LONGEST_PAUSE
         while self._closing_until is None and (left := until - time.monotonic()) > 0:
+            await self._follow_interests(engine)
             await self._sleep(left)
 
     def _pauses(self) -> Iterable[float]:
@@ -222,6 +229,7 @@ class Life:
             self._outbox.done()
             self._progress.set()
             self._error = None
+            await self._follow_interests(engine)  # joins do not wait for all that is to be published
 
     async def _everything_is_published(self) -> None:
         while self._outbox.unpublished():
@@ -260,28 +268,44 @@ class Life:
         wanted = self._interests.all()
         self._leaving.clear()
         self._receiver.begin_anew(wanted)
-        if wanted:
-            await self._step(engine.subscribe(wanted))
-            self._receiver.confirm(wanted)
+        await self._in_batches(partial(self._subscribe, engine), wanted)
+        self._interests.is_complete = True
 
     async def _follow_interests(self, engine: Engine) -> None:
         wanted, unwanted = self._interests.take()
         for channel in wanted:
             self._leaving.pop(channel, None)
-        new = wanted.keys() - self._receiver.channels
+        new = {channel: since for channel, since in wanted.items() if channel not in self._receiver.channels}
         if new:
-            self._receiver.want({channel: wanted[channel] for channel in new})
-            await self._step(engine.subscribe(new))
-            self._receiver.confirm(new)
+            self._receiver.want(new)
+            await self._in_batches(partial(self._subscribe, engine), new)
         now = time.monotonic()
         for channel in unwanted & self._receiver.channels:
             self._leaving[channel] = now + LINGER_SECONDS
-        gone = [channel for channel, due in self._leaving.items() if due <= now]
+        due = [channel for channel, when in self._leaving.items() if when <= now]
+        for channel in due:
+            del self._leaving[channel]
+        gone = self._interests.release(due)  # what is wanted again by now stays as it is
         if gone:
-            for channel in gone:
-                del self._leaving[channel]
             self._receiver.forget(gone)
-            await self._step(engine.unsubscribe(gone))
+            await self._in_batches(engine.unsubscribe, gone)
+
+    async def _in_batches(
+        self, do: Callable[[Collection[str]], Coroutine[Any, Any, None]], channels: Collection[str]
+    ) -> None:
+        """Subscribe or unsubscribe in steps, each with its own time: how long all take depends on how many there are.
+
+        A relay that closes leaves the rest undone.
+        """
+        waiting = iter(channels)
+        while self._closing_until is None and (batch := list(itertools.islice(waiting, SUBSCRIBE_BATCH))):
+            await self._step(do(batch))
+
+    async def _subscribe(self, engine: Engine, channels: Collection[str]) -> None:
+        """Subscribe, and let go on who waits for that."""
+        await engine.subscribe(channels)
+        self._receiver.confirm(channels)
+        self._interests.confirm(channels)
 
     async def _step(self, step: Coroutine[Any, Any, None]) -> None:
         async with asyncio.timeout(STEP_SECONDS):

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 
 from starlette_channels.brokers.engine import Broken, Deliver, MakeEngine, Parcel
 from starlette_channels.brokers.names import as_token
-from starlette_channels.brokers.options import Options
+from starlette_channels.brokers.options import Options, check_known
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -80,18 +80,16 @@ class NatsEngine:
         """Publish, and ask the server whether it has taken everything."""
         for parcel in parcels:
             await self._client.publish(self._subject(parcel.channel), parcel.data)
-        await self._client.flush()  # nats-py sends this PING before what it has kept back,
-        await self._client.flush()  # so the answer to the next one tells that the server has it
-        if self._error is not None:
-            raise self._error
+        await self._round_trip()
 
     async def subscribe(self, channels: Collection[str]) -> None:
-        """Subscribe to the channels' subjects."""
+        """Subscribe to the channels' subjects, and return when the server has taken all of them."""
         for channel in channels:
             subscription = await self._client.subscribe(
                 self._subject(channel), cb=self._deliver_message, pending_msgs_limit=0, pending_bytes_limit=0
             )
             self._unsubscribe[channel] = subscription.unsubscribe
+        await self._round_trip()
 
     async def unsubscribe(self, channels: Collection[str]) -> None:
         """Want no more of channels."""
@@ -104,6 +102,13 @@ class NatsEngine:
             self._watch.cancel()
         if not self._client.is_closed:
             await self._client.close()
+
+    async def _round_trip(self) -> None:
+        """Return when the server has done all that it was told; raise if it has refused some of it."""
+        await self._client.flush()  # nats-py sends this PING before what it has kept back,
+        await self._client.flush()  # so the answer to the next one tells that the server has it
+        if self._error is not None:
+            raise self._error
 
     async def _deliver_message(self, message: Msg) -> None:
         self._deliver(message.data)
@@ -131,9 +136,7 @@ def engine_maker(url: str, options: Options) -> MakeEngine:
     """Return what makes engines for an address: `nats://user:password@host:4222,host2:4222?credentials=FILE`."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unknown = query.keys() - set(SETTINGS)
-    if unknown:
-        raise ValueError(f"a broker's address has an option that is unknown: {', '.join(sorted(unknown))}")
+    check_known(query, SETTINGS)
     if parts.path not in ("", "/") or not parts.hostname:
         raise ValueError("a broker's address for NATS is nats://host:4222, with nothing but options behind it")
     try:

@@ -9,7 +9,7 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette_channels.brokers.addresses import Address
 from starlette_channels.brokers.envelope import Kind
@@ -26,8 +26,15 @@ CLOSE_SECONDS = 3.0
 class Relay:
     """Publishes, from any thread, and hears what the interests of its process ask for."""
 
-    def __init__(self, address: Address, counts: Counter[str], hand_on: HandOn, has_room: Callable[[], bool]) -> None:
-        self.interests: Interests = Interests(self._wake)
+    def __init__(
+        self,
+        address: Address,
+        counts: Counter[str],
+        hand_on: HandOn,
+        has_room: Callable[[], bool],
+        confirmed: Callable[[Collection[str]], None],
+    ) -> None:
+        self.interests: Interests = Interests(self._wake, confirmed)
         self._address = address
         self._reports = Reports(counts)
         self._hand_on, self._has_room = hand_on, has_room
