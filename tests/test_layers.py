@@ -40,7 +40,17 @@ LAYERS = [
         "topics",
         "workers",
     },
-    {"brokers.addresses", "brokers.command_log", "brokers.interests", "brokers.nats", "brokers.redis", "brokers.zenoh", "messages", "tokens"},
+    {
+        "brokers.addresses",
+        "brokers.command_log",
+        "brokers.interests",
+        "brokers.nats",
+        "brokers.redis",
+        "brokers.zenoh_keys",
+        "messages",
+        "tokens",
+    },
+    {"brokers.zenoh"},
     {"limits", "mishaps", "waker"},
     {"confirmations", "log_context", "parameters", "spawner"},
     {
@@ -126,6 +136,7 @@ EXTRAS = {
     ("brokers.redis_cluster", "redis"),
     ("brokers.redis_sentinel", "redis"),
     ("brokers.zenoh", "zenoh"),
+    ("brokers.zenoh_keys", "zenoh"),
     ("tokens", "itsdangerous"),
 }
 """What an extra of the package brings, for a module that is imported only by those who want it."""
