@@ -33,7 +33,7 @@ class Cluster:
             self.come(name)
 
     def come(self, name: str, *, keeps: bool = True) -> None:
-        log = CommandLog(name.encode() * 8, Random(name), **self.options)
+        log = CommandLog(name.encode() * 8, Random(name).random, **self.options)
         if keeps:
             log.begin_to_keep(self.now)
         self.logs[name] = log
@@ -41,7 +41,7 @@ class Cluster:
 
     def say(self, name: str, *socket_ids: str, slot: str = "disconnect") -> None:
         for socket_id in socket_ids:
-            self.logs[name].say(socket_id, slot, f"{slot} {socket_id}".encode(), self.now)
+            self.logs[name].say(socket_id.encode(), slot.encode(), f"{slot} {socket_id}".encode(), self.now)
 
     def heal(self) -> None:
         for name in self.cut:
@@ -69,7 +69,7 @@ class Cluster:
             if name != sender and name not in self.cut:
                 for news in log.take(message, self.now, self.now):
                     if isinstance(news, HeardCommand):
-                        self.obeyed[name].append(news.socket_id)
+                        self.obeyed[name].append(news.socket_id.decode())
                         self.ages.append(self.now - news.said_at)
                     else:
                         self.lost[name].append(news.said_at)
@@ -203,7 +203,7 @@ def test_a_speaker_that_takes_a_command_back_does_not_say_it_any_more() -> None:
     cluster = Cluster("a")
     cluster.come("p", keeps=False)
     cluster.cut = {"a", "p"}
-    cluster.logs["p"].withdraw(cluster.logs["p"].say("ann", "", b"", 0))
+    cluster.logs["p"].withdraw(cluster.logs["p"].say(b"ann", b"", b"", 0))
     cluster.say("p", "bob")
     cluster.heal()
     cluster.run(1)

@@ -10,8 +10,7 @@ No clock and no I/O: the time (in seconds, of any origin) is told, and ages trav
 
 import contextlib
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator
-from random import Random
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 from zlib import crc32
 
@@ -54,8 +53,8 @@ class Entry(Struct, array_like=True, frozen=True, gc=False):
     age: float
     """How many seconds before it was sent it was said."""
 
-    socket_id: str
-    slot: str
+    socket_id: bytes
+    slot: bytes
     """What it does: the later of two commands of a speaker to an identity with the same slot does for both."""
 
     body: bytes
@@ -107,7 +106,7 @@ _decode = msgspec.msgpack.Decoder(Message).decode
 class HeardCommand(NamedTuple):
     """A command that is to be obeyed by the clients of an identity that were there when it was said."""
 
-    socket_id: str
+    socket_id: bytes
     body: bytes
     said_at: float
 
@@ -125,8 +124,8 @@ class _Kept(Struct):
     """A command that is kept."""
 
     said_at: float
-    socket_id: str
-    slot: str
+    socket_id: bytes
+    slot: bytes
     body: bytes
 
     @property
@@ -148,7 +147,7 @@ class _Speaker(Struct):
     """When the last of these was said."""
 
     checksum: int = 0
-    slots: dict[tuple[str, str], int] = {}
+    slots: dict[tuple[bytes, bytes], int] = {}
     """The numbers of the commands that are kept."""
 
 
@@ -158,7 +157,7 @@ class CommandLog:
     def __init__(
         self,
         me: bytes,
-        random: Random,
+        random: Callable[[], float],
         lock: "contextlib.AbstractContextManager[object] | None" = None,
         *,
         keep_seconds: float = KEEP_SECONDS,
@@ -185,17 +184,25 @@ class CommandLog:
         self._digest_at: float | None = None
         self._agreed = False
         self._doubts: dict[int, float] = {}
+        self._due: float | None = None
+        self._is_settled = False
         self._lacking: dict[bytes, tuple[float, NumberRanges]] = {}
         self._acks: dict[bytes, tuple[float, NumberRanges]] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing has happened since `outgoing` was called last."""
+        return self._is_settled
+
     # What is said here.
 
-    def say(self, socket_id: str, slot: str, body: bytes, now: float) -> int:
+    def say(self, socket_id: bytes, slot: bytes, body: bytes, now: float) -> int:
         """Keep a command, to be sent as soon as possible; return its number."""
         with self._lock:
+            self._is_settled = False
             self._number += 1
             self._unsent.add(self._number, self._number)
             self._keep(self._me, self._number, _Kept(now, socket_id, slot, body))
@@ -247,6 +254,7 @@ class CommandLog:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"no commands of ours: {error}") from None
         with self._lock:
+            self._is_settled = False
             match message:
                 case Commands():
                     return self._hear(message, sent_at, now)
@@ -267,7 +275,7 @@ class CommandLog:
         if speaker == self._me or not self.keeps or now - (sent_at - message.youngest) > self._keep_seconds:
             return []
         if message.wants_ack:
-            _, covered = self._acks.setdefault(speaker, (now + self._random.uniform(0, ACK_SECONDS), NumberRanges()))
+            _, covered = self._acks.setdefault(speaker, (now + self._random() * ACK_SECONDS, NumberRanges()))
             covered.update(message.covered)
         news: list[News] = []
         lacked = self._unknown(speaker, message.covered)
@@ -357,6 +365,7 @@ class CommandLog:
     def connected(self, now: float) -> None:
         """Ask what was missed, and say what is known, as there is a connection again."""
         with self._lock:
+            self._is_settled = False
             self._ask(now)
             if self._again_at is not None:
                 self._again_at = now
@@ -364,6 +373,7 @@ class CommandLog:
     def begin_to_keep(self, now: float) -> None:
         """Be a server process from now on: keep what others say, and ask them for it."""
         with self._lock:
+            self._is_settled = False
             if not self.keeps:
                 self.keeps = True
                 self._ask(now)
@@ -371,6 +381,7 @@ class CommandLog:
     def insist(self, now: float) -> None:
         """Say again what is said here, and nobody has acknowledged, until somebody does; others always do so."""
         with self._lock:
+            self._is_settled = False
             self._insists, self._again_at = True, now
 
     def _ask(self, now: float) -> None:
@@ -379,22 +390,33 @@ class CommandLog:
 
     def due(self) -> float | None:
         """Return when `outgoing` is to be called, at the latest; with what is unsent, that is at once."""
+        if self._is_settled:
+            return self._due
         with self._lock:
-            times = [self._digest_at, self._again_at, *self._doubts.values()]
-            times += [due for due, _ in (*self._lacking.values(), *self._acks.values())]
-            return min((time for time in times if time is not None), default=None)
+            return self._next()
+
+    def _next(self) -> float | None:
+        times = [self._digest_at, self._again_at, *self._doubts.values()]
+        times += [due for due, _ in (*self._lacking.values(), *self._acks.values())]
+        return min((time for time in times if time is not None), default=None)
 
     def outgoing(self, now: float) -> tuple[list[bytes], int]:
         """Return what is to be sent now, and the number of the last own command, for `sent`."""
+        if self._is_settled and (self._due is None or now < self._due):
+            return [], 0
         with self._lock:
             self._expire(now)
             own, others = list(self._own(now)), [*self._due_repeats(now), *self._due_knowledge(now)]
-            return [*own, *others, *self._due_digest(now)], self._number
+            messages = [*own, *others, *self._due_digest(now)]
+            self._due = self._next()
+            self._is_settled = not self._unsent
+            return messages, self._number
 
     def sent(self, number: int) -> None:
         """Note that the own commands up to a number have been sent."""
-        with self._lock:
-            self._unsent.remove(1, number)
+        if number:
+            with self._lock:
+                self._unsent.remove(1, number)
 
     def _own(self, now: float) -> Iterator[bytes]:
         """Say what has not been sent, and again what nobody has acknowledged who should."""
@@ -451,7 +473,7 @@ class CommandLog:
         if self._digest_at is not None and not self._agreed:  # else somebody has just said the same
             yield _encode(Digest(self._sums))
         self._agreed = False
-        self._digest_at = now + self._random.uniform(0.7, 1.3) * DIGEST_SECONDS
+        self._digest_at = now + (0.7 + 0.6 * self._random()) * DIGEST_SECONDS
 
     def _chunks(self, speaker: bytes, numbers: NumberRanges, now: float, *, wants_ack: bool = False) -> Iterator[bytes]:
         """Say the commands of a speaker with these numbers, and that those which are not kept mean nothing any more."""
@@ -489,7 +511,7 @@ class CommandLog:
         return _encode(Commands(speaker, list(covered), entries, now - known.youngest, lost, wants_ack))
 
     def _pause(self) -> float:
-        return self._random.uniform(0, PAUSE_SECONDS)
+        return self._random() * PAUSE_SECONDS
 
     # What is kept.
 
