@@ -41,6 +41,7 @@ class Client:
         """Be gone."""
         if self._connection is not None and self._task is not None:
             self._connection.transport.abort()
+            await self._connection.wait_closed()
             await asyncio.wait((self._task,))
 
     async def _listen(self, connection: ClientConnection) -> None:
