@@ -1,7 +1,7 @@
-"""Faults of a cluster while it speaks on topics for the first time, and disconnects clients: nothing is lost in silence.
+"""Faults while a cluster speaks on topics for the first time, and disconnects clients: nothing is lost in silence.
 
-The faults are those of `tests/test_cluster.py`; here nobody has spoken before on the topics in question, so nobody could
-notice a loss by what came before.
+The faults are those of `tests/test_cluster.py`. Here nobody has spoken before on the topics in question, so nobody
+could notice a loss by what came before.
 """
 
 import asyncio
@@ -78,6 +78,7 @@ class Crowd:
         self.out = [Client(url, self.kicked) for url in urls]
         self.ears = [Client(url, f"{name}-ear") for url in urls]
         self.late: list[Client] = []
+        self._everybody = [*self.gone, *self.out, *self.ears]
 
     async def come(self) -> None:
         for client in (*self.gone, *self.out):
@@ -88,7 +89,9 @@ class Crowd:
     async def come_again(self, node: Node) -> None:
         """The same users log in anew, after they were disconnected or kicked."""
         for user in (self.user, self.kicked):
-            self.late.append(await Client(node.server.ws, user).join([self.topic]))
+            client = Client(node.server.ws, user)
+            self._everybody.append(client)
+            self.late.append(await client.join([self.topic]))
 
     def is_done(self) -> bool:
         """Whether everybody is gone who should be."""
@@ -105,7 +108,7 @@ class Crowd:
         assert [client.events[self.topic, "kicked"] for client in self.late] == [0] * len(self.late)
 
     async def leave(self) -> None:
-        for client in (*self.gone, *self.out, *self.ears, *self.late):
+        for client in self._everybody:
             await client.leave()
 
 
@@ -140,7 +143,9 @@ async def test_what_is_said_first_on_a_topic_during_a_fault_comes_or_is_known_to
     async def are_they_known() -> bool:
         return all(ear.accounts_for(topic) == 1 for ear in crowd.ears for topic in crowd.topics)
 
-    await until(are_they_known, lambda: str([[ear.accounts_for(topic) for topic in crowd.topics] for ear in crowd.ears]))
+    await until(
+        are_they_known, lambda: str([[ear.accounts_for(topic) for topic in crowd.topics] for ear in crowd.ears])
+    )
     await one.break_silence(crowd.topics)
 
     async def are_they_all() -> bool:
@@ -184,7 +189,14 @@ async def test_so_does_one_of_the_command_line(crowd: Crowd, running: Cluster, v
     program = [sys.executable, "-m", "starlette_channels", verb, one.broker, *whom, *more]
     with three.hanging() if running.is_mesh else three.network.cut():
         done = await asyncio.to_thread(
-            subprocess.run, program, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False, env=one.environment
+            subprocess.run,
+            program,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env=one.environment,
         )
         assert (done.returncode, done.stderr) == (0, "")
         await asyncio.sleep(FAULT_SECONDS)  # how long the fault lasts

@@ -1,5 +1,6 @@
 """The commands of the last hour, in the hands of several processes: whoever was deaf gets them, once, in time."""
 
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -279,6 +280,6 @@ def test_ranges_are_sets_of_numbers(ones: list[tuple[int, int]], others: list[tu
     assert [number in one for number in range(80)] == [number in numbers(ones) for number in range(80)]
     parts = list(one)
     assert all(first <= last for first, last in parts)
-    assert all(before[1] + 1 < after[0] for before, after in zip(parts, parts[1:], strict=False)), "they do not touch"
+    assert all(before[1] + 1 < after[0] for before, after in pairwise(parts)), "they do not touch"
     if one:
         assert (one.smallest(), one.largest()) == (min(numbers(ones)), max(numbers(ones)))

@@ -1,4 +1,4 @@
-"""`disconnect` and `kick` between processes: they arrive, whatever was away meanwhile, and mean who was there before."""
+"""`disconnect` and `kick` between processes: they arrive, whatever was away, and mean who was there before."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import redis
@@ -83,7 +84,7 @@ async def test_a_command_waits_for_an_engine_for_longer_than_broadcasts_do_and_w
             one.disconnect(f"somebody {number}")
         with anyio.fail_after(PATIENCE):
             while one.statistics().counts.get("relay_dropped", 0) < 100:
-                await anyio.sleep(0.05)
+                await anyio.lowlevel.checkpoint()
         await anyio.to_thread.run_sync(server.start)
         assert await closed(ann) == 4001
         assert await joined.receive("kicked") == {"reason": "out"}
@@ -118,21 +119,24 @@ def stranger(server: EngineServer) -> Generator[Stranger]:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_what_is_repeated_means_who_was_there_when_it_was_said(server: EngineServer, stranger: Stranger) -> None:
-    async with processes(server.url, 1) as (channels,):
-        async with connect(channels, user="ann") as ann, connect(channels, user="bob") as bob:
-            joined = await ann.join("room:a")
-            await bob.join("room:a")
-            stranger.log.say(b"bob", b"disconnect", b'{"type":"disconnect","code":4001}', 1_000.0 - 3_000)
-            stranger.log.say(b"ann", b"kick room:a", b'{"type":"kick","topic":"room:a"}', 1_000.0 - 3_000)
-            stranger.log.say(b"ann", b"kick room:b", b'{"type":"kick","topic":"room:b"}', 1_000.0)
-            await ann.join("room:b")
-            await stranger.repeat()
-            assert (await ann.receive()).topic == "room:b"
-            assert await bob.heartbeat() == Reply("ok")
-            assert await joined.received_nothing()
-            stranger.log.say(b"bob", b"disconnect", b'{"type":"disconnect","code":4001}', 1_000.0)
-            await stranger.repeat()
-            assert await closed(bob) == 4001
+    async with (
+        processes(server.url, 1) as (channels,),
+        connect(channels, user="ann") as ann,
+        connect(channels, user="bob") as bob,
+    ):
+        joined = await ann.join("room:a")
+        await bob.join("room:a")
+        stranger.log.say(b"bob", b"disconnect", b'{"type":"disconnect","code":4001}', 1_000.0 - 3_000)
+        stranger.log.say(b"ann", b"kick room:a", b'{"type":"kick","topic":"room:a"}', 1_000.0 - 3_000)
+        stranger.log.say(b"ann", b"kick room:b", b'{"type":"kick","topic":"room:b"}', 1_000.0)
+        await ann.join("room:b")
+        await stranger.repeat()
+        assert (await ann.receive()).topic == "room:b"
+        assert await bob.heartbeat() == Reply("ok")
+        assert await joined.received_nothing()
+        stranger.log.say(b"bob", b"disconnect", b'{"type":"disconnect","code":4001}', 1_000.0)
+        await stranger.repeat()
+        assert await closed(bob) == 4001
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -140,14 +144,17 @@ async def test_who_may_be_meant_by_a_command_that_is_lost_is_closed_with_1012(
     server: EngineServer, stranger: Stranger
 ) -> None:
     stranger.log = CommandLog(OTHER, lambda: 0.5, max_bytes=1_000)
-    async with processes(server.url, 1) as (channels,):
-        async with connect(channels, user="ann") as ann, connect(channels) as anonymous:
-            for number in range(10):
-                stranger.log.say(b"user %d" % number, b"disconnect", b'{"type":"disconnect"}', 1_000.0)
-            await stranger.repeat()
-            assert await closed(ann) == 1012
-            assert await anonymous.heartbeat() == Reply("ok")
-            assert channels.statistics().counts["commands_lost"] == 1
+    async with (
+        processes(server.url, 1) as (channels,),
+        connect(channels, user="ann") as ann,
+        connect(channels) as anonymous,
+    ):
+        for number in range(10):
+            stranger.log.say(b"user %d" % number, b"disconnect", b'{"type":"disconnect"}', 1_000.0)
+        await stranger.repeat()
+        assert await closed(ann) == 1012
+        assert await anonymous.heartbeat() == Reply("ok")
+        assert channels.statistics().counts["commands_lost"] == 1
 
 
 @pytest.mark.parametrize("broker", ["memory://", "redis"])
@@ -183,13 +190,16 @@ async def test_a_client_who_is_being_let_in_when_it_is_disconnected_is_disconnec
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_identities_cost_no_subscription(server: EngineServer) -> None:
-    async with processes(server.url, 1) as (channels,):
-        async with connect(channels, user="ann"), connect(channels, user="bob") as bob:
-            await bob.join("room:a")
-            hearing = redis.Redis.from_url(server.url)
-            names = await anyio.to_thread.run_sync(hearing.pubsub_channels)
-            assert sorted(names) == [b"channels:t:room:a", f"channels:{COMMANDS}".encode()]
-            hearing.close()
+    async with (
+        processes(server.url, 1) as (channels,),
+        connect(channels, user="ann"),
+        connect(channels, user="bob") as bob,
+    ):
+        await bob.join("room:a")
+        hearing = redis.Redis.from_url(server.url)
+        names = await anyio.to_thread.run_sync(hearing.pubsub_channels)
+        assert sorted(names) == [b"channels:t:room:a", f"channels:{COMMANDS}".encode()]
+        hearing.close()
 
 
 async def test_a_publisher_returns_when_a_server_process_keeps_what_it_said(engine_server: EngineServer) -> None:
