@@ -61,28 +61,42 @@ class Publisher:
     def flush(self) -> None:
         """Wait until the engine has taken all that was broadcast so far.
 
-        Raises `PublishError` if it has not after `timeout` seconds, or if some were dropped since the last time.
+        Raises `PublishError` if it has not after `timeout` seconds, or if some were dropped since the last time: for
+        their age, because there were too many, or because the engine does not take what is so large.
         """
-        self._check(self._relay.flush(self._timeout))
+        self._check_flushed(self._relay.flush(self._timeout))
 
     def close(self) -> None:
-        """Flush and disconnect; one that is used again connects anew. Raises what `flush` raises."""
-        self._check(self._relay.close(self._timeout))
+        """Flush and disconnect; one that is used again connects anew. Raises what `flush` raises.
+
+        It takes `timeout` seconds and a moment at most. If the engine's library hangs, the exit of the interpreter may
+        take longer, since the library must not be left in the midst of its work: 12 seconds at most.
+        """
+        self._check_closed(self._relay.close(self._timeout))
 
     async def aflush(self) -> None:
         """Do what `flush` does, for async code."""
-        self._check(await anyio.to_thread.run_sync(self._relay.flush, self._timeout))
+        self._check_flushed(await anyio.to_thread.run_sync(self._relay.flush, self._timeout))
 
     async def aclose(self) -> None:
         """Do what `close` does, for async code."""
         with anyio.CancelScope(shield=True):
-            self._check(await anyio.to_thread.run_sync(self._relay.close, self._timeout))
+            self._check_closed(await anyio.to_thread.run_sync(self._relay.close, self._timeout))
 
-    def _check(self, outcome: tuple[int, Exception | None]) -> None:
+    def _check_flushed(self, outcome: tuple[int, Exception | None]) -> None:
         left, error = outcome
-        dropped = self._counts.pop("relay_dropped", 0)
-        if left or dropped:
-            raise PublishError(max(left, dropped), error)
+        self._raise_for(left + self._dropped(), error)  # those that are left may still be published
+
+    def _check_closed(self, outcome: tuple[int, Exception | None]) -> None:
+        _, error = outcome
+        self._raise_for(self._dropped(), error)  # those that were left at the end are among them
+
+    def _dropped(self) -> int:
+        return self._counts.pop("relay_dropped", 0)
+
+    def _raise_for(self, left: int, error: Exception | None) -> None:
+        if left:
+            raise PublishError(left, error)
 
     def __enter__(self) -> Self:
         return self

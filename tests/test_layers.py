@@ -39,7 +39,16 @@ LAYERS = [
         "topics",
         "workers",
     },
-    {"brokers.addresses", "brokers.interests", "brokers.nats", "brokers.redis", "brokers.zenoh", "messages", "tokens"},
+    {
+        "brokers.addresses",
+        "brokers.interests",
+        "brokers.nats",
+        "brokers.redis",
+        "brokers.zenoh_keys",
+        "messages",
+        "tokens",
+    },
+    {"brokers.zenoh"},
     {"limits", "mishaps", "waker"},
     {"confirmations", "log_context", "parameters", "spawner"},
     {
@@ -123,6 +132,7 @@ EXTRAS = {
     ("brokers.redis_cluster", "redis"),
     ("brokers.redis_sentinel", "redis"),
     ("brokers.zenoh", "zenoh"),
+    ("brokers.zenoh_keys", "zenoh"),
     ("tokens", "itsdangerous"),
 }
 """What an extra of the package brings, for a module that is imported only by those who want it."""

@@ -49,7 +49,7 @@ class Engine(Protocol):
         Redis confirms each channel (in a cluster, the node that has it). NATS answers a PING that follows. A Zenoh
         router answers a query that follows on the same link; of several routers, only the one that this process is
         connected to. With `zenoh://` each of the other processes answers such a query; one that does not for
-        `zenoh.MEET_SECONDS` hangs or has died, and is not waited for any longer. The relay gives at most
+        `zenoh.PEER_SECONDS` hangs or has died, and is not waited for any longer. The relay gives at most
         `life.SUBSCRIBE_BATCH` channels at once.
         """
         ...

@@ -30,6 +30,12 @@ STEP_SECONDS = 5.0
 SUBSCRIBE_BATCH = 500
 """How many channels are subscribed to, or unsubscribed from, in one step."""
 
+AWAY_SECONDS = 0.5
+"""An engine that takes longer than this to connect to was away before, as far as the others are concerned."""
+
+STOP_SECONDS = 0.2
+"""How long a relay that has had its time to close has to stop."""
+
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """How long the relay waits, in seconds, before it connects anew: twice as long each time, up to the longest."""
 
@@ -58,6 +64,8 @@ class Life:
         self._arrived: list[bytes] = []
         self._leaving: dict[str, float] = {}
         self._reported_drops = 0
+        self._reporting = threading.Lock()
+        self._was_away = False
         self._error: Exception | None = None
         self._closing_until: float | None = None
         self._loop = asyncio.new_event_loop()
@@ -89,6 +97,7 @@ class Life:
         """Wait until everything is published, for at most so long; return how much is left, and why."""
         with contextlib.suppress(TimeoutError):
             asyncio.run_coroutine_threadsafe(self._everything_is_published(), self._loop).result(seconds)
+        self._report_drops()
         return self._outbox.unpublished(), self._error
 
     def close(self, seconds: float) -> tuple[int, Exception | None]:
@@ -99,7 +108,8 @@ class Life:
         if self._thread.is_alive():
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._stop)
-            self._thread.join(1.0)
+            self._thread.join(STOP_SECONDS)
+        self._report_drops()
         return self._outbox.unpublished(), self._error
 
     def _stop(self) -> None:
@@ -164,7 +174,9 @@ class Life:
             if not broken.done():
                 broken.set_result(error)
 
+        began = time.monotonic()
         await self._step(engine.start(self._deliver, note))
+        self._was_away = self._error is not None or time.monotonic() - began > AWAY_SECONDS
         pump = asyncio.create_task(self._pump(engine))
         try:
             await asyncio.wait((pump, broken), return_when=asyncio.FIRST_COMPLETED)
@@ -184,6 +196,7 @@ class Life:
         self._outbox.restart_marks()
         if self._error is not None:
             logger.info("The engine between the processes is back")
+        if self._was_away:
             await self._let_the_others_come_back(engine)
         while self._closing_until is None:
             await self._follow_interests(engine)
@@ -255,7 +268,8 @@ class Life:
         self._report_drops()
 
     def _report_drops(self) -> None:
-        dropped, self._reported_drops = self._outbox.dropped - self._reported_drops, self._outbox.dropped
+        with self._reporting:  # whoever flushes or closes does so as well
+            dropped, self._reported_drops = self._outbox.dropped - self._reported_drops, self._outbox.dropped
         if dropped:
             self._progress.set()
             self._reports.warn(

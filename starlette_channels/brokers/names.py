@@ -51,7 +51,7 @@ def as_token(channel: str) -> str:
     the SHA-256, 97 characters, so no shorter channel can have the same name.
     """
     data = channel.encode("utf-8", "surrogatepass")
-    token = base64.urlsafe_b64encode(data[: MAX_TOKEN]).decode()
+    token = base64.urlsafe_b64encode(data[:MAX_TOKEN]).decode()
     if len(token) <= MAX_TOKEN:
         return token
     return f"{token[:32]}_{hashlib.sha256(data).hexdigest()}"

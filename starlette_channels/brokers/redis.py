@@ -127,7 +127,7 @@ class RedisEngine:
     async def _read(self, deliver: Deliver) -> None:
         while True:
             try:
-                answer = await self._hearing.read_response(disconnect_on_error=False, push_request=True)
+                answer = cast("object", await self._hearing.read_response(disconnect_on_error=False, push_request=True))
             except (ResponseError, BusyLoadingError):
                 self._heard += 1
                 if not self._asked or self._asked[0].verb != _PONG:

@@ -16,11 +16,16 @@ from starlette_channels.brokers.envelope import Kind
 from starlette_channels.brokers.interests import Interests
 from starlette_channels.brokers.life import HandOn, Life
 from starlette_channels.brokers.reports import Reports
+from starlette_channels.brokers.worker import start_anew as forget_workers
+from starlette_channels.brokers.worker import wait_for_workers
 from starlette_channels.exceptions import explain
 from starlette_channels.messages import Body
 
 CLOSE_SECONDS = 3.0
 """How long a process that ends tries to get rid of what it has to say."""
+
+EXIT_SECONDS = 12.0
+"""How long the exit of the interpreter waits for a library that hangs: Zenoh takes ten at most to close a session."""
 
 
 class Relay:
@@ -103,9 +108,11 @@ _relays: weakref.WeakSet[Relay] = weakref.WeakSet()
 def _close_all() -> None:
     for relay in tuple(_relays):
         relay.close()
+    wait_for_workers(EXIT_SECONDS)
 
 
 def _start_all_anew() -> None:
+    forget_workers()
     for relay in tuple(_relays):
         relay.start_anew()
 

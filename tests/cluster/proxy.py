@@ -45,6 +45,7 @@ class Proxy:
         self._network = network
         self._to = to
         self._open = asyncio.Event()
+        self._hears = asyncio.Event()
         self._is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
         network.do(self._listen())
@@ -71,8 +72,18 @@ class Proxy:
         finally:
             self._network.do(self._go_on())
 
+    @contextlib.contextmanager
+    def deaf(self) -> Generator[None]:
+        """Let nothing pass from the node to its engine, while what the engine sends still comes."""
+        self._network.do(self._deafen())
+        try:
+            yield
+        finally:
+            self._network.do(self._go_on())
+
     async def _listen(self) -> None:
         self._open.set()
+        self._hears.set()
         self._server = await asyncio.start_server(self._serve, HOST, self.port)
 
     async def _close(self) -> None:
@@ -82,6 +93,9 @@ class Proxy:
     async def _hang(self) -> None:
         self._open.clear()
 
+    async def _deafen(self) -> None:
+        self._hears.clear()
+
     async def _cut(self) -> None:
         self._is_cut = True
         for writer in tuple(self._writers):
@@ -90,6 +104,7 @@ class Proxy:
     async def _go_on(self) -> None:
         self._is_cut = False
         self._open.set()
+        self._hears.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.CancelledError), contextlib.closing(writer):
@@ -100,13 +115,17 @@ class Proxy:
             with contextlib.closing(back):
                 self._writers |= {writer, back}
                 try:
-                    await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+                    await asyncio.gather(self._pump(reader, back, self._hears), self._pump(there, writer))
                 finally:
                     self._writers -= {writer, back}
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: asyncio.Event | None = None
+    ) -> None:
         while data := await reader.read(CHUNK):
             await self._open.wait()
+            if passes is not None:
+                await passes.wait()
             writer.write(data)
             await writer.drain()
         raise ConnectionError("one side has closed")
