@@ -5,6 +5,7 @@ Source: `Phoenix.PubSub`.
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Collection
 
@@ -14,9 +15,10 @@ import anyio.to_thread
 import msgspec
 
 from starlette_channels.brokers.addresses import MEMORY, read_address
-from starlette_channels.brokers.envelope import Envelope, Kind, payload_kind, payload_of
+from starlette_channels.brokers.command_log import HeardCommand, LostCommands
+from starlette_channels.brokers.envelope import Kind, payload_kind, payload_of
 from starlette_channels.brokers.interests import TopicInterests
-from starlette_channels.brokers.names import is_topic, line_channel, name_of, topic_channel
+from starlette_channels.brokers.names import from_bytes, is_topic, line_channel, name_of, topic_channel
 from starlette_channels.brokers.receiver import Arrival
 from starlette_channels.brokers.relay import Relay
 from starlette_channels.commands import Command, Disconnect, decode_command, encode_command
@@ -156,7 +158,7 @@ class Broker:
         if former is not None:
             former.hub.abandon()
         if self._relay is not None:
-            self._relay.start()
+            self._relay.keep_commands()
         return hub
 
     def broadcast(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
@@ -194,11 +196,15 @@ class Broker:
                 self._hand_over(inbox, publication)
 
     def command(self, socket_id: str, command: Command) -> None:
-        """Command the clients of an identity, in this process and all others, without waiting."""
+        """Command the clients of an identity that are connected now, in this process and all others, without waiting.
+
+        Other processes that cannot be reached get it when they can be, up to an hour later; see `CommandLog`.
+        """
+        now = time.monotonic()
         if self._relay is not None:
-            self._relay.publish(Kind.COMMAND, topic_channel(socket_id), "", encode_command(command))
+            self._relay.command(socket_id, command.slot, encode_command(command))
         for inbox in self._inboxes.values():
-            if not inbox.hub.run(inbox.hub.command, socket_id, command):
+            if not inbox.hub.run(inbox.hub.command, socket_id, command, now):
                 self._let_go(inbox)
 
     def has_exchange(self, name: str) -> bool:
@@ -278,21 +284,23 @@ class Broker:
     def _arrive(self, hub: Hub, arrival: Arrival) -> None:
         if isinstance(arrival, Gap):
             hub.miss(arrival)
+        elif isinstance(arrival, HeardCommand):
+            self._obey(hub, arrival)
+        elif isinstance(arrival, LostCommands):
+            hub.resync(arrival.said_at)
         elif arrival.kind is Kind.LINE:
             for exchange in self._exchanges:
                 if exchange.hub is hub and exchange.channel == arrival.channel:
                     exchange.take(arrival.body)
-        elif arrival.kind is Kind.COMMAND:
-            self._obey(hub, arrival)
         else:
             publication = Publication(name_of(arrival.channel), arrival.event, payload_of(arrival))
             self._dispatch_for_another(hub, publication)
 
-    def _obey(self, hub: Hub, arrival: Envelope) -> None:
+    def _obey(self, hub: Hub, arrival: HeardCommand) -> None:
         try:
             command = decode_command(arrival.body)
         except (msgspec.MsgspecError, ValueError) as error:
             self.counts["unknown_command"] += 1
             logger.error("Another process commands what this one does not know: %s", error)
         else:
-            hub.command(name_of(arrival.channel), command)
+            hub.command(from_bytes(arrival.socket_id), command, arrival.said_at)

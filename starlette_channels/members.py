@@ -9,6 +9,7 @@ import copy
 import functools
 import logging
 import math
+import time
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from threading import get_ident
@@ -57,7 +58,7 @@ class Hold:
 class Member(Speaker):
     """One client on one topic."""
 
-    __slots__ = ("_hold", "_replaces", "_subscriptions", "assigns", "subtopic", "topic_params")
+    __slots__ = ("_hold", "_replaces", "_subscriptions", "assigns", "since", "subtopic", "topic_params")
 
     def __init__(
         self,
@@ -73,6 +74,8 @@ class Member(Speaker):
         self.assigns: Any = link.assigns
         self._replaces = replaces
         self._subscriptions: Subscriptions | None = None
+        self.since: float = time.monotonic()
+        """When the client asked to join; a `kick` that was said before does not mean this channel."""
         self._hold: Hold | None = None  # from the subscription to the answer, if that is not one moment
 
     # What the connection calls.

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from starlette_channels.brokers.command_log import CommandLog
 from starlette_channels.brokers.envelope import (
     CHECKSUM_BYTES,
     Envelope,
@@ -24,6 +25,7 @@ from starlette_channels.brokers.reports import Reports
 from starlette_channels.messages import Gap
 
 ME, OTHER = b"12345678", b"87654321"
+LOG = CommandLog(ME, lambda: 0.5)
 NUMBERS = st.integers(1, 2**63 - 1)
 
 
@@ -80,7 +82,7 @@ JUNK = st.one_of(
 def test_junk_never_raises_and_is_counted(junk: bytes, is_checked: bool) -> None:
     junk = checked(junk) if is_checked else junk
     counts: Counter[str] = Counter()
-    receiver = Receiver(ME, Reports(counts), lambda: 0.0)
+    receiver = Receiver(ME, Reports(counts), lambda: 0.0, LOG)
     receiver.want({"t:a": 0.0})
     arrivals = receiver.take([VALID, junk, seal(Kind.JSON, OTHER, 1, 2, "t:a", "last", Raw(b"{}"))])
     if counts["relay_junk"]:
@@ -89,7 +91,7 @@ def test_junk_never_raises_and_is_counted(junk: bytes, is_checked: bool) -> None
 
 def receiver(*channels: str) -> tuple[Receiver, Counter[str]]:
     counts: Counter[str] = Counter()
-    one = Receiver(ME, Reports(counts, lambda: 0.0), lambda: 0.0)
+    one = Receiver(ME, Reports(counts, lambda: 0.0), lambda: 0.0, LOG)
     one.want(dict.fromkeys(channels, 0.0))
     return one, counts
 
@@ -122,10 +124,12 @@ def test_what_is_lost_on_a_line_is_counted_and_no_gap_of_a_topic_that_has_its_na
 def test_a_first_message_that_never_comes_is_a_gap_if_the_channel_was_wanted_when_it_was_said() -> None:
     now = 100.0
     counts: Counter[str] = Counter()
-    one = Receiver(ME, Reports(counts, lambda: now), lambda: now)
+    one = Receiver(ME, Reports(counts, lambda: now), lambda: now, LOG)
     one.want({"t:before": 0.0, "t:a": 100.0})
+    one.confirm({"t:before", "t:a"})
     now = 110.0
     one.want({"t:b": 109.0})
+    one.confirm({"t:b"})
     for channel, lost in (("t:before", 0), ("t:a", 2), ("t:b", 0)):
         age = 10.5 if channel == "t:before" else 5.0  # this one began before there was this receiver
         mark = seal(Kind.MARK, OTHER, 1, 2, channel, sent=7_000.0, age=age, quiet=4.0 if lost else age)
@@ -134,7 +138,7 @@ def test_a_first_message_that_never_comes_is_a_gap_if_the_channel_was_wanted_whe
 
 def test_what_was_held_up_on_its_way_is_no_younger_for_that() -> None:
     now = 100.0
-    one = Receiver(ME, Reports(Counter(), lambda: now), lambda: now)
+    one = Receiver(ME, Reports(Counter(), lambda: now), lambda: now, LOG)
     one.want({"t:other": 100.0})
     now = 101.0
     one.take([seal(Kind.MARK, OTHER, 1, 1, "t:other", sent=5_000.9, age=9.0, quiet=9.0)])  # it took 0.1 seconds

@@ -85,6 +85,7 @@ def test_what_was_said_first_is_missed_by_who_has_wanted_the_channel_since_befor
     assert listener.mark("a", ME, Stamp(1, 1), 100) == 1
     assert listener.take("a", OTHER, Stamp(1, 5), 100) == (News.FRESH, 4)
     listener.want("b", 100)
+    listener.confirm("b", 100)
     assert listener.mark("b", ME, Stamp(2, 3, 10, 1), 110) == 3
     assert listener.take("b", OTHER, Stamp(2, 3, 10, 1), 110) == (News.FRESH, 2)
     assert listener.end("b", b"another", Stamp(2, 3, 9, 1), 110) == 3
@@ -92,28 +93,46 @@ def test_what_was_said_first_is_missed_by_who_has_wanted_the_channel_since_befor
 
 def test_what_was_said_before_a_channel_was_wanted_is_not_missed(listener: Listener) -> None:
     listener.want("a", 100)
+    listener.confirm("a", 100)
     assert listener.take("a", ME, Stamp(3, 17, 11, 10.5), 110) == (News.FRESH, 0)
     assert listener.mark("a", OTHER, Stamp(5, 9, 11, 10.5), 110) == 0
     assert listener.take("a", OTHER, Stamp(5, 10, 12, 11.5), 111) == (News.FRESH, 0)
     assert listener.end("a", b"another", Stamp(2, 3, 11, 10.5), 110) == 0
     listener.want("old", 100)
+    listener.confirm("old", 100)
     assert listener.take("old", ME, Stamp(9, 5, inf, inf), 110) == (News.FRESH, 0), "it does not say how old it is"
 
 
 def test_of_an_older_series_the_last_that_was_missed_is_known(listener: Listener) -> None:
     listener.want("a", 100)
+    listener.confirm("a", 100)
     assert listener.take("a", ME, Stamp(3, 17, 60, 9.5), 110) == (News.FRESH, 1)
     assert listener.take("a", ME, Stamp(3, 16, 60, 9.5), 110) == (News.LATE, 0)
     assert listener.mark("a", OTHER, Stamp(5, 9, 60, 9.5), 110) == 1
     assert listener.take("a", OTHER, Stamp(5, 9, 60, 9.5), 110) == (News.LATE, 0)
 
 
+def test_what_is_said_while_a_subscription_takes_its_moment_is_not_missed_but_if_it_takes_long_it_is(
+    listener: Listener,
+) -> None:
+    for channel, confirmed, lost in (("a", 101.5, 0), ("b", 103, 3), ("c", 100.5, 3)):
+        listener.want(channel, 100)
+        listener.confirm(channel, confirmed)
+        assert listener.mark(channel, ME, Stamp(1, 3, 3, 3), 104) == lost
+    listener.want("d", 100)
+    assert listener.take("d", ME, Stamp(2, 4, 1, 0.5), 102) == (News.FRESH, 0)
+    assert listener.take("d", OTHER, Stamp(2, 4, 1, 0.5), 102.5) == (News.FRESH, 3)
+
+
 def test_a_channel_that_is_wanted_anew_has_been_wanted_since_then_only(listener: Listener) -> None:
     listener.want("a", 0)
+    listener.confirm("a", 0)
     listener.want("a", 50)
+    listener.confirm("a", 50)
     assert listener.mark("a", ME, Stamp(1, 2, 20, 15), 60) == 2
     listener.forget("a")
     listener.want("a", 50)
+    listener.confirm("a", 50)
     assert listener.mark("a", ME, Stamp(1, 2, 20, 15), 60) == 0
 
 
@@ -187,6 +206,7 @@ def test_of_what_is_never_heard_no_more_is_reported_than_was_said_since_and_some
     """A listener wants a channel in the midst of a series, and hears but one message of it, or one mark."""
     numbers, listener = Numbers(), Listener()
     listener.want("a", since)
+    listener.confirm("a", since)
     times.sort()
     heard = min(heard, len(times) - 1)
     stamps = [numbers.next("a", time) for time in times]

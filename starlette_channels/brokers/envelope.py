@@ -36,7 +36,9 @@ class Kind(IntEnum):
     """What the library has to say to itself in other processes; see `Exchange`."""
 
     COMMAND = 6
-    """What is to be done to the clients of an identity, on the channel of the topic that is called as they are."""
+    """What is to be done to clients of an identity, and who knows of it, on a channel that all hear; see `CommandLog`.
+    It has no number of its own.
+    """
 
 
 class Envelope(Struct, array_like=True, frozen=True, gc=False):

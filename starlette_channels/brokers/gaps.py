@@ -19,6 +19,9 @@ MARK_SECONDS = (1.0, 4.0, 16.0, 64.0, 256.0)
 KEEP_SECONDS = 2 * sum(MARK_SECONDS)
 """How long a receiver keeps a count of which it hears nothing: longer than its publisher does."""
 
+PATIENCE_SECONDS = 2.0
+"""How long a subscription may take until what is missed meanwhile counts. So long does a join wait for it."""
+
 ENDED_SECONDS = 30.0
 """How long a receiver keeps the count of a publisher that has stopped."""
 
@@ -173,6 +176,7 @@ class Listener:
     def __init__(self, keep_seconds: float = KEEP_SECONDS) -> None:
         self._keep_seconds = keep_seconds
         self._since: dict[str, float] = {}
+        self._unconfirmed: set[str] = set()
         self._heard: dict[str, dict[bytes, Heard]] = {}
         self._order: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         self._ended: deque[tuple[float, str, bytes]] = deque()
@@ -183,7 +187,16 @@ class Listener:
 
     def want(self, channel: str, since: float) -> None:
         """Note since when a channel has been wanted; one that nothing is said of has always been."""
-        self._since.setdefault(channel, since)
+        if channel not in self._since:
+            self._since[channel] = since
+            self._unconfirmed.add(channel)
+
+    def confirm(self, channel: str, now: float) -> None:
+        """Note that the subscription to a channel is in force."""
+        if channel in self._unconfirmed:
+            self._unconfirmed.discard(channel)
+            if now - self._since[channel] <= PATIENCE_SECONDS:
+                self._since[channel] = now
 
     def take(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> tuple[News, int]:
         """Take a message: return what it is, and how many before it are lost. `now` is when it was sent."""
@@ -221,6 +234,8 @@ class Listener:
         """Note the first that is heard of a publisher; return how many are surely missing before `until`."""
         since = self._since.get(channel, -inf)
         lost = 0
+        if channel in self._unconfirmed and now - since <= PATIENCE_SECONDS:
+            since = now
         if now - stamp.age >= since:
             lost = until - 1
         elif until > 1 and now - stamp.quiet >= since:
@@ -244,6 +259,7 @@ class Listener:
     def forget(self, channel: str) -> None:
         """Forget a channel that nobody wants to hear any more."""
         self._since.pop(channel, None)
+        self._unconfirmed.discard(channel)
         for publisher in tuple(self._heard.get(channel, ())):
             self._forget(channel, publisher)
 

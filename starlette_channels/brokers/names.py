@@ -20,6 +20,10 @@ def line_channel(name: str) -> str:
     return _LINE + name
 
 
+COMMANDS = line_channel("commands")
+"""Where processes tell each other what to do to the clients of an identity; all that have clients hear it."""
+
+
 def is_topic(channel: str) -> bool:
     """Whether a channel is that of a topic."""
     return channel.startswith(_TOPIC)
@@ -41,6 +45,11 @@ def as_bytes(channel: str) -> bytes:
         return data
     digest = hashlib.sha256(data).hexdigest().encode()
     return data[: MAX_BYTES - len(digest)] + b"~" + digest
+
+
+def from_bytes(name: bytes) -> str:
+    """Return what `as_bytes` was given."""
+    return name.decode("utf-8", "surrogatepass")
 
 
 def as_token(channel: str) -> str:

@@ -49,6 +49,10 @@ class Outbox:
         with self._lock:
             return sum(waiting.kind not in _MARKS for waiting in (*self._taken, *self._waiting))
 
+    def is_empty(self) -> bool:
+        """Whether nothing waits that has not been taken."""
+        return not self._waiting
+
     def put(self, kind: Kind, channel: str, event: str, body: Body) -> None:
         """Put a message behind the others."""
         with self._lock:
