@@ -174,7 +174,18 @@ class Hub:
     All methods but `run`, `run_later` and `subscribers` belong to that loop's thread.
     """
 
-    __slots__ = ("_addressees", "_context", "_counts", "_groups", "_interest", "_native", "_recent", "_remembered", "confirmations", "thread")
+    __slots__ = (
+        "_addressees",
+        "_context",
+        "_counts",
+        "_groups",
+        "_interest",
+        "_native",
+        "_recent",
+        "_remembered",
+        "confirmations",
+        "thread",
+    )
 
     def __init__(self, native: Any, counts: Counter[str], interest: Interest | None = None) -> None:
         self.thread: int = threading.get_ident()

@@ -9,8 +9,8 @@ import copy
 import functools
 import logging
 import math
-import time
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from threading import get_ident
 from typing import Any

@@ -1,9 +1,9 @@
-"""`channels.ready`: 503 until the engine is connected and Presence has heard from the others, so that no list is empty."""
+"""`channels.ready` is 503 until the engine is connected and Presence has heard from the other processes."""
 
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -57,8 +57,15 @@ class Worker:
                 await anyio.sleep(0.01)
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> Mapping[str, int]:
         return self.lobby.channels.statistics().counts
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what happens in the thread of a relay."""
+    with anyio.fail_after(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - there is no event for it in this event loop
+            await anyio.sleep(0.01)
 
 
 async def test_with_memory_a_process_is_ready_at_once_with_and_without_a_lifespan() -> None:
@@ -71,7 +78,12 @@ async def test_with_memory_a_process_is_ready_at_once_with_and_without_a_lifespa
 
 async def test_a_process_that_is_ready_knows_who_is_on_the_topics_of_the_others(engine_server: EngineServer) -> None:
     old, older = Worker(engine_server.url), Worker(engine_server.url)
-    async with old.running(), older.running(), connect(old.site, "/socket") as ann, connect(older.site, "/socket") as ben:
+    async with (
+        old.running(),
+        older.running(),
+        connect(old.site, "/socket") as ann,
+        connect(older.site, "/socket") as ben,
+    ):
         await ann.join("lobby:1", {"name": "ann"})
         await ben.join("lobby:1", {"name": "ben"})
         await old.until_ready()
@@ -96,16 +108,14 @@ async def test_it_waits_for_an_engine_that_comes_later_and_not_for_one_that_goes
             server.start()
             await worker.until_ready()
             server.kill()
-            with anyio.fail_after(PATIENCE):
-                while worker.lobby.broker.is_connected:
-                    await anyio.sleep(0.01)
+            await until(lambda: not worker.lobby.broker.is_connected)
             assert (await worker.ready()).status_code == 200
 
 
 @pytest.fixture
-def no_engine() -> Generator[str]:
+def no_engine() -> str:
     """The address of an engine that never comes."""
-    yield f"redis://{HOST}:{free_port()}"
+    return f"redis://{HOST}:{free_port()}"
 
 
 class Hands:
@@ -142,9 +152,7 @@ async def test_it_waits_ten_seconds_for_presence(caplog: pytest.LogCaptureFixtur
         broker, counts, clock = Broker(server.url), Counter[str](), Hands()
         readiness = Readiness(broker, [Presence(timing=slow)], counts, clock)
         assert not readiness.check()
-        with anyio.fail_after(PATIENCE):
-            while not broker.is_connected:
-                await anyio.sleep(0.01)
+        await until(lambda: broker.is_connected)
         assert not readiness.check()
         clock.now = START_SECONDS
         assert readiness.check()

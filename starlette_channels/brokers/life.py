@@ -356,7 +356,9 @@ class Life:
         bodies, number = self.commands.outgoing(now)
         given_up, self._reported_given_up = self.commands.given_up - self._reported_given_up, self.commands.given_up
         if given_up:
-            text = "%d commands to clients had no room: who was deaf closes the connections that may be meant, with 1012"
+            text = (
+                "%d commands to clients had no room: who was deaf closes the connections that may be meant, with 1012"
+            )
             self._reports.warn("commands_given_up", text, given_up, number=given_up)
         parcels = [Parcel(COMMANDS, seal(Kind.COMMAND, self.id, 1, 1, COMMANDS, "", body, now)) for body in bodies]
         if too_large := sum(len(parcel.data) > engine.max_bytes for parcel in parcels):
