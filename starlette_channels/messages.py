@@ -91,7 +91,10 @@ class Gap(Struct, frozen=True):
     topic: str
 
     lost: int
-    """How many there were."""
+    """How many there were.
+
+    At least so many, if it is the first that is heard of a process that spoke on the topic before this one listened.
+    """
 
     publisher: str
     """The process that sent them: an id that it has until it ends."""
