@@ -37,7 +37,6 @@ class Kick(Struct, frozen=True, tag="kick"):
     def __post_init__(self) -> None:
         f"{self.topic}{self.reason}".encode()
 
-
     @property
     def slot(self) -> str:
         """What the command is about: the later of two to one identity with the same slot does for both."""

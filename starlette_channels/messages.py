@@ -91,8 +91,10 @@ class Gap(Struct, frozen=True):
     topic: str
 
     lost: int
-    """How many there were. It is 0 if nobody can say: a join was answered before the engine had the subscription, which
-    is in force by now.
+    """How many there were.
+
+    At least so many, if it is the first that is heard of a process that spoke on the topic before this one listened.
+    0 if nobody can say: a join was answered before the engine had the subscription, which is in force by now.
     """
 
     publisher: str

@@ -1,5 +1,6 @@
 """The commands of the last hour, in the hands of several processes: whoever was deaf gets them, once, in time."""
 
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from starlette_channels.brokers.command_log import (
     DIGEST_SECONDS,
     KEEP_SECONDS,
+    MAX_BYTES,
     OVERHEAD,
     CommandLog,
     HeardCommand,
@@ -19,9 +21,9 @@ from starlette_channels.brokers.number_ranges import NumberRanges
 class Cluster:
     """Processes on a wire, which loses what is sent to or by those who are cut off."""
 
-    def __init__(self, names: str = "abc", **options: int) -> None:
+    def __init__(self, names: str = "abc", max_bytes: int = MAX_BYTES) -> None:
         self.now = 0.0
-        self.options = options
+        self.max_bytes = max_bytes
         self.logs: dict[str, CommandLog] = {}
         self.cut: set[str] = set()
         self.obeyed: dict[str, list[str]] = {}
@@ -33,7 +35,7 @@ class Cluster:
             self.come(name)
 
     def come(self, name: str, *, keeps: bool = True) -> None:
-        log = CommandLog(name.encode() * 8, Random(name).random, **self.options)
+        log = CommandLog(name.encode() * 8, Random(name).random, max_bytes=self.max_bytes)
         if keeps:
             log.begin_to_keep(self.now)
         self.logs[name] = log
@@ -279,6 +281,6 @@ def test_ranges_are_sets_of_numbers(ones: list[tuple[int, int]], others: list[tu
     assert [number in one for number in range(80)] == [number in numbers(ones) for number in range(80)]
     parts = list(one)
     assert all(first <= last for first, last in parts)
-    assert all(before[1] + 1 < after[0] for before, after in zip(parts, parts[1:], strict=False)), "they do not touch"
+    assert all(before[1] + 1 < after[0] for before, after in pairwise(parts)), "they do not touch"
     if one:
         assert (one.smallest(), one.largest()) == (min(numbers(ones)), max(numbers(ones)))

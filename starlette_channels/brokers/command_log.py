@@ -192,6 +192,10 @@ class CommandLog:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def names(self) -> Iterator[bytes]:
+        """Return the identities that the commands are for which are kept."""
+        return (kept.socket_id for kept in self._kept.values())
+
     @property
     def is_settled(self) -> bool:
         """Whether nothing has happened since `outgoing` was called last."""

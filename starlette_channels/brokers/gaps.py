@@ -185,6 +185,10 @@ class Listener:
     def __len__(self) -> int:
         return len(self._order)
 
+    def has_heard(self, channel: str, publisher: bytes) -> bool:
+        """Whether it knows how far a publisher has come on a channel."""
+        return self._of(channel, publisher) is not None
+
     def want(self, channel: str, since: float) -> None:
         """Note since when a channel has been wanted; one that nothing is said of has always been."""
         if channel not in self._since:

@@ -65,9 +65,7 @@ class NumberRanges:
         if start >= end:
             return
         left = [
-            part
-            for part in ((self._firsts[start], first - 1), (last + 1, self._lasts[end - 1]))
-            if part[0] <= part[1]
+            part for part in ((self._firsts[start], first - 1), (last + 1, self._lasts[end - 1])) if part[0] <= part[1]
         ]
         self._firsts[start:end] = [part[0] for part in left]
         self._lasts[start:end] = [part[1] for part in left]

@@ -73,7 +73,9 @@ class Receiver:
             return
         for one in news:
             if isinstance(one, LostCommands):
-                self._reports.warn("commands_lost", "Some commands to clients are lost: those who may be meant come back")
+                self._reports.warn(
+                    "commands_lost", "Some commands to clients are lost: those who may be meant come back"
+                )
             arrivals.append(one)
 
     def _take(self, envelope: Envelope, arrivals: list[Arrival], now: float) -> int:

@@ -56,7 +56,7 @@ class SenderClocks:
             self._differences.move_to_end(publisher)
         elif difference < known.smallest:
             known.smallest = difference
-        return max(sent + min(known.former, known.smallest), now - MOST_HELD_UP)
+        return min(now, max(sent + min(known.former, known.smallest), now - MOST_HELD_UP))
 
     def _expire(self, now: float) -> None:
         while self._differences:

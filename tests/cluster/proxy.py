@@ -5,6 +5,7 @@ import contextlib
 import threading
 from collections.abc import Coroutine, Generator
 from typing import Any
+from weakref import WeakSet
 
 from tests.ports import HOST, free_port
 
@@ -48,6 +49,7 @@ class Proxy:
         self._hears = asyncio.Event()
         self._is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
+        self._all_writers: WeakSet[asyncio.StreamWriter] = WeakSet()
         network.do(self._listen())
 
     def close(self) -> None:
@@ -89,6 +91,8 @@ class Proxy:
     async def _close(self) -> None:
         self._server.close()
         await self._cut()
+        for writer in tuple(self._all_writers):  # one that closes may have something left that nobody reads
+            writer.transport.abort()
 
     async def _hang(self) -> None:
         self._open.clear()
@@ -114,6 +118,7 @@ class Proxy:
             there, back = await asyncio.open_connection(HOST, self._to)
             with contextlib.closing(back):
                 self._writers |= {writer, back}
+                self._all_writers |= {writer, back}
                 try:
                     await asyncio.gather(self._pump(reader, back, self._hears), self._pump(there, writer))
                 finally:
