@@ -15,16 +15,13 @@ from starlette_channels.mishaps import Mishaps
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Cancel, Tasks
 from starlette_channels.transport import Transport
-from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS
+from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS, TURNS_TO_READ
 from starlette_channels.transports.outbox import ONE_BY_ONE, OneByOne, Outbox
 from starlette_channels.transports.silence import silence_watch_of_this_loop
 from starlette_channels.transports.sweeper import sweeper_of_this_loop
 from starlette_channels.transports.turns import Pace, Turns, turns_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
-
-TURNS_TO_READ = 10
-"""So many turns the event loop has at least to read what a client has sent, before the client counts as silent."""
 
 MESSAGES_IN_A_ROW = 16
 """So many of one client are dealt with before others have their turn."""
