@@ -256,7 +256,9 @@ class Actor(ABC):
 
     def _failed(self, what: Callable[..., Any], error: BaseException, *, interrupt: bool) -> None:
         name = getattr(what, "__name__", what)
-        self._spawner.mishaps.note("channel_crashed", logger, "%r ended: %s raised", self, name, cause=error)
+        self._spawner.counts["channel_crashed"] += 1
+        text = "%r ended: %s raised"
+        self._spawner.mishaps.note("channel_crashed", logger, text, self, name, cause=error, number=0)
         self._seal("error", interrupt=interrupt)
 
     async def _finish(self) -> None:

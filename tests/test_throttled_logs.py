@@ -37,6 +37,8 @@ ROOT = Path(starlette_channels.__file__).parent
 
 AT_START_UP = {
     ("channels", "warning"),  # once for a handler of an event that never comes
+    ("readiness", "warning"),  # once, if something is missing when the start is over
+    ("brokers.redis", "warning"),  # for an option in an address, when it is read
     ("workers", "critical"),  # several workers without a broker: this process ends
     ("transports.websocket", "warning"),  # once, when daphne is the server
     ("drainer", "warning"),  # once, when the server stops

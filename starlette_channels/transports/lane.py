@@ -35,7 +35,7 @@ from starlette_channels.transports.outbox import Outbox
 from starlette_channels.transports.outlet import LaneOutlet, Write, wire
 from starlette_channels.transports.pulse import Pulse
 from starlette_channels.transports.suspicion import Suspicion
-from starlette_channels.transports.turns import EVENTS_AT_ONCE, Pace
+from starlette_channels.transports.turns import EVENTS_AT_ONCE, SELDOM_BYTES, Pace
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
@@ -183,18 +183,18 @@ class Lane(asyncio.Protocol):
             self._ignore()
         else:
             self._begin_intake(Intake(data=data))
-            self._take_in()
+            self._take_in(len(data))
 
     def _begin_intake(self, intake: Intake) -> None:
         self._intake = intake
         self._straight = False
 
-    def _take_in(self) -> None:
+    def _take_in(self, size: int) -> None:
         """Deal with a slice of what has come at once, if there is time left in this turn."""
         turns = self._turns
         turns.left -= 1
         if not (turns.left >= 0 or turns.goes_on()):
-            self._queue_up(fresh=self._is_fresh())
+            self._queue_up(fresh=size <= SELDOM_BYTES and self._is_fresh())
         elif not self._held or self._closing:
             turns.left -= self.visit(EVENTS_AT_ONCE) - 1
         if self._intake is not None:

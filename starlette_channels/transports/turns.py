@@ -20,17 +20,17 @@ TURN_SECONDS = 0.001
 MOST_AT_ONCE = 64
 """So many messages are dealt with in one turn at most, however little they cost."""
 
-WINDOW = 4
-"""Messages between two looks at the clock."""
-
 EVENTS_AT_ONCE = 16
 """So many messages and control frames of one client are dealt with in one turn."""
 
 SELDOM_SECONDS = 0.005
 """A client that sends at such intervals or longer waits with others that send seldom,"""
 
-SELDOM_BURST = 4
-"""and so it does with the first few after a rest."""
+SELDOM_BURST = 2
+"""and so it does with the first few after a rest,"""
+
+SELDOM_BYTES = 512
+"""if it sends no more than this at once."""
 
 LEARNING = 0.25
 
@@ -57,12 +57,12 @@ class Turns:
         clock: Callable[[], float] = time.perf_counter,
         least_cost: float = TURN_SECONDS / MOST_AT_ONCE,
     ) -> None:
-        self.left: int = WINDOW
+        self.left: int = 0
         """Messages that may be dealt with before `goes_on` is asked: whoever takes one subtracts it."""
         self._soon = soon
         self._clock = clock
         self._least = least_cost
-        self._cost = max(least_cost, TURN_SECONDS / 32)
+        self._cost = least_cost
         self._fresh: deque[Waiting] = deque()
         self._rest: deque[Waiting] = deque()
         self._scheduled = False
@@ -79,12 +79,12 @@ class Turns:
         if not self._scheduled:
             self._scheduled = True
             self._began = now
-            self._room = self._allowance - WINDOW
+            self._room = self._allowance
             self._soon(self._turn)
         if self._room <= 0 or now - self._began >= TURN_SECONDS:
             self.left = 0
             return False
-        self.left = min(WINDOW, self._room) - 1
+        self.left = min(self._window, self._room) - 1
         self._room -= self.left + 1
         return True
 
@@ -96,9 +96,19 @@ class Turns:
             self._soon(self._turn)
 
     @property
+    def is_crowded(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._rest or self._fresh)
+
+    @property
     def _allowance(self) -> int:
         """How many messages fit into one turn."""
         return max(1, min(MOST_AT_ONCE, int(TURN_SECONDS / self._cost)))
+
+    @property
+    def _window(self) -> int:
+        """How many messages are dealt with between two looks at the clock: about a quarter of a turn."""
+        return max(1, self._allowance // 4)
 
     def _turn(self) -> None:
         """Begin a turn: visit those who wait, and leave half of the budget to those who come."""
@@ -110,14 +120,17 @@ class Turns:
             self._soon(self._mark)
         try:
             for _ in range(waiting):
-                done += (self._fresh or self._rest).popleft().visit(min(share - done, EVENTS_AT_ONCE))
+                if self._fresh:
+                    done += self._fresh.popleft().visit(1)
+                else:
+                    done += self._rest.popleft().visit(min(share - done, EVENTS_AT_ONCE))
                 if done >= share or self._clock() - now >= TURN_SECONDS / 2:
                     break
         finally:
             self._own, self._measured = self._clock() - now, done
             self._began = now
             room = max(0, room - done)
-            self.left = min(WINDOW, room)
+            self.left = min(self._window, room)
             self._room = room - self.left
             self._scheduled = waiting > 0
             if waiting:

@@ -15,16 +15,13 @@ from starlette_channels.mishaps import Mishaps
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Cancel, Tasks
 from starlette_channels.transport import Transport
-from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS
+from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS, TURNS_TO_READ
 from starlette_channels.transports.outbox import ONE_BY_ONE, OneByOne, Outbox
 from starlette_channels.transports.silence import silence_watch_of_this_loop
 from starlette_channels.transports.sweeper import sweeper_of_this_loop
 from starlette_channels.transports.turns import Pace, Turns, turns_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
-
-TURNS_TO_READ = 10
-"""So many turns the event loop has at least to read what a client has sent, before the client counts as silent."""
 
 MESSAGES_IN_A_ROW = 16
 """So many of one client are dealt with before others have their turn."""
@@ -147,7 +144,7 @@ class WebSocketTransport:
                     self._lose()
                     return
                 turns.left -= 1
-                if turns.left < 0 and not turns.goes_on():
+                if (turns.left < 0 and not turns.goes_on()) or turns.is_crowded:
                     await self._wait_for_turn(turns)
                 # Servers may send both keys, one of them empty.
                 text: str | None = message.get("text")
@@ -162,11 +159,17 @@ class WebSocketTransport:
             await anyio.lowlevel.checkpoint()
 
     async def _wait_for_turn(self, turns: Turns) -> None:
-        """Wait until the event loop has time for a message, because others have sent many."""
+        """Wait until the event loop has time for a message, because others have sent many.
+
+        Servers hand over what they have in store at once, so a client with much of it would always be the next. What is
+        left of a turn is for clients that send seldom.
+        """
         self._pace = self._pace or Pace()
-        self._turn = anyio.Event()
-        turns.enter(self, fresh=self._pace.is_fresh(self.heard))
-        await self._turn.wait()
+        fresh = self._pace.is_fresh(self.heard)
+        if not fresh or turns.left < 0:
+            self._turn = anyio.Event()
+            turns.enter(self, fresh=fresh)
+            await self._turn.wait()
 
     def visit(self, most: int) -> int:
         """Let the reader go on with its message."""
