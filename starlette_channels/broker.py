@@ -135,6 +135,8 @@ class Broker:
         """Return the hub of the running event loop."""
         native = anyio.lowlevel.current_token().native_token
         thread = threading.get_ident()
+        if self._relay is not None:
+            self._relay.start()  # it may have been closed since: whoever asks for the hub wants to hear the others
         with self._lock:
             former = self._inboxes.get(thread)
             if former is not None and former.hub.serves(native):
@@ -143,8 +145,6 @@ class Broker:
             self._inboxes = {**self._inboxes, thread: Inbox(hub, self._arrive)}
         if former is not None:
             former.hub.abandon()
-        if self._relay is not None:
-            self._relay.start()
         return hub
 
     def broadcast(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:

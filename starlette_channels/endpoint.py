@@ -20,6 +20,7 @@ from starlette_channels.drain import Drain
 from starlette_channels.drainer import Drainer
 from starlette_channels.expiry import Expiry
 from starlette_channels.handshake import Refused, note_refusal, refuse_websocket
+from starlette_channels.hub import Hub
 from starlette_channels.limits import Bounds, Limits
 from starlette_channels.logs import LogOptions
 from starlette_channels.messages import Payload
@@ -208,17 +209,34 @@ class Channels(Generic[A]):
         On SIGTERM the clients are drained before the server hears of it: see `drain`. On SIGINT (Ctrl-C), under
         uvicorn's `--reload`, and if the lifespan ends without a signal, that is done at once instead of in batches. A
         second signal cancels handlers that are at work. With `Channels(drain=False)` the signals are the server's.
+
+        While it ends, nobody is let in. Afterwards the application is as it was before: it may run its lifespan again,
+        in this event loop or another one, or be used without, as in tests. Of several lifespans that run at a time in
+        different event loops, only the last one disconnects the broker; the others end the connections of their own.
         """
-        self._service.open()
-        hub = self._service.broker.hub()
+        service = self._service
+        hub = service.broker.hub()
+        service.begin_lifespan(hub)
         for presence in self._presences:
-            presence.attach(self._service.broker)
+            presence.attach(service.broker)
         with STOP_SIGNALS.held_for(self._drainer, hub) if self._minds_signals else nullcontext():
             try:
                 yield
             finally:
-                await self._drainer.drain(at_once=True)
-                await self._service.broker.close()
+                await self._end_lifespan(hub)
+
+    async def _end_lifespan(self, hub: Hub) -> None:
+        others = self._service.end_lifespan(hub)
+        if hub in others:
+            return  # one around this one, in the same event loop: that one sends the clients away
+        if others:
+            await self._drainer.leave_loop()
+            return
+        try:
+            await self._drainer.drain(at_once=True)
+            await self._service.broker.close()
+        finally:
+            self._service.open()
 
     # ASGI.
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel
 from starlette_channels.expiry import Lifetimes, Mortal
+from starlette_channels.hub import Hub
 from starlette_channels.identities import Identities, Quotas
 from starlette_channels.limits import Bounds, Limits
 from starlette_channels.logs import LogOptions, level_of
@@ -66,17 +67,42 @@ class Service:
         """Clients that are neither let in nor refused yet."""
         self.lifetimes: Lifetimes | None = None
         """How long clients may stay, if that is not for ever."""
-        self.closing: bool = False
-        """Whether nobody is let in any more."""
+        self._closed_by: Hub | None = None
         self._reopens = 0.0
+        self._lifespans: list[Hub] = []
+
+    def begin_lifespan(self, hub: Hub) -> None:
+        """Note that a lifespan runs in this event loop, and let clients in."""
+        self._lifespans = [*self._running_lifespans(), hub]
+        self.open()
+
+    def end_lifespan(self, hub: Hub) -> list[Hub]:
+        """Note that a lifespan ends in this event loop; return the event loops in which others still run.
+
+        In tests there may be several at a time: clients in threads of their own, each with the lifespan.
+        """
+        running = self._running_lifespans()
+        if hub in running:
+            running.remove(hub)
+        self._lifespans = running
+        return running
+
+    def _running_lifespans(self) -> list[Hub]:
+        """The event loops of all lifespans but those that were cut off together with their event loop."""
+        return [hub for hub in self._lifespans if hub.is_running]
+
+    @property
+    def closing(self) -> bool:
+        """Whether nobody is let in any more: from `close` until `open`, or until the event loop of `close` is over."""
+        return self._closed_by is not None and self._closed_by.is_running
 
     def open(self) -> None:
         """Let clients in, as from the start."""
-        self.closing = False
+        self._closed_by = None
 
-    def close(self, seconds: float) -> None:
-        """Let nobody in any more; after so many seconds, it may be worth another try."""
-        self.closing = True
+    def close(self, seconds: float, hub: Hub) -> None:
+        """Let nobody in any more; after so many seconds, it may be worth another try. `hub` is that of the caller."""
+        self._closed_by = hub
         self._reopens = time.monotonic() + seconds
 
     @property
