@@ -243,17 +243,22 @@ async def test_a_lifespan_inside_another_one_ends_nothing() -> None:
 @pytest.mark.anyio
 async def test_a_broker_is_connected_again_for_those_who_come_after_the_lifespan(engine_server: EngineServer) -> None:
     """They only listen: nothing that they do would connect it."""
-    house, other = House(Broker(engine_server.url)), Broker(engine_server.url)
-    async with house.channels.lifespan():
-        await house.talk()
-    async with connect(house.app, "/socket", timeout=0.1) as client:
-        room = await client.join("room:a")
+
+    @channel("plain")
+    async def plain(socket: Socket, payload: Any) -> None: ...
+
+    broker, other = Broker(engine_server.url), Broker(engine_server.url)
+    channels = Channels([plain], broker=broker)
+    async with channels.lifespan(), connect(channels) as client:
+        await client.join("plain")
+    async with connect(channels, timeout=0.1) as client:
+        joined = await client.join("plain")
         for attempt in itertools.count():  # the processes find each other by and by
-            other.broadcast("room:a", "news", {"attempt": attempt})
+            other.broadcast("plain", "news", {"attempt": attempt})
             try:
-                assert "attempt" in await room.receive("news")
+                assert "attempt" in await joined.receive("news")
                 break
             except AssertionError:
                 assert attempt < 150
     await other.close()
-    await house.broker.close()
+    await broker.close()
