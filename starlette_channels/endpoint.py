@@ -35,7 +35,7 @@ from starlette_channels.serializers import V1, V2, Serializer
 from starlette_channels.service import Service
 from starlette_channels.signals import STOP_SIGNALS
 from starlette_channels.transports.longpoll import LongPoll
-from starlette_channels.transports.websocket import serve_websocket, warn_about_server
+from starlette_channels.transports.websocket import forget_what_comes, serve_websocket, warn_about_server
 from starlette_channels.workers import refuse_several_workers
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
@@ -252,11 +252,11 @@ class Channels(Generic[A]):
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         with self._admission.arrival() as arrival:
-            connected = await self._let_in(arrival, scope, send)
+            connected = await self._let_in(arrival, scope, receive, send)
         if connected is not None and not self._take_fast_lane(scope, connected):
             await serve_websocket(receive, send, connected, self._service.limits, self._service.mishaps)
 
-    async def _let_in(self, arrival: Arrival, scope: Scope, send: Send) -> Connected | None:
+    async def _let_in(self, arrival: Arrival, scope: Scope, receive: Receive, send: Send) -> Connected | None:
         """Answer a handshake; return what makes the connection, if there is to be one."""
         connected = None
         try:
@@ -267,6 +267,8 @@ class Channels(Generic[A]):
         except Refused as refusal:
             note_refusal(refusal, self._service.mishaps)
             answer = refuse_websocket(scope, send, refusal)
+            if refusal.close is not None:
+                forget_what_comes(receive)
         else:
             answer = send({"type": "websocket.accept", "subprotocol": subprotocol})
         try:

@@ -20,6 +20,7 @@ from starlette_channels.connection import Connection
 from starlette_channels.limits import Bounds
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.transport import Transport
+from starlette_channels.transports.closing import Closing
 from starlette_channels.transports.handshake_log import be_discreet
 from starlette_channels.transports.lane import Lane
 from starlette_channels.transports.pulse import pulse_of_this_loop
@@ -103,7 +104,10 @@ class Handshaking(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if hasattr(self, "scope"):
             extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
-            self.scope["extensions"] = {**extensions, "starlette_channels": {"attach": self.attach}}
+            self.scope["extensions"] = {
+                **extensions,
+                "starlette_channels": {"attach": self.attach, "refuse": self.refuse},
+            }
 
     def attach(self, connect: Callable[[Transport], Connection], limits: Bounds, mishaps: Mishaps) -> bool:
         """Take the accepted connection over, and return whether that could be done; the ASGI call may return then.
@@ -135,6 +139,21 @@ class Handshaking(WebSocketsSansIOProtocol):
         self.connections.discard(self)
         transport.set_protocol(lane)
         lane.start(connect)
+        return True
+
+    def refuse(self, code: int, reason: str) -> bool:
+        """Close the accepted connection, without uvicorn, and return whether that could be done.
+
+        uvicorn would read and parse whatever the client sends for another 10 seconds.
+        """
+        if not self.handshake_complete or self.close_sent or self.transport.is_closing():
+            return False
+        self.stop_keepalive()
+        del self.scope
+        transport = self.transport
+        self.transport = Detached()
+        self.connections.discard(self)
+        Closing(transport, self.loop, self.connections).start(code, reason)
         return True
 
 
