@@ -19,6 +19,7 @@ CLIENT_FILES = {
     "channels.d.ts": TYPESCRIPT,
     "presence.js": JAVASCRIPT,
     "presence.d.ts": TYPESCRIPT,
+    "shared.js": JAVASCRIPT,
 }
 """The files, and their content types. `mimetypes` would ask the machine: its registry or `mime.types` may say that
 JavaScript is plain text, and no browser runs a module of that type."""

@@ -53,7 +53,7 @@ class CountCalls:
 
 
 async def connect(conn: Handshake) -> dict[str, Any]:
-    """Let everybody in, but for those with a bad token, and those who want to be refused; who wants to be held waits at the gate."""
+    """Refuse those with a bad token or the wish to be refused; who wants to be held waits at the gate."""
     if "token" in conn.params:
         tokens.verify(conn.params["token"])
     if "close" in conn.params:

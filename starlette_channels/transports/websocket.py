@@ -319,7 +319,7 @@ async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
 
 
 def forget_what_comes(receive: Receive) -> None:
-    """Let hypercorn get rid of what comes after the close; nobody waits for it: it closes when the ASGI call has ended."""
+    """Let hypercorn get rid of what comes after the close; it closes when the ASGI call has ended, so nobody waits."""
     if "hypercorn" in sys.modules:
         Tasks().spawn(_forget_what_comes, receive)
 
