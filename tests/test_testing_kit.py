@@ -311,7 +311,7 @@ async def test_a_crash_of_the_handler_fails_the_push_at_once(virtual_clock: Mock
     async with connect(channels_with(crash=crash)) as client:
         began = virtual_clock.current_time()
         room, other = await client.join("room:a"), await client.join("room:b")
-        with pytest.raises(ChannelCrashed, match="'room:a' ended with phx_error .*channel_crash") as crashed:
+        with pytest.raises(ChannelCrashed, match=r"'room:a' ended with phx_error .*channel_crash") as crashed:
             await room.push("crash")
         assert (crashed.value.topic, crashed.value.payload) == ("room:a", {"reason": "channel_crash"})
         assert await other.push("echo", {"n": 1}) == Reply("ok", {"n": 1})
@@ -326,6 +326,7 @@ async def test_a_push_that_waits_while_another_one_crashes_the_channel_fails_at_
     async def crash(socket: Socket[Any], payload: Any) -> None:
         raise Boom("no")
 
+    began = virtual_clock.current_time()
     async with connect(channels_with(crash=crash, ignore=ignore)) as client, anyio.create_task_group() as tasks:
         room = await client.join("room:a")
 
@@ -335,7 +336,6 @@ async def test_a_push_that_waits_while_another_one_crashes_the_channel_fails_at_
 
         tasks.start_soon(wait)
         await anyio.wait_all_tasks_blocked()
-        began = virtual_clock.current_time()
         room.send("crash")
     assert virtual_clock.current_time() == began
 
