@@ -17,6 +17,11 @@ class Disconnect(Struct, frozen=True, tag="disconnect"):
     def __post_init__(self) -> None:
         check_close(self.code, self.reason, code_name="disconnect(code", reason_name="disconnect(reason")
 
+    @property
+    def slot(self) -> str:
+        """What the command is about: the later of two to one identity with the same slot does for both."""
+        return "disconnect"
+
 
 class Kick(Struct, frozen=True, tag="kick"):
     """End the channel of one topic, and say why if there is a reason. Raises `ValueError` for what is no Unicode."""
@@ -26,6 +31,11 @@ class Kick(Struct, frozen=True, tag="kick"):
 
     def __post_init__(self) -> None:
         f"{self.topic}{self.reason}".encode()
+
+    @property
+    def slot(self) -> str:
+        """What the command is about: the later of two to one identity with the same slot does for both."""
+        return f"kick {self.topic}"
 
 
 Command: TypeAlias = Disconnect | Kick
