@@ -161,8 +161,10 @@ class Channels(Generic[A]):
         """Close all connections whose `socket_id` this is, in whatever process; their channels end, as `"closed"`.
 
         Clients see both code and reason. They come back, older versions of phoenix.js not after 1000, and `connect`
-        decides again. It means who is connected now, or whose `connect` is running. Processes that cannot be reached do it
-        within ten seconds of being reachable again, for up to an hour; the page on engines says what that cannot cover.
+        decides again. It means who is connected now, or whose `connect` is running. Processes that cannot be reached
+        do it within ten seconds of being reachable again, for up to an hour; the page on engines says what that does
+        not cover.
+
         Raises `ValueError` for a code that a server may not send, and for a reason of over 123 bytes in UTF-8. It may
         be called from any thread, returns at once, and an id that nobody has is no error.
         """
@@ -174,8 +176,8 @@ class Channels(Generic[A]):
         The client gets the event `kicked`, `{"reason": ...}`, if there is a reason, and `phx_close`: it stays away
         until it joins anew, which the join handler may refuse. A handler that is running may finish, for as long as
         `Limits.shutdown_seconds`; what waits behind it is answered `unmatched topic`. `terminate` gets `"kicked"`. It
-        reaches other processes as `disconnect` does, means who is on the topic or joining it now, may be called from any
-        thread, returns at once, and nobody being there is no error.
+        reaches other processes as `disconnect` does, and means who is on the topic or joining it now. It may be called
+        from any thread, returns at once, and nobody being there is no error.
         """
         self._service.broker.command(socket_id, Kick(topic, reason))
 

@@ -1,4 +1,4 @@
-"""`await socket.admit()`: the client is subscribed before its join reads the state that it answers; nothing is missed."""
+"""`await socket.admit()`: the client is subscribed before its join reads what it answers, so that it misses nothing."""
 
 from typing import Any
 

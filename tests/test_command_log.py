@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from starlette_channels.brokers.command_log import (
     DIGEST_SECONDS,
     KEEP_SECONDS,
+    MAX_BYTES,
     OVERHEAD,
     CommandLog,
     HeardCommand,
@@ -20,9 +21,9 @@ from starlette_channels.brokers.number_ranges import NumberRanges
 class Cluster:
     """Processes on a wire, which loses what is sent to or by those who are cut off."""
 
-    def __init__(self, names: str = "abc", **options: int) -> None:
+    def __init__(self, names: str = "abc", max_bytes: int = MAX_BYTES) -> None:
         self.now = 0.0
-        self.options = options
+        self.max_bytes = max_bytes
         self.logs: dict[str, CommandLog] = {}
         self.cut: set[str] = set()
         self.obeyed: dict[str, list[str]] = {}
@@ -34,7 +35,7 @@ class Cluster:
             self.come(name)
 
     def come(self, name: str, *, keeps: bool = True) -> None:
-        log = CommandLog(name.encode() * 8, Random(name).random, **self.options)
+        log = CommandLog(name.encode() * 8, Random(name).random, max_bytes=self.max_bytes)
         if keeps:
             log.begin_to_keep(self.now)
         self.logs[name] = log

@@ -1,5 +1,7 @@
 """`disconnect` and `kick` between processes: they arrive, whatever was away, and mean who was there before."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator

@@ -1,4 +1,4 @@
-"""The ok of a join means that the topic is heard: what other processes broadcast from then on arrives, or is reported."""
+"""The ok of a join: what other processes broadcast on the topic from then on arrives, or is reported."""
 
 import contextlib
 import tempfile
@@ -302,9 +302,12 @@ async def test_with_memory_there_is_nothing_to_wait_for() -> None:
 async def test_an_application_whose_broker_was_closed_connects_again(redis: EngineServer) -> None:
     house = House(redis.url)
     for _ in range(2):
-        async with houses(redis.url, 1) as (there,), house.channels.lifespan():
-            async with connect(house.channels, timeout=PATIENCE) as client:
-                joined = await client.join("room:a")
-                there.channels.broadcast("room:a", "news", {})
-                assert await joined.receive("news") == {}
+        async with (
+            houses(redis.url, 1) as (there,),
+            house.channels.lifespan(),
+            connect(house.channels, timeout=PATIENCE) as client,
+        ):
+            joined = await client.join("room:a")
+            there.channels.broadcast("room:a", "news", {})
+            assert await joined.receive("news") == {}
     assert house.timeouts == 0
