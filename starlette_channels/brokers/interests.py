@@ -116,8 +116,9 @@ class Interests:
         return unwanted
 
     def lose(self, connection: object) -> None:
-        """Note that a connection is of no use any more. One that is not the latest means nothing: a relay that was closed
-        may take longer to end than its successor to connect.
+        """Note that a connection is of no use any more, unless it has a successor.
+
+        A relay that was closed may take longer to end than the next one to connect.
         """
         with self._lock:
             if connection is self._connection:
