@@ -257,7 +257,7 @@ class Member(Speaker):
         """Subscribe, and wait until the engine delivers all topics of this channel, but not for ever."""
         self._subscribe_early()
         confirmations = self._link.hub.confirmations
-        if confirmations is not None:
+        if confirmations is not None and not (self._hold is not None and self._hold.is_full):
             topics = (self.topic, *(self._subscriptions.topics if self._subscriptions else ()))
             await confirmations.wait(topics, self, min(WAIT_SECONDS, self._link.limits.handler_seconds / 2))
 
