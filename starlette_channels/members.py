@@ -163,7 +163,7 @@ class Member(Speaker):
             )
         if self.fate is None:
             self._subscribe_early()
-            if self._link.hub.confirmations is not None:
+            if self._link.hub.confirmations is not None and not self._is_in_force():
                 await self._until_in_force()
         return False
 
@@ -210,7 +210,7 @@ class Member(Speaker):
         try:
             self.assigns = copy.copy(self._link.assigns)
             reply = self._join_reply(message, await self._ask(message))
-            if self._link.hub.confirmations is not None and self.fate is None:
+            if self._link.hub.confirmations is not None and self.fate is None and not self._is_in_force():
                 await self._until_in_force()
         except JoinError as error:
             self._refuse(message, "join_refused", error.payload)
@@ -248,14 +248,18 @@ class Member(Speaker):
             self._hold = Hold()
             self._link.hub.subscribe(self.topic, self)
 
+    def _is_in_force(self) -> bool:
+        """Whether the engine delivers all topics of this channel already; that is not waited for, and costs nothing."""
+        hears = self._link.hub.hears
+        return hears(self.topic) and (self._subscriptions is None or all(map(hears, self._subscriptions.topics)))
+
     async def _until_in_force(self) -> None:
-        """Wait until the engine delivers all topics that are subscribed to: at once if it does so already."""
-        hub = self._link.hub
-        topics = (self.topic,) if self._subscriptions is None else (self.topic, *self._subscriptions.topics)
-        if hub.confirmations is None or all(map(hub.hears, topics)):
-            return
+        """Subscribe, and wait until the engine delivers all topics of this channel, but not for ever."""
         self._subscribe_early()
-        await hub.confirmations.wait(topics, self, min(WAIT_SECONDS, self._link.limits.handler_seconds / 2))
+        confirmations = self._link.hub.confirmations
+        if confirmations is not None:
+            topics = (self.topic, *(self._subscriptions.topics if self._subscriptions else ()))
+            await confirmations.wait(topics, self, min(WAIT_SECONDS, self._link.limits.handler_seconds / 2))
 
     def _has_room_for(self, publication: Publication) -> bool:
         """Count a broadcast that is to be held; beyond the limit none is any more, and the join will be refused."""
@@ -393,7 +397,7 @@ class Member(Speaker):
     async def _end(self, leftovers: Iterable[Any]) -> None:
         hub = self._link.hub
         hub.unsubscribe(self.topic, self)
-        if hub.confirmations is not None:
+        if hub.confirmations is not None and hub.confirmations.is_wanted:
             hub.confirmations.forget((self.topic, *(self._subscriptions.topics if self._subscriptions else ())), self)
         if self._subscriptions is not None:
             self._subscriptions.clear()

@@ -89,8 +89,8 @@ class Socket(ABC, Generic[A]):
         others, and two seconds at most; then the join goes on, `relay_subscribe_timeout` is counted, and the channel's
         handler of `Gap` is called as soon as the engine delivers the topic. A second call changes nothing.
 
-        At most `Limits.outbox_bytes` of payloads are held; beyond them the join is refused with `join overflow`. Returns
-        `False`; `True` is for a client that gets all that it has missed, which needs a history of the topic.
+        At most `Limits.outbox_bytes` of payloads are held; beyond them the join is refused with `join overflow`.
+        Returns `False`; `True` will mean that all follows which the client has missed while it was away.
         Raises `RuntimeError` outside of a join handler.
         """
 

@@ -1,4 +1,4 @@
-"""`await socket.admit()`: the client is subscribed before its join reads the state that it answers; nothing is missed."""
+"""`await socket.admit()`: the client is subscribed before its join reads what it answers, so that it misses nothing."""
 
 from typing import Any
 
@@ -152,9 +152,7 @@ async def test_a_second_call_changes_nothing(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("outcome", "reason"), [(JoinError("no"), "no"), (RuntimeError("secret"), "join crashed")], ids=["refused", "crash"]
 )
-async def test_what_is_held_is_dropped_if_the_join_fails_after_all(
-    shop: Shop, outcome: Exception, reason: str
-) -> None:
+async def test_what_is_held_is_dropped_if_the_join_fails_after_all(shop: Shop, outcome: Exception, reason: str) -> None:
     shop.outcome = outcome
     async with connect(shop.channels) as client:
         await shop.visit(client)

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Collection
 
 import anyio
-import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,13 +119,12 @@ async def test_those_who_are_forgotten_take_no_memory() -> None:
 async def test_many_are_woken_in_turns() -> None:
     loop = Loop()
     number = 3 * BATCH + 1
-    waiters = [Waiter(loop, str(topic)) for topic in range(number)]
+    waiters, turns = [Waiter(loop, str(topic)) for topic in range(number)], 1
     async with anyio.create_task_group() as tasks:
         for waiter in waiters:
             tasks.start_soon(waiter.wait)
         await anyio.wait_all_tasks_blocked()
         loop.confirm(*map(str, range(number)))
-        turns = 1
         while loop.calls:
             await anyio.wait_all_tasks_blocked()
             assert sum(waiter.done for waiter in waiters) == turns * BATCH

@@ -1,4 +1,4 @@
-"""The ok of a join means that the topic is heard: what other processes broadcast from then on arrives, or is reported."""
+"""The ok of a join: what other processes broadcast on the topic from then on arrives, or is reported."""
 
 import contextlib
 import tempfile
@@ -15,7 +15,7 @@ import pytest
 from starlette_channels import Broadcast, Broker, Channels, Gap, JoinError, Limits, Socket, channel
 from starlette_channels.confirmations import BATCH, TIMEOUT_CODE
 from starlette_channels.hub import Hub
-from starlette_channels.testing import JoinRefused, Joined, connect
+from starlette_channels.testing import Joined, JoinRefused, connect
 from tests.conftest import error
 from tests.engines import ENGINES, EngineServer, engine
 
@@ -302,9 +302,12 @@ async def test_with_memory_there_is_nothing_to_wait_for() -> None:
 async def test_an_application_whose_broker_was_closed_connects_again(redis: EngineServer) -> None:
     house = House(redis.url)
     for _ in range(2):
-        async with houses(redis.url, 1) as (there,), house.channels.lifespan():
-            async with connect(house.channels, timeout=PATIENCE) as client:
-                joined = await client.join("room:a")
-                there.channels.broadcast("room:a", "news", {})
-                assert await joined.receive("news") == {}
+        async with (
+            houses(redis.url, 1) as (there,),
+            house.channels.lifespan(),
+            connect(house.channels, timeout=PATIENCE) as client,
+        ):
+            joined = await client.join("room:a")
+            there.channels.broadcast("room:a", "news", {})
+            assert await joined.receive("news") == {}
     assert house.timeouts == 0

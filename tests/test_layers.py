@@ -64,7 +64,7 @@ LAYERS = [
         "watch",
     },
     {"brokers.outbox", "brokers.receiver", "handlers", "serializers"},
-    {"brokers.life", "protocol"},
+    {"brokers.life", "headers", "protocol"},
     {"brokers.relay", "hub"},
     {"exchange", "inbox", "publisher"},
     {"broker", "signals"},
@@ -87,8 +87,23 @@ LAYERS = [
     {"handshake"},
     {"arrivals", "origins"},
     {"admission", "pages"},
-    {"transports", "transports.batches", "transports.handshake_log", "transports.sessions", "transports.turnstile"},
-    {"transports.intake", "transports.outbox", "transports.outlet", "transports.suspicion", "transports.sweeper"},
+    {
+        "transports",
+        "transports.batches",
+        "transports.early",
+        "transports.handshake_log",
+        "transports.sessions",
+        "transports.turnstile",
+    },
+    {"transports.turns"},
+    {
+        "transports.intake",
+        "transports.outbox",
+        "transports.outlet",
+        "transports.silence",
+        "transports.suspicion",
+        "transports.sweeper",
+    },
     {"transports.pulse"},
     {"transports.lane", "transports.longpoll", "transports.websocket"},
     {"drainer", "polling"},
@@ -112,6 +127,7 @@ PURE = {
         "deadlines",
         "drain",
         "frames",
+        "headers",
         "identities",
     ),
     *("messages", "origins", "parameters", "params", "payloads", "protocol", "refusals", "serializers", "topics"),
@@ -141,7 +157,7 @@ EXTRAS = {
 }
 """What an extra of the package brings, for a module that is imported only by those who want it."""
 
-IF_THERE = {("tasks", "trio"), ("waker", "trio")}
+IF_THERE = {("tasks", "trio"), ("waker", "trio"), ("transports.turns", "trio")}
 """What a module imports in a function, when it is certain to be installed."""
 
 MAX_LINES = 600

@@ -34,22 +34,27 @@ def name_of(channel: str) -> str:
     return channel[len(_TOPIC) :]
 
 
-def as_bytes(channel: str) -> bytes:
-    """Return a channel's name for an engine that takes any bytes: 201 bytes at most, whatever the channel.
-
-    Lone surrogates have bytes, too. A name of over 200 bytes becomes its beginning and its SHA-256. That is always 201
-    bytes, so no shorter channel, which a client may choose, can have the same name.
-    """
-    data = channel.encode("utf-8", "surrogatepass")
-    if len(data) <= MAX_BYTES:
-        return data
-    digest = hashlib.sha256(data).hexdigest().encode()
-    return data[: MAX_BYTES - len(digest)] + b"~" + digest
+def as_bytes(name: str) -> bytes:
+    """Return a name of any length as bytes, from which `from_bytes` makes it again, lone surrogates included."""
+    return name.encode("utf-8", "surrogatepass")
 
 
 def from_bytes(name: bytes) -> str:
     """Return what `as_bytes` was given."""
     return name.decode("utf-8", "surrogatepass")
+
+
+def as_short_bytes(channel: str) -> bytes:
+    """Return a channel's name for an engine that takes any bytes: 201 bytes at most, whatever the channel.
+
+    A name of over 200 bytes becomes its beginning and its SHA-256. That is always 201 bytes, so no shorter channel,
+    which a client may choose, can have the same name.
+    """
+    data = as_bytes(channel)
+    if len(data) <= MAX_BYTES:
+        return data
+    digest = hashlib.sha256(data).hexdigest().encode()
+    return data[: MAX_BYTES - len(digest)] + b"~" + digest
 
 
 def as_token(channel: str) -> str:
@@ -59,7 +64,7 @@ def as_token(channel: str) -> str:
     It is base64, whose length is a multiple of four. A name that is too long for that becomes the beginning of it and
     the SHA-256, 97 characters, so no shorter channel can have the same name.
     """
-    data = channel.encode("utf-8", "surrogatepass")
+    data = as_bytes(channel)
     token = base64.urlsafe_b64encode(data[:MAX_TOKEN]).decode()
     if len(token) <= MAX_TOKEN:
         return token

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from starlette_channels.brokers.engine import Broken, Deliver, MakeEngine, Parcel
-from starlette_channels.brokers.names import as_bytes
+from starlette_channels.brokers.names import as_short_bytes
 from starlette_channels.brokers.options import Options, check_known
 from starlette_channels.brokers.reports import logger
 
@@ -107,7 +107,7 @@ class RedisEngine:
 
     def name(self, channel: str) -> bytes:
         """Return what the server knows a channel by."""
-        return self._prefix + as_bytes(channel)
+        return self._prefix + as_short_bytes(channel)
 
     # The hearing connection: the server answers in order, among the messages.
 
@@ -127,9 +127,7 @@ class RedisEngine:
     async def _read(self, deliver: Deliver) -> None:
         while True:
             try:
-                answer = cast(
-                    "object", await self._hearing.read_response(disconnect_on_error=False, push_request=True)
-                )
+                answer = cast("object", await self._hearing.read_response(disconnect_on_error=False, push_request=True))
             except (ResponseError, BusyLoadingError):
                 self._heard += 1
                 if not self._asked or self._asked[0].verb != _PONG:

@@ -27,7 +27,7 @@ CLOSE_SECONDS = 3.0
 """How long a process that ends tries to get rid of what it has to say."""
 
 EXIT_SECONDS = 12.0
-"""How long the exit of the interpreter waits at most for a library that hangs: Zenoh may take ten to close a session."""
+"""How long the exit of the interpreter waits for a library that hangs: Zenoh takes ten at most to close a session."""
 
 
 class Relay:

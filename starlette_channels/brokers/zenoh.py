@@ -48,13 +48,26 @@ COMMON: dict[str, Any] = {
     "scouting/multicast/enabled": False,
     "scouting/gossip/enabled": False,
     "scouting/delay": 0,
-    "connect/timeout_ms": 0,  # once: a session that waits for its router by itself hides that it was away
     "transport/unicast/open_timeout": 2_000,
     "transport/unicast/accept_timeout": 2_000,
     "transport/link/tx/lease": 4_000,
     "transport/link/tx/queue/congestion_control/block/wait_before_close": 1_000_000,
 }
 """What differs from Zenoh's own settings."""
+
+MESH: dict[str, Any] = {
+    "mode": "peer",
+    "connect/exit_on_failure": False,
+    "connect/timeout_ms": -1,  # the others may not listen yet, or hang
+    "connect/retry": {"period_init_ms": 50, "period_max_ms": 1_000, "period_increase_factor": 2},
+}
+"""What is added for the processes of one machine."""
+
+ROUTED: dict[str, Any] = {
+    "mode": "client",
+    "connect/timeout_ms": 0,  # once: a session that waits for its router by itself hides that it was away
+}
+"""What is added for a router."""
 
 
 class ZenohEngine:
@@ -105,12 +118,10 @@ class ZenohEngine:
         if self._folder is not None:
             self._claim = Claim(self._folder)
             others = self._claim.others()
-            settings |= {
-                "mode": "peer",
+            settings |= MESH | {
                 "id": self._claim.id,
                 "listen/endpoints": [_endpoint(self._claim.socket)],
                 "connect/endpoints": [_endpoint(socket) for socket in others.values()],
-                "connect/exit_on_failure": False,
             }
         session = self._session = zenoh.open(_config(settings, self._file))
         self._subscribers = Subscribers(session, self._prefix, self._take)
@@ -258,7 +269,7 @@ def _to_router(parts: SplitResult) -> dict[str, Any]:
     """Return the settings of a client of a router."""
     protocol = "tls" if parts.scheme == "zenoh+tls" else "tcp"
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    settings = {"mode": "client", "connect/endpoints": [f"{protocol}/{host}:{parts.port or PORT}"]}
+    settings = ROUTED | {"connect/endpoints": [f"{protocol}/{host}:{parts.port or PORT}"]}
     if parts.username is not None:
         user, password = unquote(parts.username), unquote(parts.password or "")
         settings |= {"transport/auth/usrpwd/user": user, "transport/auth/usrpwd/password": password}

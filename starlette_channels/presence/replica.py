@@ -284,7 +284,6 @@ class Replica:
         self._clocks.pop(peer.replica, None)
         self._unclaim(peer.replica)
 
-
     def _unclaim(self, replica: ReplicaId) -> None:
         if self._claims is not None:
             self._claims.pop(replica, None)
