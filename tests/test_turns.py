@@ -254,7 +254,7 @@ async def test_a_message_in_some_fragments_with_pings_between_is_a_message(piece
 
 
 class Endpoint:
-    """What the portable transport needs of a connection: it notes when messages come, and takes a millisecond for each."""
+    """What the portable transport needs of a connection: each message takes a millisecond."""
 
     def __init__(self, note: Callable[[], object]) -> None:
         self.note = note
