@@ -4,6 +4,7 @@ Bytes come in through `receive`, frames go out through a transport. Nothing here
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,6 @@ from starlette_channels.members import Member
 from starlette_channels.messages import (
     EMPTY,
     Frame,
-    Gap,
     Message,
     encode_payload,
     frame_size,
@@ -57,6 +57,7 @@ class Connection(Sender):
         "_over",
         "_paused",
         "_protocol",
+        "_since",
         "_transport",
         "app",
         "assigns",
@@ -74,6 +75,7 @@ class Connection(Sender):
         assigns: object,
         socket_id: str | None = None,
         app: object = None,
+        since: float | None = None,
     ) -> None:
         super().__init__(service, transport.write, socket_id)
         self.app: Any = app
@@ -83,6 +85,7 @@ class Connection(Sender):
         self.serializer: Serializer = serializer
         self.tasks: Tasks = transport.tasks
         self._transport = transport
+        self._since = time.monotonic() if since is None else since
         self._backlog = 0
         self._backlog_bytes = 0
         self._paused = False
@@ -250,17 +253,19 @@ class Connection(Sender):
 
     # What the broker, the endpoint and the watch over expiry call.
 
-    def obey(self, command: Command) -> None:
-        """Do what the server says to all clients of this one's identity."""
+    def obey(self, command: Command, said_at: float) -> None:
+        """Do what the server said to all clients of this one's identity, if it was there at that time."""
         if isinstance(command, Disconnect):
-            self._transport.close(command.code, command.reason)
-        elif (member := self._protocol.members.get(command.topic)) is not None:
+            if self._since <= said_at:
+                self._transport.close(command.code, command.reason)
+        elif (member := self._protocol.members.get(command.topic)) is not None and member.since <= said_at:
             member.kick(command.reason)
             self.tasks.spawn(expel, member, self.limits.shutdown_seconds)
 
-    def miss(self, gap: Gap) -> None:
-        """Close the connection if commands may be lost, for one may have been to close it."""
-        self._transport.close(1012, "resync")
+    def resync(self, said_at: float) -> None:
+        """Close the connection if a command to it may be lost, for that may have been to close it."""
+        if self._since <= said_at:
+            self._transport.close(1012, "resync")
 
     def tell(self, event: str, payload: object) -> None:
         """Send an event in the name of the connection."""

@@ -91,10 +91,14 @@ class Gap(Struct, frozen=True):
     topic: str
 
     lost: int
-    """How many there were."""
+    """How many there were.
+
+    At least so many, if it is the first that is heard of a process that spoke on the topic before this one listened.
+    0 if nobody can say: a join was answered before the engine had the subscription, which is in force by now.
+    """
 
     publisher: str
-    """The process that sent them: an id that it has until it ends."""
+    """The process that sent them: an id that it has until it ends, or nothing if `lost` is 0."""
 
 
 def _encode_pydantic(instance: Any) -> Any:
