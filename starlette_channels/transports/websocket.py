@@ -144,8 +144,9 @@ class WebSocketTransport:
                     self._lose()
                     return
                 turns.left -= 1
-                if (turns.left < 0 and not turns.goes_on()) or turns.is_crowded:
-                    await self._wait_for_turn(turns)
+                is_late = turns.left < 0 and not turns.goes_on()
+                if is_late or turns.is_crowded:
+                    await self._wait_for_turn(turns, is_late=is_late)
                 # Servers may send both keys, one of them empty.
                 text: str | None = message.get("text")
                 connection.receive(message["bytes"] if text is None else text)
@@ -158,7 +159,7 @@ class WebSocketTransport:
             self._in_a_row = 0
             await anyio.lowlevel.checkpoint()
 
-    async def _wait_for_turn(self, turns: Turns) -> None:
+    async def _wait_for_turn(self, turns: Turns, *, is_late: bool) -> None:
         """Wait until the event loop has time for a message, because others have sent many.
 
         Servers hand over what they have in store at once, so a client with much of it would always be the next. What is
@@ -166,7 +167,7 @@ class WebSocketTransport:
         """
         self._pace = self._pace or Pace()
         fresh = self._pace.is_fresh(self.heard)
-        if not fresh or turns.left < 0:
+        if is_late or not fresh:
             self._turn = anyio.Event()
             turns.enter(self, fresh=fresh)
             await self._turn.wait()
