@@ -30,6 +30,11 @@ class Parts(Flag):
     NOT_PYDANTIC = 8
     """What pydantic cannot decode, or would not check: a `Struct`, an attrs class, `msgspec.Meta`."""
 
+    METADATA = 16
+    """Metadata for pydantic, outside of pydantic's own classes."""
+    SHAPED = 32
+    """A dataclass, `Struct`, attrs class or named tuple whose fields have metadata for pydantic."""
+
     SPECIAL = PYDANTIC | CHECKS | CONVERTERS
 
 
@@ -177,6 +182,8 @@ def _parts(annotation: Any, seen: set[int]) -> Parts:
         found |= _parts_of_class(bare)
     for inner in _children(annotation):
         found |= _parts(inner, seen)
+    if found & Parts.METADATA and isinstance(bare, type) and has_fields(bare) and not is_typed_dict(bare):
+        found |= Parts.SHAPED
     return found
 
 
@@ -185,7 +192,7 @@ def _parts_of_metadata(metadata: object) -> Parts:
         return Parts.NOT_PYDANTIC
     if is_check(metadata):
         return Parts.CHECKS
-    return Parts.PYDANTIC if is_pydantic_metadata(metadata) else Parts.NOTHING
+    return Parts.PYDANTIC | Parts.METADATA if is_pydantic_metadata(metadata) else Parts.NOTHING
 
 
 def _parts_of_class(bare: type) -> Parts:
@@ -195,7 +202,7 @@ def _parts_of_class(bare: type) -> Parts:
     if any(one.converter is not None for one in getattr(bare, "__attrs_attrs__", ())):
         found |= Parts.CONVERTERS
     if any(is_pydantic_metadata(default) for default in _dataclass_defaults(bare)):
-        found |= Parts.PYDANTIC
+        found |= Parts.PYDANTIC | Parts.METADATA
     return found
 
 
@@ -224,7 +231,7 @@ def _refuse_meta_in_pydantic(annotation: Any, seen: set[int]) -> None:
 def _children(annotation: Any) -> Iterator[Any]:
     """Yield the types directly inside of a type: arguments, and fields."""
     bare: Any = get_origin(annotation) or annotation
-    if isinstance(bare, type) and not is_union(annotation) and _has_fields(bare):
+    if isinstance(bare, type) and not is_union(annotation) and has_fields(bare):
         yield from hints_of(annotation).values()
     elif bare is not annotation:
         for argument in get_args(annotation):
@@ -232,7 +239,8 @@ def _children(annotation: Any) -> Iterator[Any]:
                 yield argument
 
 
-def _has_fields(bare: type) -> bool:
+def has_fields(bare: type) -> bool:
+    """Whether it is a class with fields whose types are known."""
     return (
         issubclass(bare, Struct)
         or hasattr(bare, "__dataclass_fields__")
@@ -277,7 +285,7 @@ def substituted(annotation: Any, filled: Mapping[Any, Any]) -> Any:
 def fields_of(annotation: Any) -> Fields | None:
     """Return the fields of a `Struct`, a dataclass, an attrs class or a named tuple; `None` for any other type."""
     bare: Any = get_origin(annotation) or annotation
-    if not isinstance(bare, type) or is_typed_dict(bare) or not _has_fields(bare):
+    if not isinstance(bare, type) or is_typed_dict(bare) or not has_fields(bare):
         return None
     hints = hints_of(annotation)
     if issubclass(bare, Struct):

@@ -18,6 +18,7 @@ import anyio
 from starlette_channels.actors import Stage, is_crash
 from starlette_channels.broker import Subscriptions
 from starlette_channels.channels import Channel, EndReason
+from starlette_channels.encoding import TooDeep
 from starlette_channels.exceptions import InvalidPayload, JoinError
 from starlette_channels.hub import Publication, Route
 from starlette_channels.links import Link, reply_frame
@@ -264,7 +265,7 @@ class Member(Speaker):
         if type(letter) is Message:
             try:
                 self._reply(letter, answer)
-            except RecursionError:  # decoding the question took a little less of the stack than encoding it again
+            except TooDeep:  # decoding the question took a little less of the stack than encoding it again
                 self._blame(letter, "invalid_payload", TOO_DEEP)
 
     def _blame(self, message: Message, code: str, payload: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from msgspec import Raw
 from starlette_channels.adapters import Adapter, Misfit
 from starlette_channels.annotations import alias_value, is_union
 from starlette_channels.conversions import StandIn, misfit, take, type_for_msgspec
+from starlette_channels.encoding import note_type
 from starlette_channels.exceptions import InvalidPayload
 from starlette_channels.messages import Body
 
@@ -32,6 +33,7 @@ def payload_decoder(annotation: Any) -> Decode:
     `TypeError` for a type that nobody can decode, and for constraints that nobody would check.
     """
     members = list(_members(annotation))
+    note_type(annotation)
     decode_json = _json_decoder(annotation, members) or _wants_binary
     decode_binary = _binary_decoder(members) or _wants_json
 

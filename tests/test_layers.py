@@ -15,6 +15,7 @@ PACKAGE = ROOT.name
 
 LAYERS = [
     {
+        "annotations",
         "auth_tokens",
         "buckets",
         "brokers",
@@ -38,7 +39,9 @@ LAYERS = [
         "topics",
         "workers",
     },
-    {"brokers.addresses", "brokers.interests", "brokers.nats", "brokers.redis", "brokers.zenoh", "messages", "tokens"},
+    {"adapters", "brokers.addresses", "brokers.interests", "brokers.nats", "brokers.redis", "brokers.zenoh", "tokens"},
+    {"conversions", "encoding"},
+    {"messages"},
     {"limits", "mishaps", "waker"},
     {"log_context", "parameters", "spawner"},
     {
@@ -89,7 +92,10 @@ LAYERS = [
 
 PURE = {
     *(
+        "adapters",
+        "annotations",
         "auth_tokens",
+        "conversions",
         "brokers.envelope",
         "brokers.gaps",
         "brokers.names",
