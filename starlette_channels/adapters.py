@@ -4,7 +4,6 @@ Pydantic is no dependency: it is taken from where the application has imported i
 """
 
 import sys
-from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
@@ -101,7 +100,7 @@ def _misfit(error: Any, json: bytes) -> Misfit:
     number: int = error.error_count()
     if number > MAX_ERRORS:
         return Misfit(f"{number} validation errors for {error.title}")
-    first: Mapping[str, Any] = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    first: dict[str, Any] = error.errors(include_url=False, include_input=False, include_context=False)[0]
     missing = str(first["type"]).startswith("missing")
     return Misfit(str(first["msg"]), _path(cast("tuple[str | int, ...]", first["loc"]), json, missing=missing))
 

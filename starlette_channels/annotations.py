@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Flag
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Raw, Struct, UnsetType
@@ -61,6 +61,11 @@ class Fields(NamedTuple):
     """The options of a `Struct` that is laid out in the same way."""
 
 
+def is_class(annotation: Any) -> TypeGuard[type[Any]]:
+    """Whether an annotation is a class; `list[int]` is none."""
+    return isinstance(annotation, type) and get_origin(annotation) is None
+
+
 def is_alias(annotation: Any) -> bool:
     """Whether an annotation is `type Name = ...`; older Pythons have no such class."""
     return type(annotation).__name__ == "TypeAliasType"
@@ -105,7 +110,7 @@ def is_union(annotation: Any) -> bool:
 def is_pydantic_class(annotation: Any) -> bool:
     """Whether a class validates by itself: a pydantic model or dataclass, or a type made for pydantic."""
     bare: Any = get_origin(annotation) or annotation
-    return isinstance(bare, type) and (
+    return is_class(bare) and (
         hasattr(bare, "__pydantic_validator__")
         or hasattr(bare, "__pydantic_core_schema__")
         or (hasattr(bare, "__get_pydantic_core_schema__") and "pydantic" in sys.modules)
@@ -139,7 +144,7 @@ class _Empty(typing.TypedDict):
 def is_typed_dict(annotation: Any) -> bool:
     """Whether it is a class of typed dicts, of `typing` or `typing_extensions`."""
     bare: Any = get_origin(annotation) or annotation
-    return isinstance(bare, type) and issubclass(bare, dict) and hasattr(bare, "__total__")
+    return is_class(bare) and hasattr(bare, "__total__") and issubclass(bare, dict)
 
 
 def is_required(typed_dict: Any, name: str, hint: Any) -> bool:
@@ -175,14 +180,14 @@ def _parts(annotation: Any, seen: set[int]) -> Parts:
         return Parts.PYDANTIC
     found = Parts.NOTHING
     bare: Any = get_origin(annotation) or annotation
-    if not is_union(annotation) and isinstance(bare, type):
+    if not is_union(annotation) and is_class(bare):
         if id(annotation) in seen:
             return Parts.NOTHING
         seen.add(id(annotation))
         found |= _parts_of_class(bare)
     for inner in _children(annotation):
         found |= _parts(inner, seen)
-    if found & Parts.METADATA and isinstance(bare, type) and has_fields(bare) and not is_typed_dict(bare):
+    if found & Parts.METADATA and is_class(bare) and has_fields(bare) and not is_typed_dict(bare):
         found |= Parts.SHAPED
     return found
 
@@ -195,9 +200,10 @@ def _parts_of_metadata(metadata: object) -> Parts:
     return Parts.PYDANTIC | Parts.METADATA if is_pydantic_metadata(metadata) else Parts.NOTHING
 
 
-def _parts_of_class(bare: type) -> Parts:
+def _parts_of_class(bare: type[Any]) -> Parts:
     found = Parts.NOTHING
-    if issubclass(bare, Struct | Raw | UnsetType) or hasattr(bare, "__attrs_attrs__") or is_old_typed_dict(bare):
+    ours = issubclass(bare, Struct | Raw | UnsetType)
+    if ours or hasattr(bare, "__attrs_attrs__") or is_old_typed_dict(bare):
         found |= Parts.NOT_PYDANTIC
     if any(one.converter is not None for one in getattr(bare, "__attrs_attrs__", ())):
         found |= Parts.CONVERTERS
@@ -206,7 +212,7 @@ def _parts_of_class(bare: type) -> Parts:
     return found
 
 
-def _dataclass_defaults(bare: type) -> Iterator[object]:
+def _dataclass_defaults(bare: type[Any]) -> Iterator[object]:
     """Yield the defaults of a dataclass: pydantic looks for its own `Field(...)` there as well."""
     for one in getattr(bare, "__dataclass_fields__", {}).values():
         yield one.default
@@ -231,7 +237,7 @@ def _refuse_meta_in_pydantic(annotation: Any, seen: set[int]) -> None:
 def _children(annotation: Any) -> Iterator[Any]:
     """Yield the types directly inside of a type: arguments, and fields."""
     bare: Any = get_origin(annotation) or annotation
-    if isinstance(bare, type) and not is_union(annotation) and has_fields(bare):
+    if is_class(bare) and not is_union(annotation) and has_fields(bare):
         yield from hints_of(annotation).values()
     elif bare is not annotation:
         for argument in get_args(annotation):
@@ -239,14 +245,14 @@ def _children(annotation: Any) -> Iterator[Any]:
                 yield argument
 
 
-def has_fields(bare: type) -> bool:
+def has_fields(bare: type[Any]) -> bool:
     """Whether it is a class with fields whose types are known."""
     return (
         issubclass(bare, Struct)
         or hasattr(bare, "__dataclass_fields__")
         or hasattr(bare, "__attrs_attrs__")
         or is_typed_dict(bare)
-        or (issubclass(bare, tuple) and hasattr(bare, "_fields"))
+        or (hasattr(bare, "_fields") and issubclass(bare, tuple))
     )
 
 
@@ -285,7 +291,7 @@ def substituted(annotation: Any, filled: Mapping[Any, Any]) -> Any:
 def fields_of(annotation: Any) -> Fields | None:
     """Return the fields of a `Struct`, a dataclass, an attrs class or a named tuple; `None` for any other type."""
     bare: Any = get_origin(annotation) or annotation
-    if not isinstance(bare, type) or is_typed_dict(bare) or not has_fields(bare):
+    if not is_class(bare) or is_typed_dict(bare) or not has_fields(bare):
         return None
     hints = hints_of(annotation)
     if issubclass(bare, Struct):
@@ -306,7 +312,8 @@ def _fields_of_struct(bare: type[Struct], hints: Mapping[str, Any]) -> Fields:
     if config.tag is not None:
         options |= {"tag": config.tag, "tag_field": config.tag_field}
     fields = [
-        Field(one.name, one.name, one.encode_name, hints[one.name], one.required) for one in msgspec.structs.fields(bare)
+        Field(one.name, one.name, one.encode_name, hints[one.name], one.required)
+        for one in msgspec.structs.fields(bare)
     ]
     return Fields(bare, tuple(fields), options)
 
@@ -331,7 +338,7 @@ def _fields_of_dataclass(bare: Any, hints: Mapping[str, Any]) -> Fields:
         raise TypeError(f"{bare.__name__}: dataclasses with InitVar fields cannot be decoded")
     ignored = next((one.name for one in dataclasses.fields(bare) if is_pydantic_metadata(one.default)), None)
     if ignored is not None:
-        raise TypeError(f"{bare.__name__}.{ignored}: pydantic's Field(...) is not checked beside a Struct or attrs class")
+        raise TypeError(f"{bare.__name__}.{ignored}: Field(...) is not checked beside a Struct or an attrs class")
     missing = dataclasses.MISSING
     fields = [
         Field(one.name, one.name, one.name, hints[one.name], one.default is missing and one.default_factory is missing)

@@ -1,12 +1,12 @@
 """Conversions: decoding of types that msgspec alone does not decode, or would not check.
 
 Such a type is replaced, wherever it stands inside of another, by a stand-in: a class that msgspec hands to its
-`dec_hook`. What pydantic decodes alone goes to its `TypeAdapter` as a whole. The rest is taken apart here: classes field
-by field, unions member by member.
+`dec_hook`. What pydantic decodes alone goes to its `TypeAdapter` as a whole. The rest is taken apart here: classes
+field by field, unions member by member.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, NotRequired, TypedDict, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, NotRequired, TypedDict, Union, cast, get_args, get_origin
 
 import msgspec
 import msgspec.inspect
@@ -162,14 +162,15 @@ class Rewriting:
         inner = annotation.__origin__
         if pydantics:
             raise TypeError(
-                f"{annotation}: metadata for pydantic does not go together with msgspec.Meta, a Struct or an attrs class;"
-                " use msgspec.Meta and the like only, or pydantic's Field and models only"
+                f"{annotation}: metadata for pydantic does not go together with msgspec.Meta, a Struct or an attrs"
+                " class: use msgspec.Meta only, or pydantic's Field and models only (typing.TypedDict belongs to the"
+                " former before Python 3.12: take that of typing_extensions)"
             )
         rewritten = self.rewrite(inner)
         constraints = [one for one in ours if isinstance(one, Meta)]
         if constraints and isinstance(rewritten, type) and issubclass(rewritten, StandIn):
             raise TypeError(f"{annotation}: constraints are not checked on {rewritten.__name__}")
-        wanted = Annotated[(rewritten, *ours)] if ours else rewritten
+        wanted: Any = Annotated[(cast("Any", rewritten), *ours)] if ours else rewritten
         refuse_unknown_types(wanted)
         return wanted
 
@@ -190,10 +191,7 @@ class Rewriting:
                 pydantics.append(member)
             else:
                 groups.append([member])
-        wanted = [
-            self.rewrite(group[0]) if group is not natives and len(group) == 1 else self.rewrite(Union[tuple(group)])
-            for group in groups
-        ]
+        wanted = [self.rewrite(Union[tuple(group)]) for group in groups]  # noqa: UP007 - known at run time only
         if len(wanted) == 1:
             return wanted[0]
         if len(wanted) == 2 and all(one in (None, type(None), UnsetType) for one in natives) and natives:
@@ -253,15 +251,20 @@ def _as_meta(check: Any) -> list[Meta]:
     name = _CONSTRAINTS.get(kind)
     if name is None:
         raise TypeError(
-            f"{check!r} is not checked here: write the type for pydantic only, as in Annotated[str, AfterValidator(...)],"
-            " or use msgspec.Meta"
+            f"{check!r} is not checked here: use msgspec.Meta,"
+            " or a type for pydantic, as in Annotated[str, AfterValidator(...)]"
         )
     return [Meta(**{name: getattr(check, name)})]
 
 
 _CONSTRAINTS = {
-    **{"Gt": "gt", "Ge": "ge", "Lt": "lt", "Le": "le", "MultipleOf": "multiple_of"},
-    **{"MinLen": "min_length", "MaxLen": "max_length"},
+    "Gt": "gt",
+    "Ge": "ge",
+    "Lt": "lt",
+    "Le": "le",
+    "MultipleOf": "multiple_of",
+    "MinLen": "min_length",
+    "MaxLen": "max_length",
 }
 
 
@@ -274,9 +277,10 @@ def _refuse_unknown(info: Any, seen: set[int]) -> None:
     if id(info) in seen:
         return
     seen.add(id(info))
-    if isinstance(info, msgspec.inspect.CustomType) and not issubclass(info.cls, StandIn):
+    kind: type[Any] | None = info.cls if isinstance(info, msgspec.inspect.CustomType) else None
+    if kind is not None and not issubclass(kind, StandIn):
         raise TypeError(
-            f"{info.cls.__name__} is no type that JSON can be decoded to:"
+            f"{kind.__name__} is no type that JSON can be decoded to:"
             " make it a Struct, a dataclass, an attrs class, a TypedDict or a pydantic model"
         )
     for name in ("types", "fields", "item_types"):

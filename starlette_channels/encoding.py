@@ -13,7 +13,7 @@ import enum
 import sys
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
 import msgspec
 from msgspec import Raw, Struct
@@ -24,6 +24,7 @@ from starlette_channels.annotations import (
     fields_of,
     has_fields,
     hints_of,
+    is_class,
     is_pydantic_class,
     is_union,
     parts_of,
@@ -88,14 +89,14 @@ def _refusal(error: UnicodeEncodeError | RecursionError) -> SerializerError:
 
 def encode_unknown(instance: Any) -> Any:
     """Return what msgspec should write for what it does not know: it is the encoder's `enc_hook`."""
-    kind: Any = type(instance)
+    kind = cast("Any", type(instance))
     serializer = getattr(kind, "__pydantic_serializer__", None)
     if serializer is not None:
         return dump(serializer, instance)
-    if isinstance(instance, Mapping):
-        return prepared(dict(cast("Mapping[Any, Any]", instance)))
-    if isinstance(instance, collections.deque):
-        return prepared(list(cast("collections.deque[Any]", instance)))
+    if issubclass(kind, Mapping):
+        return prepared(dict(instance))
+    if issubclass(kind, collections.deque):
+        return prepared(list(instance))
     if hasattr(kind, "model_dump"):
         return instance.model_dump(mode="json", by_alias=True)
     if is_pydantic_class(kind) or ("pydantic" in sys.modules and kind.__module__ in _KNOWN_TO_PYDANTIC):
@@ -122,8 +123,7 @@ _special: set[type] = set()
 
 
 def encoders() -> Encoders:
-    """Return a table of encoders, empty; it is emptied when there come to be types that change how others are encoded.
-    """
+    """Return a table of encoders; it is emptied when a type turns up that changes how others are encoded."""
     _tables.append(Encoders())
     return _tables[-1]
 
@@ -131,7 +131,7 @@ def encoders() -> Encoders:
 def json_encoder(kind: type[Any]) -> Callable[[Any], Raw]:
     """Choose what encodes the instances of a class."""
     if hasattr(kind, "__pydantic_serializer__"):
-        return _encode_as_it_is
+        return encode_prepared
     if has_fields(kind):
         prepare = _preparer(kind)
         if prepare is _itself:
@@ -207,9 +207,13 @@ def _preparer(kind: type[Any]) -> Prepare:
     return prepare
 
 
+def _dump_by_itself(value: Any) -> Raw:
+    return dump(value.__pydantic_serializer__, value)
+
+
 def _new_preparer(kind: type[Any]) -> Prepare:
     if hasattr(kind, "__pydantic_serializer__"):  # a dataclass of pydantic, or a model
-        return lambda value: dump(type(value).__pydantic_serializer__, value)
+        return _dump_by_itself
     if issubclass(kind, dict):
         return _prepare_dict
     try:
@@ -246,10 +250,10 @@ def _is_closed(hint: Any) -> bool:
     """Whether a type says all there is to know about its values, and nothing has to be replaced in them."""
     hint = unwrapped(hint)
     origin: Any = get_origin(hint)
-    if origin is Literal or hint is None or hint in ATOMS or (isinstance(hint, type) and issubclass(hint, enum.Enum)):
+    if origin is Literal or hint is None or hint in ATOMS or (is_class(hint) and issubclass(hint, enum.Enum)):
         return True
-    if hasattr(hint, "__metadata__"):
-        return _is_closed(hint.__origin__)
+    if origin is Annotated:
+        return _is_closed(get_args(hint)[0])
     if is_union(hint) or origin in (list, dict, tuple, set, frozenset):
         return all(one is Ellipsis or _is_closed(one) for one in get_args(hint))
     return False
@@ -302,7 +306,7 @@ def _layout(kind: type[Struct]) -> Any:
         if one.required:
             specs.append((one.name, Any))
         elif one.default_factory is not msgspec.NODEFAULT:
-            specs.append((one.name, Any, msgspec.field(default_factory=cast("Any", one.default_factory))))
+            specs.append((one.name, Any, msgspec.field(default_factory=one.default_factory)))
         else:
             specs.append((one.name, Any, msgspec.field(default=one.default)))
     tag = {} if config.tag is None else {"tag": config.tag, "tag_field": config.tag_field}

@@ -46,7 +46,7 @@ class JoinTimeout(Exception):
 class Member(Speaker):
     """One client on one topic."""
 
-    __slots__ = ("_replaces", "_subscriptions", "assigns", "subtopic", "topic_params")
+    __slots__ = ("_arguments", "_replaces", "_subscriptions", "assigns", "subtopic", "topic_params")
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Member(Speaker):
         super().__init__(link, channel, message)
         self.subtopic: str = match.subtopic
         self.topic_params: Mapping[str, str] = match.params
+        self._arguments: Mapping[str, Any] = match.params if match.decoded is None else match.decoded
         self.assigns: Any = link.assigns
         self._replaces = replaces
         self._subscriptions: Subscriptions | None = None
@@ -199,7 +200,7 @@ class Member(Speaker):
     async def _ask(self, message: Message) -> object:
         """Ask the join handler, for as long as a handler may take."""
         handler, seconds = self._channel.join, self._link.limits.handler_seconds
-        coroutine = handler.call(self, handler.decode(message.payload), **self.topic_params)
+        coroutine = handler.call(self, handler.decode(message.payload), **self._arguments)
         if seconds == math.inf:
             return await coroutine
         with anyio.move_on_after(seconds):

@@ -136,7 +136,7 @@ def _answer_encoder(kind: type[Any]) -> Callable[[Any], tuple[str, Body]]:
     elif issubclass(kind, Raw | bytes):
         encoder = _ok_as_it_is
     elif issubclass(kind, Mapping | Struct) or any(hasattr(kind, mark) for mark in _OBJECT_MARKS):
-        encoder = _ok_as(_payload_encoder(kind))
+        encoder = _ok_as(_payload_encoder(cast("type[Any]", kind)))
     return _answer_encoders.remember(cast("type", kind), encoder)
 
 

@@ -52,6 +52,7 @@ LAYERS = [
         "logs",
         "payloads",
         "refusals",
+        "segments",
         "watch",
     },
     {"brokers.outbox", "brokers.receiver", "handlers", "serializers"},
