@@ -34,7 +34,14 @@ FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 MISSING: Any = object()
 
 
-class StandIn:
+class _StandInType(type):
+    """The class of stand-ins. msgspec asks whether what was decoded is an instance: it need not be one."""
+
+    def __instancecheck__(cls, _: object) -> bool:
+        return True
+
+
+class StandIn(metaclass=_StandInType):
     """Stands for a type in what msgspec decodes; `take` makes the value of decoded JSON, or raises `Misfit`."""
 
     take: ClassVar[Callable[[Any], Any]]
@@ -85,7 +92,7 @@ class Rewriting:
         return self._take_apart(annotation)
 
     def _stand_in(self, name: str, take: Callable[[Any], Any], adapter: Adapter | None = None) -> type[StandIn]:
-        return type(name, (StandIn,), {"take": staticmethod(take), "adapter": adapter})
+        return _StandInType(name, (StandIn,), {"take": staticmethod(take), "adapter": adapter})
 
     def _take_apart(self, annotation: Any) -> Any:
         bare: Any = alias_value(annotation)
@@ -170,7 +177,7 @@ class Rewriting:
         constraints = [one for one in ours if isinstance(one, Meta)]
         if constraints and isinstance(rewritten, type) and issubclass(rewritten, StandIn):
             raise TypeError(f"{annotation}: constraints are not checked on {rewritten.__name__}")
-        wanted: Any = Annotated[(cast("Any", rewritten), *ours)] if ours else rewritten
+        wanted: Any = cast("Any", Annotated)[(rewritten, *ours)] if ours else rewritten
         refuse_unknown_types(wanted)
         return wanted
 
@@ -183,6 +190,8 @@ class Rewriting:
         groups: list[Any] = []
         for member in members:
             parts = parts_of(member)
+            if member is UnsetType:
+                continue
             if not parts & Parts.SPECIAL:
                 groups += [natives] if not natives else []
                 natives.append(member)
@@ -192,11 +201,10 @@ class Rewriting:
             else:
                 groups.append([member])
         wanted = [self.rewrite(Union[tuple(group)]) for group in groups]  # noqa: UP007 - known at run time only
-        if len(wanted) == 1:
-            return wanted[0]
-        if len(wanted) == 2 and all(one in (None, type(None), UnsetType) for one in natives) and natives:
-            return Union[tuple(wanted)]  # noqa: UP007 - known at run time only
-        return self._stand_in(" | ".join(getattr(one, "__name__", str(one)) for one in wanted), _chooser(wanted))
+        if len(wanted) > 1 and natives not in ([None], [type(None)]):
+            name = " | ".join(getattr(one, "__name__", str(one)) for one in wanted)
+            wanted = [self._stand_in(name, _chooser(wanted))]
+        return Union[(*wanted, UnsetType)] if UnsetType in members else Union[tuple(wanted)]  # noqa: UP007 - as above
 
 
 def _converter(wanted: Any) -> Callable[[Any], Any]:
