@@ -67,6 +67,10 @@ class Adapter:
         except ValueError as error:
             raise _misfit(error, b"null") from None
 
+    def simplify(self, value: Any) -> Any:
+        """Return a value as what JSON is made of; it may be the key of an object then."""
+        return self._adapter.dump_python(value, mode="json", by_alias=True)
+
     def dump(self, value: Any) -> Raw:
         """Return a value as JSON."""
         return dump(self._adapter.serializer, value)

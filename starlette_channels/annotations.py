@@ -129,7 +129,11 @@ def is_check(metadata: object) -> bool:
     """Whether metadata in `Annotated` is of annotated-types, documentation excepted."""
     kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(metadata).__mro__}
     documentation = {"annotated_types.DocInfo", "annotated_types.Unit"}
-    return not kinds & documentation and not is_pydantic_metadata(metadata) and any(name.startswith("annotated_types.") for name in kinds)
+    return (
+        not kinds & documentation
+        and not is_pydantic_metadata(metadata)
+        and any(name.startswith("annotated_types.") for name in kinds)
+    )
 
 
 def is_old_typed_dict(annotation: Any) -> bool:

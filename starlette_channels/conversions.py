@@ -6,7 +6,7 @@ field by field, unions member by member.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, NotRequired, TypedDict, Union, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, NotRequired, TypedDict, Union, get_args, get_origin
 
 import msgspec
 import msgspec.inspect
@@ -177,7 +177,8 @@ class Rewriting:
         constraints = [one for one in ours if isinstance(one, Meta)]
         if constraints and isinstance(rewritten, type) and issubclass(rewritten, StandIn):
             raise TypeError(f"{annotation}: constraints are not checked on {rewritten.__name__}")
-        wanted: Any = cast("Any", Annotated)[(rewritten, *ours)] if ours else rewritten
+        annotated: Any = Annotated
+        wanted: object = annotated[(rewritten, *ours)] if ours else rewritten
         refuse_unknown_types(wanted)
         return wanted
 

@@ -100,7 +100,9 @@ def encode_unknown(instance: Any) -> Any:
     if hasattr(kind, "model_dump"):
         return instance.model_dump(mode="json", by_alias=True)
     if is_pydantic_class(kind) or ("pydantic" in sys.modules and kind.__module__ in _KNOWN_TO_PYDANTIC):
-        return _adapter_of(kind).dump(instance)
+        return _adapter_of(kind).simplify(instance)
+    if kind in ATOMS or kind in (tuple, frozenset):
+        raise TypeError(f"Encoding a {kind.__name__} as the key of an object is unsupported: keys are text or numbers")
     raise TypeError(f"Encoding objects of type {kind.__name__} is unsupported")
 
 
@@ -267,9 +269,12 @@ class _FieldsPreparer:
         self._is_tuple = issubclass(kind, tuple)
         self._is_attrs = hasattr(kind, "__attrs_attrs__")
         self._layout: Any = None
+        self._omitted: dict[str, Any] = {}
         if issubclass(kind, Struct):
             self._names = kind.__struct_fields__
             self._layout = _layout(kind)
+            if kind.__struct_config__.omit_defaults:
+                self._omitted = {one.name: one.default for one in msgspec.structs.fields(kind)}
         elif self._is_tuple:
             self._names = cast("Any", kind)._fields
         elif self._is_attrs:
@@ -282,8 +287,9 @@ class _FieldsPreparer:
         fields: dict[str, Any] = {}
         for name in self._names:
             item = getattr(value, name, msgspec.UNSET)
+            absent = item is msgspec.UNSET or item is self._omitted.get(name, msgspec.UNSET)
             dump = self._dumps.get(name, prepared)
-            fields[name] = new = item if item is msgspec.UNSET else dump(item)
+            fields[name] = new = item if absent else dump(item)
             changed = changed or new is not item
         if not changed:
             return value
