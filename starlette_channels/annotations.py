@@ -127,13 +127,12 @@ def is_pydantic_metadata(metadata: object) -> bool:
 
 def is_check(metadata: object) -> bool:
     """Whether metadata in `Annotated` is of annotated-types, documentation excepted."""
+    if is_pydantic_metadata(metadata):
+        return False
     kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(metadata).__mro__}
-    documentation = {"annotated_types.DocInfo", "annotated_types.Unit"}
-    return (
-        not kinds & documentation
-        and not is_pydantic_metadata(metadata)
-        and any(name.startswith("annotated_types.") for name in kinds)
-    )
+    if kinds & {"annotated_types.DocInfo", "annotated_types.Unit"}:
+        return False
+    return any(name.startswith("annotated_types.") for name in kinds)
 
 
 def is_old_typed_dict(annotation: Any) -> bool:

@@ -6,6 +6,7 @@ field by field, unions member by member.
 """
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar, NotRequired, TypedDict, Union, get_args, get_origin
 
 import msgspec
@@ -32,6 +33,13 @@ FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 """What a converter or a constructor may raise for a value that does not fit."""
 
 MISSING: Any = object()
+
+MAX_FAILURES = 20_000
+"""So many types are tried in vain for the unions inside of one: where a union contains itself, they double with each
+level.
+"""
+
+_failures: ContextVar[list[None] | None] = ContextVar("_failures", default=None)
 
 
 class _StandInType(type):
@@ -240,11 +248,24 @@ def _chooser(wanted: list[Any]) -> Callable[[Any], Any]:
     converters = [_converter(one) for one in wanted]
 
     def choose(value: Any) -> Any:
+        failures = _failures.get()
+        if failures is not None:
+            return choose_within(value, failures)
+        token = _failures.set(failures := [])
+        try:
+            return choose_within(value, failures)
+        finally:
+            _failures.reset(token)
+
+    def choose_within(value: Any, failures: list[None]) -> Any:
         complaint: Misfit | None = None
         for convert in converters:
             try:
                 return convert(value)
             except Misfit as error:
+                failures.append(None)
+                if len(failures) > MAX_FAILURES:
+                    raise Misfit("Too many types that do not fit: the members of a union need a tag") from None
                 if complaint is None or len(error.path) > len(complaint.path):
                     complaint = error
         raise complaint or Misfit("Nothing fits")

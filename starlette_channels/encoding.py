@@ -21,7 +21,6 @@ from msgspec import Raw, Struct
 from starlette_channels.adapters import Adapter, dump
 from starlette_channels.annotations import (
     Parts,
-    fields_of,
     has_fields,
     hints_of,
     is_class,
@@ -138,7 +137,7 @@ def json_encoder(kind: type[Any]) -> Callable[[Any], Raw]:
         prepare = _preparer(kind)
         if prepare is _itself:
             return _encode_as_it_is
-        if parts_of(kind) & Parts.PYDANTIC:
+        if (_parts_of_class(kind) or Parts.NOTHING) & Parts.PYDANTIC:
             return encode_prepared
     return encode_prepared if _special else encode_json
 
@@ -218,22 +217,28 @@ def _new_preparer(kind: type[Any]) -> Prepare:
         return _dump_by_itself
     if issubclass(kind, dict):
         return _prepare_dict
-    try:
-        fields = fields_of(kind)
-        parts = parts_of(kind)
-    except (NameError, TypeError, AttributeError):  # hints that cannot be read: msgspec asks for none of them
-        return _itself
-    if fields is not None and parts & Parts.PYDANTIC:
-        if parts & Parts.SHAPED:
-            _note_special(kind)
-        return _special_preparer(kind, parts)
-    if issubclass(kind, Struct) or dataclasses.is_dataclass(kind) or hasattr(kind, "__attrs_attrs__"):
-        if all(_is_closed(hint) for hint in hints_of(kind).values()):
+    if has_fields(kind):
+        parts = _parts_of_class(kind)
+        if parts is None:
+            return _FieldsPreparer(kind, {})
+        if parts & Parts.PYDANTIC:
+            if parts & Parts.SHAPED:
+                _note_special(kind)
+            return _special_preparer(kind, parts)
+        if not issubclass(kind, tuple) and all(_is_closed(hint) for hint in hints_of(kind).values()):
             return _itself
         return _FieldsPreparer(kind, {})
     if issubclass(kind, list | tuple | set | frozenset):
         return _prepare_items
     return _prepare_mapping if issubclass(kind, Mapping) else _itself
+
+
+def _parts_of_class(kind: type[Any]) -> Parts | None:
+    """Return what is inside of a class, or `None` if its hints cannot be read: msgspec needs none to encode."""
+    try:
+        return parts_of(kind)
+    except (NameError, TypeError, AttributeError, SyntaxError):
+        return None
 
 
 def _special_preparer(kind: type[Any], parts: Parts) -> Prepare:

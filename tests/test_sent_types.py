@@ -1,6 +1,7 @@
 """What is sent is written as it is read, on every way to a client: by alias, without what is excluded, any Mapping."""
 
 import collections
+import dataclasses
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -257,6 +258,16 @@ def test_a_struct_with_something_special_in_it_keeps_its_layout() -> None:
         b'{"type":"omitting","theList":[{"item":"tea"}],"theNumber":1}'
     )
     assert bytes(encode_payload(Omitting())) == b'{"type":"omitting"}'
+
+
+@dataclasses.dataclass
+class Unreadable:
+    one: "NobodyHasImportedThis"  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+
+
+def test_a_class_whose_hints_cannot_be_read_is_sent_all_the_same() -> None:
+    assert bytes(encode_payload(Unreadable(ORDER))) == b'{"one":{"item":"tea"}}'
+    assert bytes(encode_payload({"a": Unreadable({"b": ORDER})})) == b'{"a":{"one":{"b":{"item":"tea"}}}}'
 
 
 def _cycle() -> dict[str, Any]:

@@ -360,6 +360,27 @@ def test_deep_nesting_is_an_invalid_payload_for_pydantic_as_well() -> None:
                 payload_decoder(annotation)(Raw(text.encode()))
 
 
+class Left(Struct):
+    inner: "list[Left | Right]"
+    model: Model | None = None
+
+
+class Right(Struct):
+    inner: "list[Left | Right]"
+    model: Model | None = None
+
+
+def test_a_union_that_contains_itself_is_not_tried_for_ever() -> None:
+    decode = payload_decoder(Left)
+    assert decode(raw({"inner": [{"inner": [], "model": ONE}]})) == Left([Left([], Model(x=1))])
+    deep: Any = {"inner": [{"wrong": 1}]}
+    for _ in range(40):
+        deep = {"inner": [deep]}
+    with pytest.raises(InvalidPayload, match="Too many types that do not fit"):
+        decode(raw(deep))
+    assert decode(raw({"inner": []})) == Left([])
+
+
 class Part:
     """A type for the property tests, with JSON that fits it and JSON in which one number is wrong."""
 
