@@ -41,6 +41,12 @@ class Adapter:
             self._adapter: Any = pydantic.TypeAdapter(annotation)
         except Exception as error:  # pydantic has no class for what is wrong with a definition
             raise TypeError(f"pydantic cannot decode {self.name}: {_first_line(error)}") from error
+        schema: Any = getattr(self._adapter, "core_schema", None)
+        never = _never_json(schema) if isinstance(schema, dict) else None  # no dict yet: a class is not defined yet
+        if never is not None:
+            raise TypeError(
+                f"{self.name}: {never} cannot be decoded from JSON; use a model, or a validator that makes one of it"
+            )
 
     def decode(self, json: bytes) -> Any:
         """Validate JSON; raises `Misfit`."""
@@ -91,6 +97,32 @@ def dump(serializer: Any, value: Any) -> Raw:
             raise
         kind = SerializerError if "ircular" in str(error) or "surrogate" in str(error) else TypeError
         raise kind(f"{type(value).__name__} cannot be encoded: {_first_line(error)}") from error
+
+
+def _never_json(schema: Any) -> str | None:
+    """Return what is inside of a schema of pydantic, and must be, but cannot come from JSON: an instance of a class.
+
+    What goes through a validator of the application may; so that is not looked into.
+    """
+    kind: str = schema.get("type", "")
+    if kind in ("is-instance", "is-subclass", "callable"):
+        return f"an instance of {getattr(schema.get('cls'), '__name__', 'a function')}"
+    if kind == "union":
+        choices = [_never_json(one[0] if isinstance(one, tuple) else one) for one in schema["choices"]]
+        return choices[0] if all(choices) else None
+    inner: list[Any] = []
+    if kind == "json-or-python":
+        inner.append(schema["json_schema"])
+    elif kind in ("nullable", "model", "dataclass", "definitions"):
+        inner.append(schema["schema"])
+    elif kind in ("list", "set", "frozenset", "dict", "tuple"):
+        items: Any = schema.get("values_schema") or schema.get("items_schema") or []
+        inner += items if isinstance(items, list) else [items]
+    elif kind in ("model-fields", "typed-dict"):
+        inner += [one["schema"] for one in schema["fields"].values() if one["schema"].get("type") != "default"]
+    elif kind == "dataclass-args":
+        inner += [one["schema"] for one in schema["fields"] if one["schema"].get("type") != "default"]
+    return next(filter(None, map(_never_json, inner)), None)
 
 
 def _first_line(error: BaseException) -> str:

@@ -56,6 +56,11 @@ class StandIn(metaclass=_StandInType):
     adapter: ClassVar[Adapter | None] = None
 
 
+def is_stand_in(wanted: Any) -> bool:
+    """Whether a type is a stand-in for another."""
+    return type(wanted) is _StandInType
+
+
 def take(stand_in: Any, value: Any) -> Any:
     """Make the value of a stand-in: msgspec's `dec_hook`."""
     return stand_in.take(value)
@@ -183,7 +188,7 @@ class Rewriting:
             )
         rewritten = self.rewrite(inner)
         constraints = [one for one in ours if isinstance(one, Meta)]
-        if constraints and isinstance(rewritten, type) and issubclass(rewritten, StandIn):
+        if constraints and is_stand_in(rewritten):
             raise TypeError(f"{annotation}: constraints are not checked on {rewritten.__name__}")
         annotated: Any = Annotated
         wanted: object = annotated[(rewritten, *ours)] if ours else rewritten
@@ -210,7 +215,7 @@ class Rewriting:
             else:
                 groups.append([member])
         wanted = [self.rewrite(Union[tuple(group)]) for group in groups]  # noqa: UP007 - known at run time only
-        if len(wanted) > 1 and natives not in ([None], [type(None)]):
+        if len(wanted) > (2 if all(one in (None, type(None)) for one in natives) and natives else 1):
             name = " | ".join(getattr(one, "__name__", str(one)) for one in wanted)
             wanted = [self._stand_in(name, _chooser(wanted))]
         return Union[(*wanted, UnsetType)] if UnsetType in members else Union[tuple(wanted)]  # noqa: UP007 - as above

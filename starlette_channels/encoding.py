@@ -225,7 +225,7 @@ def _new_preparer(kind: type[Any]) -> Prepare:
             if parts & Parts.SHAPED:
                 _note_special(kind)
             return _special_preparer(kind, parts)
-        if not issubclass(kind, tuple) and all(_is_closed(hint) for hint in hints_of(kind).values()):
+        if not hasattr(kind, "_fields") and all(_is_closed(hint) for hint in hints_of(kind).values()):
             return _itself
         return _FieldsPreparer(kind, {})
     if issubclass(kind, list | tuple | set | frozenset):

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Raw
 
 from starlette_channels.adapters import Adapter, Misfit
-from starlette_channels.annotations import alias_value, is_union
-from starlette_channels.conversions import StandIn, misfit, take, type_for_msgspec
+from starlette_channels.annotations import Parts, alias_value, is_union, parts_of
+from starlette_channels.conversions import is_stand_in, misfit, take, type_for_msgspec
 from starlette_channels.encoding import note_type
 from starlette_channels.exceptions import InvalidPayload
 from starlette_channels.messages import Body
@@ -83,9 +83,30 @@ def _members(annotation: Any) -> Iterator[tuple[Any, Any]]:
             yield from _members(member)
     elif get_origin(annotation) is Annotated:
         inside = list(_members(annotation.__origin__))
-        yield from [(inside[0][0], annotation)] if len(inside) == 1 else _whole(annotation, inside)
+        if len(inside) == 1:
+            yield inside[0][0], annotation
+        else:
+            yield from _annotated(annotation, inside)
     else:
         yield annotation, annotation
+
+
+def _annotated(annotation: Any, inside: list[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    """Say of what is JSON in a union, and of what is not, what `Annotated` says of the union."""
+    whole = _whole(annotation, inside)
+    annotated: Any = Annotated
+    if whole is not inside:
+        yield from whole
+        return
+    rest = tuple(spelt for bare, spelt in inside if bare is not bytes)
+    metadata = annotation.__metadata__
+    if rest:
+        bare = next((bare for bare, _ in inside if bare in ANYTHING or bare is Raw), rest)
+        yield bare, annotated[(Union[rest], *metadata)]  # noqa: UP007 - known at run time only
+    for bare, spelt in inside:
+        if bare is bytes:
+            theirs = [one for one in metadata if getattr(one, "discriminator", None) is None]
+            yield bare, annotated[(spelt, *theirs)] if theirs else spelt
 
 
 def _whole(annotation: Any, inside: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
@@ -95,10 +116,12 @@ def _whole(annotation: Any, inside: list[tuple[Any, Any]]) -> list[tuple[Any, An
 
 
 def _json_decoder(annotation: Any, members: list[tuple[Any, Any]]) -> Callable[[Raw], Any] | None:
-    if any(bare in ANYTHING for bare, _ in members):
-        return _msgspec_decoder(Any)
-    if any(bare is Raw for bare, _ in members):
-        return lambda body: body
+    free = [spelt for bare, spelt in members if bare in ANYTHING or bare is Raw]
+    if not any(parts_of(spelt) & Parts.SPECIAL for spelt in free):
+        if any(bare in ANYTHING for bare, _ in members):
+            return _msgspec_decoder(Any)
+        if free:
+            return lambda body: body
     rest = tuple(spelt for bare, spelt in members if bare is not bytes)
     if not rest:
         return None
@@ -111,12 +134,15 @@ def _json_decoder(annotation: Any, members: list[tuple[Any, Any]]) -> Callable[[
 
 
 def _adapter(wanted: Any) -> Adapter | None:
-    return wanted.adapter if isinstance(wanted, type) and issubclass(wanted, StandIn) else None
+    return wanted.adapter if is_stand_in(wanted) else None
 
 
 def _binary_decoder(members: list[tuple[Any, Any]]) -> Callable[[bytes], bytes] | None:
-    if any(bare in ANYTHING for bare, _ in members):
+    anything = next((spelt for bare, spelt in members if bare in ANYTHING), None)
+    if anything is not None and not parts_of(anything) & Parts.SPECIAL:
         return lambda data: data
+    if anything is not None:
+        members = [(bytes, anything)]
     spelt = next((spelt for bare, spelt in members if bare is bytes), None)
     if spelt is None or spelt is bytes:
         return spelt and (lambda data: data)

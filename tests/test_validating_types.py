@@ -277,6 +277,11 @@ BAD: list[tuple[Any, Any, str]] = [
     (Annotated[str, Meta(min_length=3)], "ab", "Expected `str` of length >= 3"),
     (dict[Annotated[str, Field(min_length=3)], int], {"ab": 1}, "String should have at least 3 characters"),
     (dict[Annotated[str, Field(min_length=3)], Holder], {"ab": {"model": ONE}}, "at least 3 characters"),
+    (Annotated[str | bytes, Field(min_length=3)], "ab", "at least 3"),
+    (Annotated[str | bytes, Meta(min_length=3)], "ab", "length >= 3"),
+    (Annotated[Cat | Dog | bytes, Field(discriminator="kind")], {"kind": "cow"}, "'cow'"),
+    (Annotated[Any, AfterValidator(lambda one: int(one))], "q", "invalid literal"),
+    (Holder | Model | None, {"x": -1}, "at `$.x`"),
     (PositiveInt, 0, "Expected `int` >= 1"),
     (Annotated[int, AfterValidator(lambda one: one if one % 2 else 1 / 0)], "q", "valid integer"),
 ]
@@ -291,10 +296,13 @@ def test_what_does_not_fit_is_an_invalid_payload_that_says_where(annotation: Any
 
 def test_constraints_on_bytes_are_checked_whoever_made_them() -> None:
     for constraint in (Field(max_length=2), annotated_types.MaxLen(2), Meta(max_length=2)):
-        decode = payload_decoder(Annotated[bytes, constraint])
-        assert decode(b"ab") == b"ab"
-        with pytest.raises(InvalidPayload):
-            decode(b"abc")
+        for annotation in (Annotated[bytes, constraint], Annotated[str | bytes, constraint]):
+            decode = payload_decoder(annotation)
+            assert decode(b"ab") == b"ab"
+            with pytest.raises(InvalidPayload):
+                decode(b"abc")
+    assert payload_decoder(Annotated[Cat | bytes, "documented"])(b"abc") == b"abc"
+    assert payload_decoder(Annotated[Any, AfterValidator(len)])(b"abc") == 3
 
 
 class WithMeta(BaseModel):
@@ -303,6 +311,21 @@ class WithMeta(BaseModel):
 
 class Unknown:
     """A class that says nothing about its fields."""
+
+
+class WithUnknown(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    unknown: Unknown
+
+
+class MakesUnknown(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    unknown: Annotated[Unknown, BeforeValidator(lambda _: Unknown())]
+    perhaps: Unknown | None = None
+
+
+def test_a_validator_may_make_of_json_what_is_none() -> None:
+    assert isinstance(payload_decoder(MakesUnknown)(raw({"unknown": 1})).unknown, Unknown)
 
 
 REFUSED: list[tuple[Any, str]] = [
@@ -314,6 +337,10 @@ REFUSED: list[tuple[Any, str]] = [
     (Annotated[Holder, Meta(min_length=3)], "constraints are not checked on Holder"),
     (Model | Unknown, "pydantic cannot decode"),
     (list[Unknown], "make it a Struct"),
+    (type[Model], "an instance of Model cannot be decoded from JSON"),
+    (WithUnknown, "an instance of Unknown cannot be decoded from JSON"),
+    (list[WithUnknown] | None, "an instance of Unknown cannot be decoded from JSON"),
+    (Annotated[Raw, Field(min_length=3)], "does not go together"),
     (dict[str, Holder | Unknown], "Unknown is no type that JSON can be decoded to"),
 ]
 
@@ -372,13 +399,13 @@ class Right(Struct):
 
 def test_a_union_that_contains_itself_is_not_tried_for_ever() -> None:
     decode = payload_decoder(Left)
-    assert decode(raw({"inner": [{"inner": [], "model": ONE}]})) == Left([Left([], Model(x=1))])
+    assert decode(Raw(b'{"inner":[{"inner":[],"model":{"x":1}}]}')) == Left([Left([], Model(x=1))])
     deep: Any = {"inner": [{"wrong": 1}]}
     for _ in range(40):
         deep = {"inner": [deep]}
     with pytest.raises(InvalidPayload, match="Too many types that do not fit"):
         decode(raw(deep))
-    assert decode(raw({"inner": []})) == Left([])
+    assert decode(Raw(b'{"inner":[]}')) == Left([])
 
 
 class Part:
