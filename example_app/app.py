@@ -99,6 +99,7 @@ async def room(socket: Socket[User], join: JoinRoom) -> dict[str, list[Message]]
         raise JoinError("there is no such room")
     if socket.subtopic in private and not secrets.compare_digest(join.passphrase.encode(), PASSPHRASE.encode()):
         raise JoinError("that is not the passphrase")
+    await socket.admit()  # what is said while we read the history follows the answer
     try:
         presence.track(socket, socket.assigns.name)
     except PresenceError as error:

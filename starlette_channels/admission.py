@@ -96,7 +96,7 @@ class Admission:
         app = handshake.scope.get("app")
 
         def connected(transport: Transport) -> Connection:
-            connection = Connection(self._service, transport, serializer, assigns, socket_id, app)
+            connection = Connection(self._service, transport, serializer, assigns, socket_id, app, arrival.since)
             connection.log_open(handshake.params)
             if seconds is not None and self._service.lifetimes is not None:
                 self._service.lifetimes.watch(connection, seconds)

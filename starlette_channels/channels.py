@@ -245,7 +245,7 @@ def channel(
     `when_slow` says what becomes of broadcasts and pushes while a client is behind
     with reading: `"disconnect"` it, `"drop_oldest"`, or keep the `latest_by_key(...)`.
     `resync` names an event that is pushed to the client when broadcasts of other processes are lost, with how many:
-    `resync="resync"` pushes `{"lost": 3}`.
+    `resync="resync"` pushes `{"lost": 3}`, or 0 if nobody can say how many, see `Gap`.
     `log_join` and `log_handle_in` are the levels at which its joins and the events of clients are logged, `None` not
     at all.
     """

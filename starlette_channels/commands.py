@@ -22,6 +22,11 @@ class Disconnect(Struct, frozen=True, tag="disconnect"):
         if len(self.reason.encode()) > REASON_BYTES:
             raise ValueError(f"disconnect(reason=...): it takes more than {REASON_BYTES} bytes in UTF-8")
 
+    @property
+    def slot(self) -> str:
+        """What the command is about: the later of two to one identity with the same slot does for both."""
+        return "disconnect"
+
 
 class Kick(Struct, frozen=True, tag="kick"):
     """End the channel of one topic, and say why if there is a reason. Raises `ValueError` for what is no Unicode."""
@@ -31,6 +36,11 @@ class Kick(Struct, frozen=True, tag="kick"):
 
     def __post_init__(self) -> None:
         f"{self.topic}{self.reason}".encode()
+
+    @property
+    def slot(self) -> str:
+        """What the command is about: the later of two to one identity with the same slot does for both."""
+        return f"kick {self.topic}"
 
 
 Command: TypeAlias = Disconnect | Kick

@@ -30,6 +30,7 @@ from starlette_channels.pages import Pages
 from starlette_channels.paths import TransportPath
 from starlette_channels.polling import LongPolling
 from starlette_channels.presence.presence import Presence
+from starlette_channels.readiness import Readiness
 from starlette_channels.serializers import V1, V2, Serializer
 from starlette_channels.service import Service
 from starlette_channels.signals import STOP_SIGNALS
@@ -141,6 +142,7 @@ class Channels(Generic[A]):
         self._drainer = Drainer(self._service, drain if isinstance(drain, Drain) else Drain())
         self._minds_signals = drain is not False
         self._presences = (presence,) if isinstance(presence, Presence) else tuple(presence)
+        self._readiness = Readiness(broker_of_all, self._presences, self._service.counts)
         warn_about_server()
         if broker == MEMORY:
             refuse_several_workers()
@@ -159,7 +161,10 @@ class Channels(Generic[A]):
         """Close all connections whose `socket_id` this is, in whatever process; their channels end, as `"closed"`.
 
         Clients see both code and reason. They come back, older versions of phoenix.js not after 1000, and `connect`
-        decides again.
+        decides again. It means who is connected now, or whose `connect` is running. Processes that cannot be reached
+        do it within ten seconds of being reachable again, for up to an hour; the page on engines says what that does
+        not cover.
+
         Raises `ValueError` for a code that a server may not send, and for a reason of over 123 bytes in UTF-8. It may
         be called from any thread, returns at once, and an id that nobody has is no error.
         """
@@ -171,7 +176,8 @@ class Channels(Generic[A]):
         The client gets the event `kicked`, `{"reason": ...}`, if there is a reason, and `phx_close`: it stays away
         until it joins anew, which the join handler may refuse. A handler that is running may finish, for as long as
         `Limits.shutdown_seconds`; what waits behind it is answered `unmatched topic`. `terminate` gets `"kicked"`. It
-        may be called from any thread, returns at once, and nobody being there is no error.
+        reaches other processes as `disconnect` does, and means who is on the topic or joining it now. It may be called
+        from any thread, returns at once, and nobody being there is no error.
         """
         self._service.broker.command(socket_id, Kick(topic, reason))
 
@@ -189,8 +195,12 @@ class Channels(Generic[A]):
         )
 
     async def ready(self, _: Request) -> Response:
-        """Answer 200, or 503 once the server is to stop; for load balancers: `Route("/ready", channels.ready)`."""
-        return self._pages.readiness()
+        """Answer 200 if clients may be sent here, else 503; for load balancers: `Route("/ready", channels.ready)`.
+
+        That is so from when the engine is connected and each `Presence` of `Channels(presence=...)` has heard from the
+        other processes, or 10 seconds after the start, until the server is to stop. With `memory://` it is so at once.
+        """
+        return self._pages.readiness(self._readiness.check)
 
     async def drain(self) -> None:
         """Send all clients away, as before the server stops, and return when that is done.
@@ -210,9 +220,8 @@ class Channels(Generic[A]):
         second signal cancels handlers that are at work. With `Channels(drain=False)` the signals are the server's.
         """
         self._service.open()
+        self._readiness.begin()
         hub = self._service.broker.hub()
-        for presence in self._presences:
-            presence.attach(self._service.broker)
         with STOP_SIGNALS.held_for(self._drainer, hub) if self._minds_signals else nullcontext():
             try:
                 yield

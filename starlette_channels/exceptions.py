@@ -85,13 +85,20 @@ class PresenceError(ChannelsError):
 class PublishError(ChannelsError):
     """A `Publisher` could not hand broadcasts to the engine in time: it may have taken some of them, or none.
 
-    `left` says how many they are. The cause is the last error of the connection, if there was one.
+    Or no server process of the application has acknowledged a `disconnect` or a `kick`, of which `unheard` says how
+    many. `left` says how many they are together. The cause is the last error of the connection, if there was one.
     """
 
-    def __init__(self, left: int, cause: Exception | None = None) -> None:
-        reason = "the engine took too long" if cause is None else explain(cause)
-        super().__init__(f"{left} broadcasts were not published: {reason}")
+    def __init__(self, left: int, cause: Exception | None = None, *, unheard: int = 0) -> None:
+        reason = explain(cause) if cause is not None else "it took too long" if unheard else "the engine took too long"
+        said: list[str] = []
+        if left > unheard or not unheard:
+            said.append(f"{left - unheard} broadcasts were not published")
+        if unheard:
+            said.append(f"no server process of the application has acknowledged {unheard} of disconnect and kick")
+        super().__init__(f"{', and '.join(said)}: {reason}")
         self.left: int = left
+        self.unheard: int = unheard
         self.__cause__: BaseException | None = cause
 
 

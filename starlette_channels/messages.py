@@ -1,7 +1,7 @@
 """The words that all layers share: message, reply, broadcast, and what payloads are."""
 
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
 import msgspec
@@ -13,7 +13,7 @@ Frame: TypeAlias = str | bytes
 """One WebSocket message: `str` goes as a text frame, `bytes` as a binary frame."""
 
 Ref: TypeAlias = Any
-"""A ref is whatever JSON value the client chose; it is only compared and handed back."""
+"""A ref is whatever JSON value the client chose, lists and objects as `Raw`; it is only compared and handed back."""
 
 Body: TypeAlias = Raw | bytes
 """A payload on its way: JSON that nobody has decoded yet (`Raw`), or the bytes of a binary frame."""
@@ -89,10 +89,14 @@ class Gap(Struct, frozen=True):
     topic: str
 
     lost: int
-    """How many there were."""
+    """How many there were.
+
+    At least so many, if it is the first that is heard of a process that spoke on the topic before this one listened.
+    0 if nobody can say: a join was answered before the engine had the subscription, which is in force by now.
+    """
 
     publisher: str
-    """The process that sent them: an id that it has until it ends."""
+    """The process that sent them: an id that it has until it ends, or nothing if `lost` is 0."""
 
 
 def encode_payload(payload: object) -> Body:
@@ -188,7 +192,7 @@ _repr.maxlevel = 2
 
 def shown(value: object) -> str:
     """Return what a client sent as a log line may have it: quoted, and about 100 characters at most."""
-    text = _repr.repr(value)
+    text = _repr.repr(bytes(value).decode(errors="replace") if isinstance(value, Raw) else value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
@@ -201,7 +205,11 @@ def same_ref(one: Ref, other: Ref) -> bool:
         return one == other
     if type(one) is not type(other):
         return False
-    return msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
+    return _sorted(one) == _sorted(other)
+
+
+def _sorted(ref: Ref) -> bytes:
+    return msgspec.json.encode(msgspec.json.decode(ref) if type(ref) is Raw else ref, order="sorted")
 
 
 def frame_size(frame: Frame) -> int:
@@ -210,33 +218,9 @@ def frame_size(frame: Frame) -> int:
 
 
 def message_size(message: Message) -> int:
-    """Return about how many bytes a waiting message holds."""
+    """Return about how many bytes a waiting message holds; `headers.check_header` sees to it that it holds no more."""
     size = memoryview(message.payload).nbytes
-    for text in (message.join_ref, message.ref, message.topic, message.event):
-        if isinstance(text, str):
-            size += len(text)
+    for field in (message.join_ref, message.ref, message.topic, message.event):
+        if isinstance(field, str | Raw):
+            size += len(field) if isinstance(field, str) else memoryview(field).nbytes
     return size
-
-
-MAX_REF_DEPTH = 32
-"""How deeply the names and refs of a message may be nested; no client nests them at all."""
-
-
-def nests_too_deeply(message: Message) -> bool:
-    """Whether a ref, the topic or the event is nested so deeply that it might be decoded, but not encoded again."""
-    if type(message.topic) is type(message.event) is type(message.ref) is str and type(message.join_ref) in _FLAT:
-        return False  # as good as every message
-    fields = (message.join_ref, message.ref, message.topic, message.event)
-    return any(_is_deeper(field, MAX_REF_DEPTH) for field in fields)
-
-
-_FLAT = frozenset((str, type(None)))
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    if not isinstance(value, list | dict):
-        return False
-    if levels == 0:
-        return True
-    inside = cast("Iterable[object]", value.values() if isinstance(value, dict) else value)
-    return any(_is_deeper(one, levels - 1) for one in inside)

@@ -1,5 +1,6 @@
 """What is answered over HTTP to requests that are no transport's: the client's files, and what there is to say."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -25,11 +26,13 @@ class Pages:
         self._service = service
         self._static = StaticFiles(directory=Path(__file__).parent / "static")
 
-    def readiness(self) -> Response:
+    def readiness(self, has_started: Callable[[], bool]) -> Response:
         """Return the answer to whoever asks whether clients may be sent here."""
-        if not self._service.closing:
-            return PlainTextResponse("ready", headers=UNCACHED)
-        return PlainTextResponse("draining", 503, {**UNCACHED, "retry-after": str(self._service.retry_after)})
+        if self._service.closing:
+            return PlainTextResponse("draining", 503, {**UNCACHED, "retry-after": str(self._service.retry_after)})
+        if not has_started():
+            return PlainTextResponse("starting", 503, {**UNCACHED, "retry-after": "1"})
+        return PlainTextResponse("ready", headers=UNCACHED)
 
     async def __call__(self, scope: Scope) -> Response:
         """Return the answer to a request."""

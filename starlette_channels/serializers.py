@@ -69,6 +69,40 @@ def negotiate(vsn: object, serializers: Iterable[Serializer]) -> Serializer | No
     return next((one for one in serializers if one.version == f"{parts[1]}.{parts[2]}"), None)
 
 
+class Parts(Struct, array_like=True, frozen=True, gc=False):
+    """A JSON message with none of its parts decoded."""
+
+    join_ref: Raw
+    ref: Raw
+    topic: Raw
+    event: Raw
+    payload: Raw
+
+
+class _ObjectParts(Struct, gc=False):
+    topic: Raw
+    event: Raw
+    payload: Raw
+    ref: Raw
+    join_ref: Raw = Raw(b"null")
+
+
+def take_apart(serializer: Serializer, frame: Frame) -> Parts | None:
+    """Return the parts of a JSON message of version 1 or 2, so that they can be measured before they are decoded.
+
+    `None` says that the serializer is another one, or the frame binary. Raises `ProtocolError` as `decode` does.
+    """
+    wrapped = serializer.wrapped if isinstance(serializer, TextOnly) else serializer
+    if type(wrapped) is V1:
+        return wrapped.take_apart(frame)
+    return wrapped.take_apart(frame) if type(wrapped) is V2 and isinstance(frame, str) else None
+
+
+def keeps_refs_raw(serializer: Serializer) -> bool:
+    """Whether a serializer can write lists and objects in refs that are given to it as JSON: those of this module."""
+    return isinstance(serializer.wrapped if isinstance(serializer, TextOnly) else serializer, V1 | V2)
+
+
 class _Object(Struct, gc=False):
     topic: Any
     event: Any
@@ -82,6 +116,7 @@ class V1:
 
     version: str = "1.0"
     _decode = msgspec.json.Decoder(_Object).decode
+    _take_apart = msgspec.json.Decoder(_ObjectParts).decode
 
     def decode(self, frame: Frame) -> Message:
         """Decode an object with `topic`, `event`, `payload` and `ref`, in a frame of either kind."""
@@ -90,6 +125,14 @@ class V1:
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ProtocolError(f"no version 1 message: {error}") from None
         return Message(one.join_ref, one.ref, one.topic, one.event, one.payload)
+
+    def take_apart(self, frame: Frame) -> Parts:
+        """Return the parts of an object, undecoded."""
+        try:
+            one = self._take_apart(frame if isinstance(frame, str) else frame.decode())
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ProtocolError(f"no version 1 message: {error}") from None
+        return Parts(one.join_ref, one.ref, one.topic, one.event, one.payload)
 
     def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> str:
         """Encode a push; version 1 has no place for the `join_ref`."""
@@ -117,6 +160,7 @@ class V2:
 
     version: str = "2.0"
     _decode = msgspec.json.Decoder(Message).decode
+    _take_apart = msgspec.json.Decoder(Parts).decode
 
     def decode(self, frame: Frame) -> Message:
         """Decode an array of at least five elements, or the header and bytes of a binary frame."""
@@ -124,6 +168,13 @@ class V2:
             return self._decode_binary(frame)
         try:
             return self._decode(frame)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ProtocolError(f"no version 2 message: {error}") from None
+
+    def take_apart(self, frame: str) -> Parts:
+        """Return the parts of an array, undecoded."""
+        try:
+            return self._take_apart(frame)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ProtocolError(f"no version 2 message: {error}") from None
 
@@ -209,24 +260,24 @@ class TextOnly:
     """Another serializer, for a transport that takes no binary frames to the client."""
 
     def __init__(self, serializer: Serializer) -> None:
-        self._serializer = serializer
+        self.wrapped: Serializer = serializer
         self.version: str = serializer.version
 
     def decode(self, frame: Frame) -> Message:
         """Decode what a client sent; that may be binary."""
-        return self._serializer.decode(frame)
+        return self.wrapped.decode(frame)
 
     def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> str:
         """Encode a push."""
-        return _as_text(self._serializer.push(join_ref, ref, topic, event, body))
+        return _as_text(self.wrapped.push(join_ref, ref, topic, event, body))
 
     def reply(self, join_ref: Ref, ref: Ref, topic: Any, status: str, body: Body) -> str:
         """Encode a reply."""
-        return _as_text(self._serializer.reply(join_ref, ref, topic, status, body))
+        return _as_text(self.wrapped.reply(join_ref, ref, topic, status, body))
 
     def broadcast(self, topic: str, event: str, body: Body) -> str:
         """Encode a broadcast."""
-        return _as_text(self._serializer.broadcast(topic, event, body))
+        return _as_text(self.wrapped.broadcast(topic, event, body))
 
 
 def _as_text(frame: Frame) -> str:

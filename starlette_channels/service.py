@@ -21,6 +21,8 @@ from starlette_channels.topics import Match, Pattern
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
+PLAINLY_SMALL = 1_024
+
 
 class Client(Mortal, Protocol):
     """A connection, as far as those are concerned who look after all of them."""
@@ -56,6 +58,8 @@ class Service:
         self.limits: Bounds = Bounds.of(limits)
         self.surely_small: int = self.limits.message_bytes // 4
         """So many characters fit whatever they are: none takes more than four bytes."""
+        self.plainly_small: int = min(self.limits.header_bytes // 4, PLAINLY_SMALL)
+        """A message of so many characters has no header that is too long, and keeps next to nothing but its payload."""
         self.counts: Counter[str] = Counter()
         self.mishaps: Mishaps = Mishaps(self.counts)
         self.quotas: Quotas = Quotas(self.limits)

@@ -20,9 +20,12 @@ from starlette_channels.connection import Connection
 from starlette_channels.limits import Bounds
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.transport import Transport
+from starlette_channels.transports.early import EARLY_BYTES, EarlyBytes
 from starlette_channels.transports.handshake_log import be_discreet
 from starlette_channels.transports.lane import Lane
 from starlette_channels.transports.pulse import pulse_of_this_loop
+
+logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
 UNSENT_BYTES = 1 << 18
 
@@ -66,10 +69,14 @@ class Handshaking(WebSocketsSansIOProtocol):
     Handshakes are logged without their query, in which there may be a token, and not at all with `--no-access-log`.
     """
 
+    early: EarlyBytes
+    """What the client has sent behind its request."""
+
     _unread: bytes = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, and mind what is logged."""
+        self.early = EarlyBytes()
         be_discreet(self.logger, access_log=self.config.access_log)
         super().connection_made(transport)
 
@@ -79,24 +86,46 @@ class Handshaking(WebSocketsSansIOProtocol):
         self.__dict__.pop("scope", None)  # through the extension it leads back to this object
 
     async def send(self, message: Any) -> None:
-        """Send what the application says; a refused handshake is an answered one, which uvicorn 0.54 forgets."""
+        """Send what the application says; a refused handshake is an answered one, which uvicorn 0.54 forgets.
+
+        When it has been accepted, the client is read from again, if channels have not taken it over by then.
+        """
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True
+        elif message["type"] == "websocket.accept":
+            self.loop.call_soon(self._listen)
 
     def data_received(self, data: bytes) -> None:
-        """Take the request, and then what comes for other applications than channels, or before these attach."""
-        if self._unread:  # the parser of websockets has to see the request after all
+        """Take the request, and then what comes for other applications than channels.
+
+        Nothing is read between the two; what comes all the same has to wait for the answer.
+        """
+        if self.handshake_initiated and not self.handshake_complete:
+            self.early.add(data)
+        elif self._unread:  # the parser of websockets has to see the request after all
             self.conn.receive_data(self._unread)
             self.conn.events_received()
             self._unread = b""
-        elif not self.handshake_initiated and not self.logger.isEnabledFor(logging.DEBUG):  # websockets would log it
-            request = read_request(data)
-            if request is not None:
-                self._unread = data
-                self.handle_connect(request)
-                return
-        super().data_received(data)
+            super().data_received(data)
+        elif self.handshake_initiated or self.logger.isEnabledFor(logging.DEBUG):  # websockets would log the request
+            super().data_received(data)
+        elif (request := read_request(data)) is not None:
+            self._unread = data
+            self.handle_connect(request)
+        else:
+            super().data_received(data)
+
+    def _listen(self) -> None:
+        """Go on as uvicorn does with its connections: channels have not taken this one."""
+        if self.transport.is_closing():  # what stands for the transport after that says so, too
+            return
+        if self.early.is_too_much:
+            self.transport.abort()
+            return
+        self.transport.resume_reading()
+        if early := self.early.take():
+            self.data_received(early)
 
     def handle_connect(self, event: Any) -> None:
         """Call the application, and offer it the extension."""
@@ -135,6 +164,13 @@ class Handshaking(WebSocketsSansIOProtocol):
         self.connections.discard(self)
         transport.set_protocol(lane)
         lane.start(connect)
+        if self.early.is_too_much:
+            text = "Connection closed with 1008: over %d bytes before the handshake was answered"
+            mishaps.note("early_bytes", logger, text, EARLY_BYTES)
+            lane.close(1008, "early_bytes")
+        elif early := self.early.take():
+            lane.data_received(early)
+        lane.listen()
         return True
 
 
