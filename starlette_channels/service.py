@@ -1,6 +1,7 @@
 """What the clients of one `Channels` share."""
 
 import itertools
+import logging
 import math
 import time
 from collections import Counter
@@ -14,9 +15,12 @@ from starlette_channels.hub import Hub
 from starlette_channels.identities import Identities, Quotas
 from starlette_channels.limits import Bounds, Limits
 from starlette_channels.logs import LogOptions, level_of
+from starlette_channels.messages import shown
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.parameters import ParameterFilter
 from starlette_channels.topics import Match, Pattern
+
+logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
 PLAINLY_SMALL = 1_024
 
@@ -121,9 +125,13 @@ class Service:
             self.lifetimes.forget(client)
 
     def match(self, topic: str) -> tuple[Channel[Any], Match] | None:
-        """Return the first channel whose pattern fits a topic."""
+        """Return the first channel whose pattern fits a topic, the types of its segments included."""
         for pattern, channel in self.routes:
-            match = pattern.match(topic)
+            try:
+                match = channel.match(pattern, topic)
+            except Exception as error:  # noqa: BLE001 - a validator of the application; it is logged
+                self.mishaps.note("segment_failed", logger, "A segment of %s failed", shown(topic), cause=error)
+                continue
             if match is not None:
                 return channel, match
         return None

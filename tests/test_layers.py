@@ -15,6 +15,7 @@ PACKAGE = ROOT.name
 
 LAYERS = [
     {
+        "annotations",
         "auth_tokens",
         "buckets",
         "brokers",
@@ -41,16 +42,17 @@ LAYERS = [
     },
     {"commands", "exceptions"},
     {
+        "adapters",
         "brokers.addresses",
         "brokers.command_log",
         "brokers.interests",
         "brokers.nats",
         "brokers.redis",
         "brokers.zenoh_keys",
-        "messages",
         "tokens",
     },
-    {"brokers.zenoh"},
+    {"brokers.zenoh", "conversions", "encoding"},
+    {"messages"},
     {"limits", "mishaps", "waker"},
     {"confirmations", "log_context", "parameters", "spawner"},
     {
@@ -61,6 +63,7 @@ LAYERS = [
         "logs",
         "payloads",
         "refusals",
+        "segments",
         "watch",
     },
     {"brokers.outbox", "brokers.receiver", "handlers", "serializers"},
@@ -116,7 +119,10 @@ LAYERS = [
 
 PURE = {
     *(
+        "adapters",
+        "annotations",
         "auth_tokens",
+        "conversions",
         "brokers.envelope",
         "brokers.gaps",
         "brokers.command_log",
