@@ -29,6 +29,7 @@ from starlette_channels.hub import Hub, Publication
 from starlette_channels.inbox import Inbox
 from starlette_channels.messages import Gap, encode_payload, shown
 from starlette_channels.mishaps import Mishaps
+from starlette_channels.serializers import refuse_inexpressible
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
@@ -168,7 +169,8 @@ class Broker:
         """Send an event to all subscribers of a topic; `sender` is a subscriber to leave out.
 
         Returns without waiting. Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if no
-        subscriber's wire can express it, as far as they are in this process. As in Phoenix, the event "disconnect"
+        subscriber's wire can express it, as far as they are in this process; if nobody is subscribed here, if version 2
+        of the protocol cannot. As in Phoenix, the event "disconnect"
         closes the connections whose `socket_id` is the topic. Raises `ValueError` for the events that are the
         protocol's or Presence's own: those that begin with `phx_` or `chan_reply_`, `presence_state`, `presence_diff`.
         """
@@ -180,7 +182,10 @@ class Broker:
         """Do what `broadcast` does for what clients may have a say in: whatever the event, it is no command."""
         if event not in ORDINARY_EVENTS:
             check_event(event)
-        publication = Publication(topic, event, encode_payload(payload), sender)
+        body = encode_payload(payload)
+        if type(payload) is not dict or not (topic.isascii() and event.isascii()):
+            refuse_inexpressible(topic, event, body, heard=self.subscribers(topic) > 0)
+        publication = Publication(topic, event, body, sender)
         if self._relay is not None:
             self._relay.publish(payload_kind(publication.body), topic_channel(topic), event, publication.body)
         self._spread(publication)

@@ -16,6 +16,7 @@ from starlette_channels.commands import Command, Disconnect, Kick, encode_comman
 from starlette_channels.event_names import check_event
 from starlette_channels.exceptions import PublishError
 from starlette_channels.messages import Payload, encode_payload
+from starlette_channels.serializers import refuse_inexpressible
 
 
 class Publisher:
@@ -44,11 +45,13 @@ class Publisher:
         As in Phoenix, the event "disconnect" closes the connections whose `socket_id` is the topic; `flush` and `close`
         then wait for the acknowledgement as well.
 
-        Raises `TypeError` if the payload cannot be encoded, and `ValueError` for the events that are the protocol's or
-        Presence's own, as `Channels.broadcast` does.
+        Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if version 2 of the protocol cannot
+        express it. Raises `ValueError` for the events that are the protocol's or Presence's own, as
+        `Channels.broadcast` does.
         """
         check_event(event)
         body = encode_payload(payload)
+        refuse_inexpressible(topic, event, body)
         self._relay.publish(payload_kind(body), topic_channel(topic), event, body)
         if event == "disconnect":
             self._command(topic, Disconnect())

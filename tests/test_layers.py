@@ -15,6 +15,7 @@ PACKAGE = ROOT.name
 
 LAYERS = [
     {
+        "annotations",
         "auth_tokens",
         "buckets",
         "brokers",
@@ -25,12 +26,11 @@ LAYERS = [
         "brokers.number_ranges",
         "brokers.options",
         "brokers.sender_clocks",
-        "commands",
         "brokers.worker",
+        "close_codes",
         "deadlines",
         "drain",
         "event_names",
-        "exceptions",
         "frames",
         "metrics",
         "params",
@@ -39,18 +39,20 @@ LAYERS = [
         "topics",
         "workers",
     },
+    {"commands", "exceptions"},
     {
+        "adapters",
         "brokers.addresses",
         "brokers.command_log",
         "brokers.interests",
         "brokers.nats",
         "brokers.zenoh_keys",
-        "messages",
         "mishaps",
         "tokens",
     },
     {"brokers.reports", "limits", "tasks"},
-    {"brokers.redis", "brokers.zenoh", "waker"},
+    {"brokers.redis", "brokers.zenoh", "conversions", "encoding", "waker"},
+    {"messages"},
     {"confirmations", "log_context", "parameters", "spawner"},
     {
         "brokers.envelope",
@@ -60,6 +62,7 @@ LAYERS = [
         "logs",
         "payloads",
         "refusals",
+        "segments",
         "watch",
     },
     {"brokers.outbox", "brokers.receiver", "handlers", "serializers"},
@@ -104,7 +107,7 @@ LAYERS = [
         "transports.suspicion",
         "transports.sweeper",
     },
-    {"transports.pulse"},
+    {"transports.closing", "transports.pulse"},
     {"transports.lane", "transports.longpoll", "transports.websocket"},
     {"drainer", "polling"},
     {"endpoint", "transports.handshaking"},
@@ -116,7 +119,10 @@ LAYERS = [
 
 PURE = {
     *(
+        "adapters",
+        "annotations",
         "auth_tokens",
+        "conversions",
         "brokers.envelope",
         "brokers.gaps",
         "brokers.command_log",
