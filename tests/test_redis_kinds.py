@@ -4,6 +4,7 @@
 
 import contextlib
 import re
+import tempfile
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 import redis
 
 from starlette_channels import Broker
-from tests.engines import EngineServer, cluster_node, engine, sentinel
+from starlette_channels.brokers import redis as redis_engine
+from tests.engines import EngineServer, cluster_node, engine, running, sentinel, valkey
 from tests.ports import HOST
 from tests.relaying import Ear, all_is_accounted_for, broadcast, brokers
 
@@ -143,6 +145,48 @@ async def test_the_primary_of_a_name_is_found_through_sentinels(tmp_path: Path) 
                     wait_until(lambda: "channels:t:t" in str(client.execute_command("PUBSUB", "CHANNELS")))
                 await broadcast(one, range(1_000, 1_100))
                 await all_is_accounted_for(ear, 1_100)
+
+
+async def test_sentinels_that_do_not_answer_are_no_reason_to_leave_a_primary_that_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_engine, "PING_SECONDS", 0.2)
+    with engine("redis") as primary, sentinel(primary) as watcher:
+        url = f"redis+sentinel://{HOST}:{watcher.port}/main"
+        async with brokers(url) as (one, two), brokers(f"{url}/1") as (other, another):
+            ear, stranger = Ear(two, "t"), Ear(another, "t")
+            await ear.hears(one)
+            await stranger.hears(other)
+            watcher.kill()
+            with admin(primary) as client:
+                asked = pings(client)
+                wait_until(lambda: pings(client) > asked + 20)
+            await broadcast(one, range(100))
+            await all_is_accounted_for(ear, 100)
+            await stranger.hears(other)
+            assert one.counts == two.counts == {}
+            assert stranger.numbers == [], "another database of the same server"
+
+
+def pings(client: "redis.Redis") -> int:
+    return client.info("commandstats").get("cmdstat_ping", {}).get("calls", 0)
+
+
+@pytest.mark.parametrize("where", ["", "?db=1"])
+async def test_a_socket_of_the_machine_is_an_address_as_well(where: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        path = Path(folder) / "socket"
+
+        def command(port: int, folder: Path) -> list[str]:
+            return [*valkey(port, folder), "--unixsocket", str(path)]
+
+        with running("redis", command):
+            async with brokers(f"unix://{path}{where}") as (one, two):
+                ear = Ear(two, "t")
+                await ear.hears(one)
+                await broadcast(one, range(100))
+                await all_is_accounted_for(ear, 100)
+                assert one.counts == two.counts == {}
 
 
 @pytest.mark.parametrize(
