@@ -336,7 +336,8 @@ class Life:
             if not waiting and not commands:
                 return
             if waiting:
-                await self._step(engine.publish([parcel for one in waiting for parcel in self._seal(one, engine)]))
+                now = time.monotonic()
+                await self._step(engine.publish([parcel for one in waiting for parcel in self._seal(one, engine, now)]))
                 self._outbox.done()
                 self._progress.set()
                 self._error = None
@@ -390,12 +391,11 @@ class Life:
             self._progress.clear()
             await self._progress.wait()
 
-    def _seal(self, waiting: Waiting, engine: Engine) -> Iterable[Parcel]:
-        kind, channel, event, body, stamp, since, _ = waiting
-        now = time.monotonic()
-        epoch, number, age, quiet = stamp.later(now - since)
+    def _seal(self, waiting: Waiting, engine: Engine, now: float) -> Iterable[Parcel]:
+        kind, channel, event, body, (epoch, number, age, quiet), since, _ = waiting
+        waited = now - since
         try:
-            data = seal(kind, self.id, epoch, number, channel, event, body, now, age, quiet)
+            data = seal(kind, self.id, epoch, number, channel, event, body, now, age + waited, quiet + waited)
         except UnicodeEncodeError:
             self._reports.warn("relay_dropped", "A topic or an event is no Unicode: it stays in this process")
             return
