@@ -22,7 +22,7 @@ def test_a_stamp_says_how_old_its_series_is_and_when_the_message_before_was_said
     numbers = Numbers()
     assert numbers.next("a", 10) == Stamp(1, 1, 0, inf)
     assert numbers.next("a", 10.25) == Stamp(1, 2, 0.25, 0.25)
-    assert numbers.next("a", 10.75).later(100) == Stamp(1, 3, 100.75, 100.5)
+    assert numbers.next("a", 10.75) == Stamp(1, 3, 0.75, 0.5)
     assert list(numbers.all(11)) == [("a", Stamp(1, 3, 1, 0.25))]
     assert list(numbers.marks(11.75)) == [("a", Stamp(1, 3, 1.75, 1))]
     list(numbers.marks(1_000))

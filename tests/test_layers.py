@@ -15,6 +15,7 @@ PACKAGE = ROOT.name
 
 LAYERS = [
     {
+        "annotations",
         "auth_tokens",
         "buckets",
         "brokers",
@@ -26,11 +27,10 @@ LAYERS = [
         "brokers.options",
         "brokers.reports",
         "brokers.sender_clocks",
-        "commands",
         "brokers.worker",
+        "close_codes",
         "deadlines",
         "drain",
-        "exceptions",
         "frames",
         "metrics",
         "params",
@@ -40,17 +40,19 @@ LAYERS = [
         "topics",
         "workers",
     },
+    {"commands", "exceptions"},
     {
+        "adapters",
         "brokers.addresses",
         "brokers.command_log",
         "brokers.interests",
         "brokers.nats",
         "brokers.redis",
         "brokers.zenoh_keys",
-        "messages",
         "tokens",
     },
-    {"brokers.zenoh"},
+    {"brokers.zenoh", "conversions", "encoding"},
+    {"messages"},
     {"limits", "mishaps", "waker"},
     {"confirmations", "log_context", "parameters", "spawner"},
     {
@@ -61,6 +63,7 @@ LAYERS = [
         "logs",
         "payloads",
         "refusals",
+        "segments",
         "watch",
     },
     {"brokers.outbox", "brokers.receiver", "handlers", "serializers"},
@@ -104,7 +107,7 @@ LAYERS = [
         "transports.suspicion",
         "transports.sweeper",
     },
-    {"transports.pulse"},
+    {"transports.closing", "transports.pulse"},
     {"transports.lane", "transports.longpoll", "transports.websocket"},
     {"drainer", "polling"},
     {"endpoint", "transports.handshaking"},
@@ -116,7 +119,10 @@ LAYERS = [
 
 PURE = {
     *(
+        "adapters",
+        "annotations",
         "auth_tokens",
+        "conversions",
         "brokers.envelope",
         "brokers.gaps",
         "brokers.command_log",

@@ -43,6 +43,9 @@ AGAIN_SECONDS = 0.5
 CHUNK_BYTES = 32_000
 """How large a message may be; only one single command may be larger."""
 
+DOUBT_SECONDS = 0.25
+"""How much clocks may drift apart in an hour: who came so shortly after a command is taken for one who was there."""
+
 BUCKETS = 64
 
 
@@ -104,7 +107,7 @@ _decode = msgspec.msgpack.Decoder(Message).decode
 
 
 class HeardCommand(NamedTuple):
-    """A command that is to be obeyed by the clients of an identity that were there when it was said."""
+    """A command that is to be obeyed by the clients of an identity that may have been there when it was said."""
 
     socket_id: bytes
     body: bytes
@@ -288,7 +291,7 @@ class CommandLog:
         for entry in message.entries:
             if entry.number in lacked:
                 kept = _Kept(sent_at - entry.age, entry.socket_id, entry.slot, entry.body)
-                news.append(HeardCommand(kept.socket_id, kept.body, kept.said_at))
+                news.append(HeardCommand(kept.socket_id, kept.body, kept.said_at + DOUBT_SECONDS))
                 self._keep(speaker, entry.number, kept)
         known = self._learn(speaker, message.covered, sent_at - message.youngest)
         if message.lost is not None:
@@ -296,7 +299,7 @@ class CommandLog:
             gone = lacked.within(0, lost_to).without(NumberRanges((one.number, one.number) for one in message.entries))
             if gone:
                 known.lost_to, known.lost_at = max(known.lost_to, lost_to), max(known.lost_at, sent_at - age)
-                news.append(LostCommands(sent_at - age))
+                news.append(LostCommands(sent_at - age + DOUBT_SECONDS))
         self._make_room()
         return news
 

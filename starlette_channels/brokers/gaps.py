@@ -41,10 +41,6 @@ class Stamp(NamedTuple):
     quiet: float = inf
     """How long ago the message with the number before was said; for a mark, the one with this number."""
 
-    def later(self, seconds: float) -> "Stamp":
-        """Return the stamp as it is after some time."""
-        return Stamp(self.epoch, self.number, self.age + seconds, self.quiet + seconds)
-
 
 class Count(Struct):
     """How far a publisher has come on a channel."""
@@ -187,7 +183,7 @@ class Listener:
 
     def has_heard(self, channel: str, publisher: bytes) -> bool:
         """Whether it knows how far a publisher has come on a channel."""
-        return self._of(channel, publisher) is not None
+        return publisher in self._heard.get(channel, _NOTHING)
 
     def want(self, channel: str, since: float) -> None:
         """Note since when a channel has been wanted; one that nothing is said of has always been."""

@@ -247,7 +247,7 @@ class Life:
         try:
             await asyncio.wait((pump, broken), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._interests.lose()
+            self._interests.lose(engine)
             pump.cancel()
             await asyncio.wait((pump,))
         if not pump.cancelled():
@@ -336,7 +336,8 @@ class Life:
             if not waiting and not commands:
                 return
             if waiting:
-                await self._step(engine.publish([parcel for one in waiting for parcel in self._seal(one, engine)]))
+                now = time.monotonic()
+                await self._step(engine.publish([parcel for one in waiting for parcel in self._seal(one, engine, now)]))
                 self._outbox.done()
                 self._progress.set()
                 self._error = None
@@ -390,12 +391,11 @@ class Life:
             self._progress.clear()
             await self._progress.wait()
 
-    def _seal(self, waiting: Waiting, engine: Engine) -> Iterable[Parcel]:
-        kind, channel, event, body, stamp, since, _ = waiting
-        now = time.monotonic()
-        epoch, number, age, quiet = stamp.later(now - since)
+    def _seal(self, waiting: Waiting, engine: Engine, now: float) -> Iterable[Parcel]:
+        kind, channel, event, body, (epoch, number, age, quiet), since, _ = waiting
+        waited = now - since
         try:
-            data = seal(kind, self.id, epoch, number, channel, event, body, now, age, quiet)
+            data = seal(kind, self.id, epoch, number, channel, event, body, now, age + waited, quiet + waited)
         except UnicodeEncodeError:
             self._reports.warn("relay_dropped", "A topic or an event is no Unicode: it stays in this process")
             return
@@ -420,6 +420,7 @@ class Life:
     # Hearing.
 
     async def _hear_everything(self, engine: Engine) -> None:
+        self._interests.begin(engine)
         wanted = self._interests.all()
         self._leaving.clear()
         self._receiver.begin_anew(wanted)
@@ -429,7 +430,7 @@ class Life:
             await self._say_commands(engine)
         others = [channel for channel in wanted if channel != COMMANDS]
         await self._in_batches(partial(self._subscribe, engine), others)
-        self._interests.is_complete = True
+        self._interests.complete(engine)
 
     async def _follow_interests(self, engine: Engine) -> None:
         wanted, unwanted = self._interests.take()
@@ -465,7 +466,7 @@ class Life:
         """Subscribe, and let go on who waits for that."""
         await engine.subscribe(channels)
         self._receiver.confirm(channels)
-        self._interests.confirm(channels)
+        self._interests.confirm(engine, channels)
 
     async def _step(self, step: Coroutine[Any, Any, None]) -> None:
         async with asyncio.timeout(STEP_SECONDS):

@@ -13,6 +13,8 @@ from starlette_channels.messages import Gap, shown
 
 Arrival: TypeAlias = Envelope | Gap | HeardCommand | LostCommands
 
+_MARK, _END, _COMMAND = Kind.MARK, Kind.END, Kind.COMMAND
+
 
 class Receiver:
     """Turns bytes into what is to be handed on."""
@@ -46,7 +48,7 @@ class Receiver:
                 continue
             if envelope.publisher == self._me or envelope.channel not in self.channels:
                 continue
-            if envelope.kind is Kind.COMMAND:
+            if envelope.kind is _COMMAND:
                 self._take_commands(envelope, arrivals, now)
             elif not has_room:
                 dropped += 1
@@ -80,14 +82,17 @@ class Receiver:
 
     def _take(self, envelope: Envelope, arrivals: list[Arrival], now: float) -> int:
         """Put a message with those that are handed on, if it is new; return how many before it are lost."""
-        channel, publisher = envelope.channel, envelope.publisher
-        stamp = Stamp(envelope.epoch, envelope.number, envelope.age, envelope.quiet)
-        sent_at = self._clocks.sent_at(publisher, envelope.sent, now)
-        if envelope.kind is Kind.MARK:
-            return self._listener.mark(channel, publisher, stamp, sent_at)
-        if envelope.kind is Kind.END:
-            return self._listener.end(channel, publisher, stamp, sent_at)
-        news, lost = self._listener.take(channel, publisher, stamp, sent_at)
+        channel, publisher, kind = envelope.channel, envelope.publisher, envelope.kind
+        if kind is _MARK or kind is _END or not self._listener.has_heard(channel, publisher):
+            stamp = Stamp(envelope.epoch, envelope.number, envelope.age, envelope.quiet)
+            now = self._clocks.sent_at(publisher, envelope.sent, now)
+            if kind is _MARK:
+                return self._listener.mark(channel, publisher, stamp, now)
+            if kind is _END:
+                return self._listener.end(channel, publisher, stamp, now)
+        else:
+            stamp = Stamp(envelope.epoch, envelope.number)  # ages mean nothing to who has heard of the series
+        news, lost = self._listener.take(channel, publisher, stamp, now)
         if news is News.FRESH:
             arrivals.append(envelope)
         else:

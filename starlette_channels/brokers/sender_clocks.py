@@ -41,7 +41,8 @@ class SenderClocks:
     def sent_at(self, publisher: bytes, sent: float, now: float) -> float:
         """Return when that was, by our own clock, which a publisher sent at `sent` by its own, and which came now.
 
-        It is never earlier than that, and later by the time of the quickest message on the way.
+        It is later by the time of the quickest message on the way; it may be earlier by what clocks drift apart in two
+        minutes.
         """
         if isnan(sent):
             return now
@@ -52,7 +53,8 @@ class SenderClocks:
             self._expire(now)
             return now
         if now >= known.until:
-            known.former, known.smallest, known.until = known.smallest, difference, now + WINDOW_SECONDS
+            known.former = known.smallest if now < known.until + WINDOW_SECONDS else difference
+            known.smallest, known.until = difference, now + WINDOW_SECONDS
             self._differences.move_to_end(publisher)
         elif difference < known.smallest:
             known.smallest = difference

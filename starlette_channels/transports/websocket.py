@@ -365,8 +365,8 @@ async def serve_websocket(
         tasks.spawn(end)
         await _wait_for_end(over, connection)
         await tasks.finish(limits.shutdown_seconds)
-    if not transport.disconnected and "hypercorn" in sys.modules:
-        Tasks().spawn(_forget_what_comes, receive)  # nobody waits for it: hypercorn closes when this call has ended
+    if not transport.disconnected:
+        forget_what_comes(receive)
 
 
 async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
@@ -376,6 +376,12 @@ async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
     except BaseException:
         connection.abort()
         raise
+
+
+def forget_what_comes(receive: Receive) -> None:
+    """Let hypercorn get rid of what comes after the close; it closes when the ASGI call has ended, so nobody waits."""
+    if "hypercorn" in sys.modules:
+        Tasks().spawn(_forget_what_comes, receive)
 
 
 async def _forget_what_comes(receive: Receive) -> None:
