@@ -47,7 +47,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Messages of one connection, joins excepted; one more is answered `rate limited`, or dropped if it has no ref.
 
     A message counts as one more for each 16,384 bytes, a join as well. Heartbeats and `phx_leave` count, but are
-    always answered.
+    always answered. On the fast lane, pings, pongs and fragments count as messages, too.
     """
 
     identity_message_rate: Rate | None = Rate(1_000, burst=10_000)
