@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, Literal, Protocol, TypeAlias, TypeVar
 
-from starlette_channels.handlers import Handler, check_handler, make_handler
+from starlette_channels.callables import check_function
+from starlette_channels.handlers import Handler, make_handler
 from starlette_channels.logs import Level, level_of
 from starlette_channels.messages import Answer, Gap
 from starlette_channels.slow import WhenSlow, check_policy
@@ -155,7 +156,7 @@ class Channel(Generic[A]):
         label = self._label("info", kind.__name__)
 
         def register(handler: EventHandler[A, T, None], /) -> EventHandler[A, T, None]:
-            check_handler(handler, label, ("socket", "message"))
+            check_function(handler, label, ("socket", "message"))
             self._put(self.infos, kind, handler, label)
             return handler
 
@@ -172,7 +173,7 @@ class Channel(Generic[A]):
         label = self._label("on_refresh")
         if self.refreshed is not None:
             raise ValueError(f"{label}: there is one already")
-        check_handler(handler, label, ("socket", "assigns"))
+        check_function(handler, label, ("socket", "assigns"))
         self.refreshed = handler
         return handler
 
@@ -186,7 +187,7 @@ class Channel(Generic[A]):
         label = self._label("terminate")
         if self.terminator is not None:
             raise ValueError(f"{label}: there is one already")
-        check_handler(handler, label, ("socket", "reason"))
+        check_function(handler, label, ("socket", "reason"))
         self.terminator = handler
         return handler
 

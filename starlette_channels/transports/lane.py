@@ -49,7 +49,7 @@ class Lane(asyncio.Protocol):
         register: set[Any],
         server_tasks: set[asyncio.Task[Any]],
     ) -> None:
-        self.tasks: Tasks = Tasks()
+        self.tasks: Tasks = Tasks(mishaps.counts)
         self.outlet: LaneOutlet = pulse.outlet
         self.writer: Write = transport.write
         self._transport = transport

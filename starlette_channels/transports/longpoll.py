@@ -84,7 +84,7 @@ class LongPollTransport:
         self._mishaps = mishaps
         self._sessions = sessions
         self._loop = anyio.lowlevel.current_token()
-        self.tasks: Tasks = Tasks()
+        self.tasks: Tasks = Tasks(mishaps.counts)
         self.writer: Callable[[Frame], None] = self.write
         self._keeper = Tasks()
         self.heard: float = anyio.current_time()
