@@ -248,7 +248,7 @@ class Actor(ABC):
                         answer = await coroutine
                         if answer is not None:
                             self._answered(letter, answer)
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
                     if self._given_up or not isinstance(error, Exception) or not self._refused(letter, error):
                         self._crashed(step, letter, error)
                 finally:
@@ -325,7 +325,7 @@ class Actor(ABC):
         what = f"on_close, {name_of(cleanup)},"
         try:
             waiting = cleanup()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
             self._end_failed(what, error)
         else:
             if inspect.isawaitable(waiting):
@@ -334,7 +334,7 @@ class Actor(ABC):
     async def _within_time(self, what: str, coroutine: Coroutine[Any, Any, None]) -> None:
         try:
             await within(self._spawner.limits.shutdown_seconds, self._spawner.counts, coroutine)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
             self._end_failed(what, error)
 
     def _end_failed(self, what: str, error: BaseException) -> None:

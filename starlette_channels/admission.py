@@ -131,7 +131,7 @@ class Admission:
         except ConnectError as error:
             raise Refused(error.status, error.reason, error.reason) from None
         except HTTPException as error:
-            detail: object = error.detail  # any JSON with FastAPI's
+            detail: Any = error.detail  # any JSON with FastAPI's
             text = detail if isinstance(detail, str) else msgspec.json.encode(detail, enc_hook=str).decode()
             raise Refused(error.status_code, text, text) from None
         except WebSocketException as error:

@@ -54,7 +54,8 @@ def is_async(function: object) -> bool:
     inside = plain(function)
     if inspect.iscoroutinefunction(inside):
         return True
-    return not inspect.isclass(inside) and inspect.iscoroutinefunction(getattr(type(inside), "__call__", None))
+    call = None if inspect.isclass(inside) else inspect.getattr_static(type(inside), "__call__", None)
+    return inspect.iscoroutinefunction(plain(call))
 
 
 def check_function(
@@ -84,6 +85,18 @@ def check_function(
         if parameter.name not in filled and _is_dependency(parameter):
             raise TypeError(f"{wanted}: nobody fills {parameter.name}{_INSTEAD}")
     return positional[len(takes) - 1]
+
+
+def check_call_later(function: object, what: str, args: str = "") -> None:
+    """Raise `TypeError` for what cannot be called later: a coroutine that has been made already, say."""
+    if callable(function):
+        return
+    if inspect.iscoroutine(function):
+        name = function.__name__
+        function.close()  # else Python warns that it was never awaited
+        how = f"{what}({', '.join(filter(None, (name, args)))})"
+        raise TypeError(f"{what}({name}(...)): it calls the function itself; write {how}, without calling it")
+    raise TypeError(f"{what}({function!r}): it takes a function")
 
 
 _INSTEAD = (

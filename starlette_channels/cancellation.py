@@ -103,7 +103,7 @@ def _cancel_again(
 
 def _let_the_loop_end_without(task: "asyncio.Task[Any]") -> None:
     """Keep `asyncio.run` from waiting for a task that has been given up: it would never return."""
-    asyncio.tasks._unregister_task(task)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue] - documented in "Extending asyncio"
+    asyncio.tasks._unregister_task(task)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue] - documented in "Extending asyncio"
     cast("Any", task)._log_destroy_pending = False
 
 

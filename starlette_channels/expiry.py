@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio
 from msgspec import Struct
 
+from starlette_channels.arguments import check_fields
 from starlette_channels.callables import check_function, name_of
 from starlette_channels.cancellation import is_crash
 from starlette_channels.deadlines import Deadlines
@@ -53,6 +54,13 @@ class Expiry(Struct, Generic[A], frozen=True, kw_only=True):
     notice_seconds: float = 60.0
     """How long before the end the client gets the event `expiring`, `{"seconds": 60}`. A client that has less from the
     beginning gets it at once."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no function, and no time."""
+        check_fields(self)
+        check_function(self.at, "Expiry(at=...)", ("assigns",), to_await=False)
+        if self.refresh is not None:
+            check_function(self.refresh, "Expiry(refresh=...)", ("assigns", "payload"))
 
 
 class Mortal(Protocol):
@@ -96,7 +104,6 @@ class Lifetimes:
     """How long the clients of one `Channels` have."""
 
     def __init__(self, expiry: Expiry[Any], identify: Callable[[Any], str | None], counts: Counter[str]) -> None:
-        check_function(expiry.at, "Expiry(at=...)", ("assigns",), to_await=False)
         self._at = expiry.at
         self._refresh: Handler | None = None
         if expiry.refresh is not None:

@@ -15,9 +15,10 @@ from typing import Any
 import anyio
 
 from starlette_channels.actors import Stage, Step
+from starlette_channels.arguments import check_type
 from starlette_channels.assigns import copy_assigns
 from starlette_channels.broker import Subscriptions
-from starlette_channels.callables import name_of
+from starlette_channels.callables import check_call_later, name_of
 from starlette_channels.channels import Channel, EndReason
 from starlette_channels.exceptions import InvalidPayload
 from starlette_channels.hub import Publication, Route
@@ -151,10 +152,12 @@ class Member(Speaker):
 
     @override
     def start_soon(self, function: Any, *args: Any) -> None:
+        check_call_later(function, "socket.start_soon", args="*args")
         self._link.hub.run(self._start_child, function, args)
 
     @override
     def subscribe(self, topic: str) -> None:
+        check_type(topic, str, "socket.subscribe(", "it takes the name of a topic")
         self._link.hub.run(self._subscribe, topic)
 
     @override
@@ -163,6 +166,7 @@ class Member(Speaker):
 
     @override
     def on_close(self, function: Cleanup) -> None:
+        check_call_later(function, "socket.on_close")
         self._link.hub.run(self._clean_up_with, function)
 
     @override
@@ -187,7 +191,7 @@ class Member(Speaker):
             seconds = self._link.limits.handler_seconds
             logger.error("The join of %r took more than %g seconds", self, seconds)
             self._refuse(message, "join_timeout", {"reason": "join timed out"})
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
             reply = rejection(error)
             if reply is not None:
                 self._refuse(message, "join_refused", reply.payload)
@@ -281,10 +285,14 @@ class Member(Speaker):
         refusal = rejection(error)
         if refusal is None:
             return False
+        if letter.ref is not None:
+            try:
+                self._reply(letter, refusal)
+            except Exception:
+                logger.exception("The reason for refusing event %s of %r cannot be sent", shown(letter.event), self)
+                return False
         self._link.counts["event_refused"] += 1
         self._log(self._channel.log_handle_in, f"refused, event {shown(letter.event)}", letter)
-        if letter.ref is not None:
-            self._reply(letter, refusal)
         return True
 
     def _describe(self, step: Step, letter: object) -> str:

@@ -4,6 +4,8 @@ Our own errors, and Starlette's, which dependencies of an application raise for 
 codes of HTTP have no place in a reply; a detail that is no string may carry what the client needs to know.
 """
 
+from typing import Any
+
 from starlette.exceptions import HTTPException, WebSocketException
 
 from starlette_channels.exceptions import ConnectError, EventError, JoinError
@@ -23,7 +25,7 @@ def rejection(error: BaseException) -> Reply | None:
         case ConnectError() | WebSocketException():
             return Reply("error", {"reason": error.reason or "refused"})
         case HTTPException():
-            detail: object = error.detail  # any JSON with FastAPI's
+            detail: Any = error.detail  # any JSON with FastAPI's
             return Reply("error", {"reason": detail} if isinstance(detail, str) else detail)
         case _:
             return None

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 
@@ -110,7 +110,7 @@ class Tasks:
         if not wanted():
             return
         if isinstance(run, asyncio.Task):
-            cancel_task(run, self._counts, wanted, give_up)
+            cancel_task(cast("asyncio.Task[Any]", run), self._counts, wanted, give_up)
         elif isinstance(run, TrioRun):
             run.wanted, run.give_up = wanted, give_up
             run.cancel()
