@@ -47,9 +47,9 @@ class Admission:
         expiry: Expiry[Any] | None,
     ) -> None:
         if connect is not None:
-            check_function(connect, "Channels(connect=...)", ("conn",))
+            check_function(connect, "Channels(connect=...)", ("conn",), by_name=False)
         if socket_id is not None:
-            check_function(socket_id, "Channels(socket_id=...)", ("assigns",), to_await=False)
+            check_function(socket_id, "Channels(socket_id=...)", ("assigns",), to_await=False, by_name=False)
         self._service = service
         self._connect: Connect[Any] = connect or _connect_anybody
         self._socket_id = socket_id

@@ -59,11 +59,18 @@ def is_async(function: object) -> bool:
 
 
 def check_function(
-    function: object, label: str, takes: tuple[str, ...], extra: tuple[str, ...] = (), *, to_await: bool = True
+    function: object,
+    label: str,
+    takes: tuple[str, ...],
+    extra: tuple[str, ...] = (),
+    *,
+    to_await: bool = True,
+    by_name: bool = True,
 ) -> inspect.Parameter:
     """Return the parameter for the last of what a function takes; raise `TypeError`, with how it should look.
 
-    `takes` is given by position, `extra` by name. `to_await` says whether it must be `async def`, or must not be.
+    `takes` is given by position, `extra` by name. `to_await` says whether it must be `async def`, or must not be;
+    `by_name`, that `*args` does not do, because its annotations are wanted.
     """
     shape = "must be `async def`" if to_await else "must not be async"
     wanted = f"{label}: {short_name(function)} {shape} and take ({', '.join((*takes, *extra))})"
@@ -78,13 +85,14 @@ def check_function(
     except ValueError:  # a builtin without a signature
         return inspect.Parameter(takes[-1], inspect.Parameter.POSITIONAL_ONLY)
     positional = [one for one in parameters if one.kind in POSITIONAL]
-    if len(positional) < len(takes):
+    if len(positional) < len(takes) and by_name:
         raise TypeError(f"{wanted}, each by name")
     filled = {*(one.name for one in positional[: len(takes)]), *extra}
     for parameter in parameters:
         if parameter.name not in filled and _is_dependency(parameter):
             raise TypeError(f"{wanted}: nobody fills {parameter.name}{_INSTEAD}")
-    return positional[len(takes) - 1]
+    last = positional[len(takes) - 1 : len(takes)]
+    return last[0] if last else inspect.Parameter(takes[-1], inspect.Parameter.POSITIONAL_ONLY)
 
 
 def check_call_later(function: object, what: str, args: str = "") -> None:

@@ -170,8 +170,7 @@ class TrioRun:
             self._outer.cancel()
             for pause in PAUSES:
                 self._inner.shield = False
-                await trio.lowlevel.checkpoint()
-                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()  # for one that is not waiting right now
                 self._inner.shield = True
                 await trio.sleep(pause)
                 if not self.wanted():

@@ -58,7 +58,7 @@ class Expiry(Struct, Generic[A], frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse what is no function, and no time."""
         check_fields(self)
-        check_function(self.at, "Expiry(at=...)", ("assigns",), to_await=False)
+        check_function(self.at, "Expiry(at=...)", ("assigns",), to_await=False, by_name=False)
         if self.refresh is not None:
             check_function(self.refresh, "Expiry(refresh=...)", ("assigns", "payload"))
 

@@ -130,7 +130,7 @@ def _rule(setting: CheckOrigin) -> Callable[[Handshake], bool]:
     if callable(setting):
         if is_async(setting):
             raise TypeError("Channels(check_origin=...): the function must not be async; ask what is slow in `connect`")
-        check_function(setting, "Channels(check_origin=...)", ("conn",), to_await=False)
+        check_function(setting, "Channels(check_origin=...)", ("conn",), to_await=False, by_name=False)
         return setting
     try:
         if isinstance(setting, str):

@@ -295,7 +295,9 @@ def test_a_keyboard_interrupt_in_a_handler_ends_the_process_after_the_channel() 
 
         asyncio.run(main())
     """
-    done = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(program)], capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.stdout.splitlines()[0] == "terminate: error"
     assert done.returncode != 0
     assert "KeyboardInterrupt" in done.stderr

@@ -298,7 +298,9 @@ MISTAKES = {
         "nobody fills db",
     ),
     "a parameter of a route": Mistake(
-        "@lobby.on_refresh\nasync def handle(socket, assigns, page: int = Query(1)): ...", TypeError, "nobody fills page"
+        "@lobby.on_refresh\nasync def handle(socket, assigns, page: int = Query(1)): ...",
+        TypeError,
+        "nobody fills page",
     ),
     "a parameter that nobody fills": Mistake(
         '@lobby.intercept("e")\nasync def handle(socket, payload, db): ...',

@@ -33,7 +33,10 @@ REFUSALS: dict[str, tuple[Callable[[], Exception], Any]] = {
     "HTTPException": (lambda: HTTPException(403, "not a member"), {"reason": "not a member"}),
     "HTTPException without detail": (lambda: HTTPException(403), {"reason": "Forbidden"}),
     "HTTPException with headers": (lambda: HTTPException(401, "who?", {"www-authenticate": "x"}), {"reason": "who?"}),
-    "FastAPI's": (lambda: fastapi.HTTPException(422, [{"loc": ["body"], "msg": "no"}]), [{"loc": ["body"], "msg": "no"}]),
+    "FastAPI's": (
+        lambda: fastapi.HTTPException(422, [{"loc": ["body"], "msg": "no"}]),
+        [{"loc": ["body"], "msg": "no"}],
+    ),
     "FastAPI's object": (lambda: fastapi.HTTPException(409, {"code": "taken"}), {"code": "taken"}),
     "WebSocketException": (lambda: WebSocketException(1008, "policy"), {"reason": "policy"}),
     "WebSocketException without reason": (lambda: WebSocketException(1008), {"reason": "refused"}),

@@ -50,7 +50,7 @@ def read_address(url: str) -> Address | None:
     the command that installs what is missing.
     """
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - of the environment, it may be None
-        raise TypeError(f"broker {url!r}: give an address, as in \"redis://localhost\"; is the variable for it set?")
+        raise TypeError(f'broker {url!r}: give an address, as in "redis://localhost"; is the variable for it set?')
     if url == MEMORY:
         return None
     scheme, separator, _ = url.partition("://")

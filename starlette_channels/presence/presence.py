@@ -71,7 +71,7 @@ class Presence:
     ) -> None:
         check_type(name, str, "Presence(name=", "it is a text, the same in all processes")
         if fetch is not None:
-            check_function(fetch, "Presence(fetch=...)", ("topic", "presences"))
+            check_function(fetch, "Presence(fetch=...)", ("topic", "presences"), by_name=False)
         check_seconds(fetch_seconds, "Presence(fetch_seconds=")
         check_seconds(grace_seconds, "Presence(grace_seconds=")
         check_type(timing or PresenceTiming(), PresenceTiming, "Presence(timing=", "write PresenceTiming(...)")
@@ -206,7 +206,7 @@ class Presence:
         For each topic the diffs come in order, one at a time, after the clients have theirs. If it raises, that is
         logged and counted.
         """
-        check_function(observer, "Presence.on_diff", ("topic", "diff"))
+        check_function(observer, "Presence.on_diff", ("topic", "diff"), by_name=False)
         self._publisher.observers.append(observer)
         return observer
 
