@@ -6,7 +6,9 @@ waits for it any more, and it goes on by itself.
 """
 
 import asyncio
+import atexit
 import contextvars
+import ctypes
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +24,9 @@ logger: logging.Logger = logging.getLogger("starlette_channels.tasks")
 
 PAUSES = (0.2, 0.4, 0.8, 1.6)
 """Seconds after each cancellation: the function is cancelled so many times, and given up 3 seconds after the first."""
+
+GIVEN_UP_SECONDS = sum(PAUSES) + 0.5
+"""After so many seconds it is certain that what was cancelled has ended, or been given up."""
 
 OURS = ("starlette_channels.", "anyio.", "trio.", "asyncio.")
 
@@ -101,10 +106,24 @@ def _cancel_again(
         loop.call_later(PAUSES[times], _cancel_again, task, times + 1, counts, wanted, give_up)
 
 
+_given_up: "set[asyncio.Task[Any]]" = set()
+
+
 def _let_the_loop_end_without(task: "asyncio.Task[Any]") -> None:
-    """Keep `asyncio.run` from waiting for a task that has been given up: it would never return."""
-    asyncio.tasks._unregister_task(task)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue] - documented in "Extending asyncio"
-    cast("Any", task)._log_destroy_pending = False
+    """Keep `asyncio.run` and the interpreter from waiting for a task that has been given up: they would never end."""
+    unregister: Callable[[object], None] = asyncio._unregister_task  # pyright: ignore - "Extending asyncio" has it
+    unregister(task)
+    if not _given_up:
+        atexit.register(_leave_open)
+    _given_up.add(task)
+    task.add_done_callback(_given_up.discard)
+
+
+def _leave_open() -> None:
+    """Keep the interpreter from closing coroutines that ignore that as well: one that loops would do so for ever."""
+    for task in _given_up:
+        cast("Any", task)._log_destroy_pending = False
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(task.get_coro()))
 
 
 # trio

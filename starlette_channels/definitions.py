@@ -38,13 +38,10 @@ def _fix(one: object) -> str:
 
 def check_list(values: object, kind: type, where: str, example: str) -> None:
     """Raise `TypeError` unless it is a list of this type, as the example shows."""
-    items = None if isinstance(values, str | bytes) or not isinstance(values, Iterable) else tuple(_items(values))
+    is_list = isinstance(values, Iterable) and not isinstance(values, str | bytes)
+    items = tuple(cast("Iterable[object]", values)) if is_list else None
     if items is None or not all(isinstance(item, kind) and not isinstance(item, type) for item in items):
-        raise TypeError(f"{where}={shown_argument(values)}): give a list, as in {example}")
-
-
-def _items(values: object) -> Iterable[object]:
-    return cast("Iterable[object]", values)
+        raise TypeError(f"{where}={shown_argument(cast('object', values))}): give a list, as in {example}")
 
 
 def warn_of_hidden_patterns(routes: Sequence[tuple[Pattern, Channel[Any]]]) -> None:

@@ -6,6 +6,7 @@ the handlers of that connection are still ended by us, in order. Whoever makes a
 
 import asyncio
 import contextvars
+import functools
 import logging
 import sys
 from collections import Counter
@@ -15,7 +16,16 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 
-from starlette_channels.cancellation import TRIO_RUN, TrioRun, always, cancel_task, current_task, is_crash, nothing
+from starlette_channels.cancellation import (
+    GIVEN_UP_SECONDS,
+    TRIO_RUN,
+    TrioRun,
+    always,
+    cancel_task,
+    current_task,
+    is_crash,
+    nothing,
+)
 
 logger: logging.Logger = logging.getLogger("starlette_channels.tasks")
 
@@ -136,21 +146,30 @@ class Tasks:
         if self._loop is None:
             trio_run = TrioRun(self._counts)
             self._running.add(trio_run)
+            trio_run.give_up = functools.partial(self._forget, trio_run)
             _start_on_trio(self._context.copy(), self._run, trio_run, function, args)
             return trio_run.cancel
         run = TaskRun(self._counts)
         self._running.add(run)
+        run.give_up = functools.partial(self._forget, run)
         run.task = self._loop.create_task(self._run(run, function, args), context=self._context.copy())
         return run.cancel
 
     async def finish(self, seconds: float) -> None:
-        """Wait until none that was spawned is left; those that take longer are cancelled."""
+        """Wait until none that was spawned is left; those that take longer are cancelled, and given up in the end."""
+        if not self._running:
+            return
         with anyio.move_on_after(seconds):
-            while self._running:
-                self._done = anyio.Event()
-                await self._done.wait()
+            await self._idle()
         for run in tuple(self._running or ()):
             run.cancel()
+        with anyio.move_on_after(GIVEN_UP_SECONDS):
+            await self._idle()
+
+    async def _idle(self) -> None:
+        while self._running:
+            self._done = anyio.Event()
+            await self._done.wait()
 
     async def _run(self, run: TaskRun | TrioRun, function: Function, args: tuple[Any, ...]) -> None:
         try:
@@ -160,7 +179,11 @@ class Tasks:
                 raise
             logger.exception("%r failed", function)
         finally:
-            assert self._running is not None
+            self._forget(run)
+
+    def _forget(self, run: TaskRun | TrioRun) -> None:
+        """Wait for a run no longer: it is over, or has been given up."""
+        if self._running is not None:
             self._running.discard(run)
             if not self._running:
                 self._running = None

@@ -14,6 +14,7 @@ ROOT = Path(starlette_channels.__file__).parent
 PACKAGE = ROOT.name
 
 LAYERS = [
+    {"arguments", "assigns", "callables", "cancellation"},
     {
         "auth_tokens",
         "buckets",
@@ -65,7 +66,7 @@ LAYERS = [
     {"presence.wire"},
     {"presence.replication"},
     {"presence.presence"},
-    {"links"},
+    {"definitions", "links", "rejections"},
     {"speakers"},
     {"members"},
     {"expiry"},
@@ -125,7 +126,7 @@ EXTRAS = {
 }
 """What an extra of the package brings, for a module that is imported only by those who want it."""
 
-IF_THERE = {("tasks", "trio"), ("waker", "trio")}
+IF_THERE = {("cancellation", "trio"), ("tasks", "trio"), ("waker", "trio")}
 """What a module imports in a function, when it is certain to be installed."""
 
 MAX_LINES = 600
