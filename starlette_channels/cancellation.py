@@ -13,12 +13,9 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import anyio
-
-if TYPE_CHECKING:
-    import trio
 
 logger: logging.Logger = logging.getLogger("starlette_channels.tasks")
 
@@ -139,13 +136,13 @@ class TrioRun:
 
     def __init__(self, counts: Counter[str] | None) -> None:
         self.counts: Counter[str] | None = counts
-        self.task: trio.lowlevel.Task | None = None
+        self.task: Any = None
         self.cancelled: bool = False
         self.wanted: Callable[[], bool] = always
         self.give_up: Callable[[], None] = nothing
-        self._outer: trio.CancelScope | None = None
-        self._inner: trio.CancelScope | None = None
-        self._pacing: trio.CancelScope | None = None
+        self._outer: Any = None
+        self._inner: Any = None
+        self._pacing: Any = None
         self._over = False
 
     def cancel(self) -> None:

@@ -8,6 +8,7 @@ from textwrap import dedent
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trio
 
@@ -67,7 +68,7 @@ class House:
 
         async def failing(*_: Any) -> None:
             if waits:
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             fail()
 
         @channel("room:*")
@@ -219,7 +220,7 @@ async def test_what_fetch_and_observers_of_presence_raise_is_counted_and_clients
 ) -> None:
     async def failing(*_: Any) -> Any:
         if waits:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         fail()
 
     presence = Presence(fetch=failing)
