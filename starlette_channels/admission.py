@@ -79,7 +79,11 @@ class Admission:
         if self._auth_token:
             read_auth_token(handshake)
         subprotocol = choose_subprotocol(self._subprotocols, handshake.offered_subprotocols)
-        return await self._admit(arrival, handshake, self._serializers), subprotocol
+        try:
+            return await self._admit(arrival, handshake, self._serializers), subprotocol
+        except Refused as refusal:
+            refusal.subprotocol = subprotocol
+            raise
 
     async def admit_session(self, arrival: Arrival, handshake: Handshake) -> Connected:
         """Return what makes the connection of a client that polls."""
@@ -100,7 +104,7 @@ class Admission:
         app = handshake.scope.get("app")
 
         def connected(transport: Transport) -> Connection:
-            connection = Connection(self._service, transport, serializer, assigns, socket_id, app)
+            connection = Connection(self._service, transport, serializer, assigns, socket_id, app, arrival.since)
             connection.log_open(handshake.params)
             if seconds is not None and self._service.lifetimes is not None:
                 self._service.lifetimes.watch(connection, seconds)
@@ -129,7 +133,7 @@ class Admission:
                 raise ExpiredToken("expired")
             return assigns, self._identify(assigns), seconds
         except ConnectError as error:
-            raise Refused(error.status, error.reason, error.reason) from None
+            raise Refused(error.status, error.reason, error.reason, close=error.close) from None
         except HTTPException as error:
             detail: Any = error.detail  # any JSON with FastAPI's
             text = detail if isinstance(detail, str) else msgspec.json.encode(detail, enc_hook=str).decode()

@@ -1,5 +1,6 @@
 """Clients on their way in: whether there is room for one more."""
 
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -24,6 +25,8 @@ class Arrival:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._has_place = False
+        self.since: float = time.monotonic()
+        """When it came, by the clock `time.monotonic`: a `disconnect` that was said before does not mean it."""
         self._identity: Identity | None = None
 
     def __enter__(self) -> Self:

@@ -4,6 +4,7 @@ Bytes come in through `receive`, frames go out through a transport. Nothing here
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from starlette_channels.channels import Channel, EndReason
 from starlette_channels.commands import Command, Disconnect
 from starlette_channels.endings import end, expel, fetched, settle
 from starlette_channels.exceptions import ProtocolError
+from starlette_channels.headers import check_header, is_plain, read_message
 from starlette_channels.hub import Hub, ShortCut
 from starlette_channels.identities import Excess
 from starlette_channels.limits import Bounds
@@ -22,17 +24,15 @@ from starlette_channels.members import Member
 from starlette_channels.messages import (
     EMPTY,
     Frame,
-    Gap,
     Message,
     encode_payload,
     frame_size,
     message_size,
-    nests_too_deeply,
     shown,
 )
 from starlette_channels.protocol import UNMATCHED, Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
 from starlette_channels.senders import HEAVY, Sender
-from starlette_channels.serializers import Serializer
+from starlette_channels.serializers import Serializer, keeps_refs_raw
 from starlette_channels.service import Service
 from starlette_channels.tasks import Cancel, Tasks
 from starlette_channels.topics import Match
@@ -57,6 +57,7 @@ class Connection(Sender):
         "_over",
         "_paused",
         "_protocol",
+        "_since",
         "_transport",
         "app",
         "assigns",
@@ -74,6 +75,7 @@ class Connection(Sender):
         assigns: object,
         socket_id: str | None = None,
         app: object = None,
+        since: float | None = None,
     ) -> None:
         super().__init__(service, transport.write, socket_id)
         self.app: Any = app
@@ -83,6 +85,7 @@ class Connection(Sender):
         self.serializer: Serializer = serializer
         self.tasks: Tasks = transport.tasks
         self._transport = transport
+        self._since = time.monotonic() if since is None else since
         self._backlog = 0
         self._backlog_bytes = 0
         self._paused = False
@@ -105,16 +108,18 @@ class Connection(Sender):
             self._fail(1009, "message_too_big", f"a message of over {self.limits.message_bytes} bytes")
             return
         try:
-            message = self.serializer.decode(frame)
+            if size > self._service.plainly_small:
+                message = self.read(frame)
+            elif not is_plain(message := self.serializer.decode(frame)):
+                message = check_header(
+                    message, frame, self.limits.header_bytes, raw_refs=keeps_refs_raw(self.serializer)
+                )
         except ProtocolError as error:
             self._fail(1011, "malformed_message", str(error))
             return
         except Exception:
             logger.exception("The serializer of version %s failed", self.serializer.version)
             self._fail(1011, "malformed_message", "the serializer failed")
-            return
-        if nests_too_deeply(message):
-            self._fail(1011, "malformed_message", "a ref or name is nested too deeply")
             return
         decision = self._protocol.receive(message)
         if self._drawn and size < HEAVY and type(decision) is Push:
@@ -127,6 +132,23 @@ class Connection(Sender):
             self._obey(decision, message)
         else:
             self._curb(decision, message, excess, size, now)
+
+    def count_frames(self, number: int) -> None:
+        """Count frames that are no messages, such as pings and fragments, as so many messages.
+
+        Nothing is refused, because there is nothing to answer; a client that goes on beyond the rates is closed.
+        """
+        now = self._transport.heard
+        excess = self._draw_messages(min(number, self._service.quotas.heaviest), now)
+        if excess is None:
+            return
+        self._service.mishaps.note(excess.code, logger, "%s: control frames or fragments", excess.code, number=number)
+        if not self._draw_refusal(number, now):
+            self._fail(1008, "flooding", f"too many frames beyond the limits, the last {excess.code}")
+
+    def read(self, frame: Frame) -> Message:
+        """Decode a message and check its header; raises `ProtocolError`, or what the serializer should not."""
+        return read_message(self.serializer, frame, self.limits.header_bytes)
 
     async def end(self) -> None:
         """Let the members end, now that the client is gone.
@@ -231,17 +253,19 @@ class Connection(Sender):
 
     # What the broker, the endpoint and the watch over expiry call.
 
-    def obey(self, command: Command) -> None:
-        """Do what the server says to all clients of this one's identity."""
+    def obey(self, command: Command, said_at: float) -> None:
+        """Do what the server said to all clients of this one's identity, if it was there at that time."""
         if isinstance(command, Disconnect):
-            self._transport.close(command.code, command.reason)
-        elif (member := self._protocol.members.get(command.topic)) is not None:
+            if self._since <= said_at:
+                self._transport.close(command.code, command.reason)
+        elif (member := self._protocol.members.get(command.topic)) is not None and member.since <= said_at:
             member.kick(command.reason)
             self.tasks.spawn(expel, member, self.limits.shutdown_seconds)
 
-    def miss(self, gap: Gap) -> None:
-        """Close the connection if commands may be lost, for one may have been to close it."""
-        self._transport.close(1012, "resync")
+    def resync(self, said_at: float) -> None:
+        """Close the connection if a command to it may be lost, for that may have been to close it."""
+        if self._since <= said_at:
+            self._transport.close(1012, "resync")
 
     def tell(self, event: str, payload: object) -> None:
         """Send an event in the name of the connection."""
@@ -314,7 +338,7 @@ class Connection(Sender):
         now: float,
     ) -> None:
         """Refuse a message beyond the rates, or hang up on a client that has been refused too many."""
-        if not self._draw_refusal(size, now):
+        if not self._draw_refusal(1 + size // HEAVY, now):
             self._fail(1008, "flooding", f"too many messages beyond the limits, the last {excess.code}")
         elif isinstance(decision, Leave | Stale) or (isinstance(decision, Answer) and not decision.code):
             self._obey(decision, message)

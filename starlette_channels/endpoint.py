@@ -22,6 +22,7 @@ from starlette_channels.drain import Drain
 from starlette_channels.drainer import Drainer
 from starlette_channels.expiry import Expiry
 from starlette_channels.handshake import Refused, note_refusal, refuse_websocket
+from starlette_channels.hub import Hub
 from starlette_channels.limits import Bounds, Limits
 from starlette_channels.logs import LogOptions
 from starlette_channels.messages import Payload
@@ -32,11 +33,12 @@ from starlette_channels.pages import Pages
 from starlette_channels.paths import TransportPath
 from starlette_channels.polling import LongPolling
 from starlette_channels.presence.presence import Presence
+from starlette_channels.readiness import Readiness
 from starlette_channels.serializers import V1, V2, Serializer
 from starlette_channels.service import Service
 from starlette_channels.signals import STOP_SIGNALS
 from starlette_channels.transports.longpoll import LongPoll
-from starlette_channels.transports.websocket import serve_websocket, warn_about_server
+from starlette_channels.transports.websocket import forget_what_comes, serve_websocket, warn_about_server
 from starlette_channels.workers import refuse_several_workers
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
@@ -158,6 +160,7 @@ class Channels(Generic[A]):
         self._drainer = Drainer(self._service, drain if isinstance(drain, Drain) else Drain())
         self._minds_signals = drain is not False
         self._presences = (presence,) if isinstance(presence, Presence) else tuple(presence)
+        self._readiness = Readiness(broker_of_all, self._presences, self._service.counts)
         warn_about_server()
         if broker == MEMORY:
             refuse_several_workers()
@@ -176,7 +179,10 @@ class Channels(Generic[A]):
         """Close all connections whose `socket_id` this is, in whatever process; their channels end, as `"closed"`.
 
         Clients see both code and reason. They come back, older versions of phoenix.js not after 1000, and `connect`
-        decides again.
+        decides again. It means who is connected now, or whose `connect` is running. Processes that cannot be reached
+        do it within ten seconds of being reachable again, for up to an hour; the page on engines says what that does
+        not cover.
+
         Raises `ValueError` for a code that a server may not send, and for a reason of over 123 bytes in UTF-8. It may
         be called from any thread, returns at once, and an id that nobody has is no error.
         """
@@ -188,7 +194,8 @@ class Channels(Generic[A]):
         The client gets the event `kicked`, `{"reason": ...}`, if there is a reason, and `phx_close`: it stays away
         until it joins anew, which the join handler may refuse. A handler that is running may finish, for as long as
         `Limits.shutdown_seconds`; what waits behind it is answered `unmatched topic`. `terminate` gets `"kicked"`. It
-        may be called from any thread, returns at once, and nobody being there is no error.
+        reaches other processes as `disconnect` does, and means who is on the topic or joining it now. It may be called
+        from any thread, returns at once, and nobody being there is no error.
         """
         self._service.broker.command(socket_id, Kick(topic, reason))
 
@@ -206,8 +213,12 @@ class Channels(Generic[A]):
         )
 
     async def ready(self, _: Request) -> Response:
-        """Answer 200, or 503 once the server is to stop; for load balancers: `Route("/ready", channels.ready)`."""
-        return self._pages.readiness()
+        """Answer 200 if clients may be sent here, else 503; for load balancers: `Route("/ready", channels.ready)`.
+
+        That is so from when the engine is connected and each `Presence` of `Channels(presence=...)` has heard from the
+        other processes, or 10 seconds after the start, until the server is to stop. With `memory://` it is so at once.
+        """
+        return self._pages.readiness(self._readiness.check)
 
     async def drain(self) -> None:
         """Send all clients away, as before the server stops, and return when that is done.
@@ -225,18 +236,33 @@ class Channels(Generic[A]):
         On SIGTERM the clients are drained before the server hears of it: see `drain`. On SIGINT (Ctrl-C), under
         uvicorn's `--reload`, and if the lifespan ends without a signal, that is done at once instead of in batches. A
         second signal cancels handlers that are at work. With `Channels(drain=False)` the signals are the server's.
+
+        While it ends, nobody is let in. Afterwards the application is as it was before: it may run its lifespan again,
+        in this event loop or another one, or be used without, as in tests. Of several lifespans that run at a time in
+        different event loops, only the last one disconnects the broker; the others end the connections of their own.
         """
         self._misses_lifespan = False
-        self._service.open()
         hub = self._service.broker.hub()
-        for presence in self._presences:
-            presence.attach(self._service.broker)
+        self._service.begin_lifespan(hub)
+        self._readiness.begin()
         with STOP_SIGNALS.held_for(self._drainer, hub) if self._minds_signals else nullcontext():
             try:
                 yield
             finally:
-                await self._drainer.drain(at_once=True)
-                await self._service.broker.close()
+                await self._end_lifespan(hub)
+
+    async def _end_lifespan(self, hub: Hub) -> None:
+        others = self._service.end_lifespan(hub)
+        if hub in others:
+            return  # one around this one, in the same event loop: that one sends the clients away
+        if others:
+            await self._drainer.leave_loop()
+            return
+        try:
+            await self._drainer.drain(at_once=True)
+            await self._service.broker.close()
+        finally:
+            self._service.open()
 
     # ASGI.
 
@@ -254,11 +280,11 @@ class Channels(Generic[A]):
         if self._misses_lifespan:
             self._warn_of_lifespan(scope)
         with self._admission.arrival() as arrival:
-            connected = await self._let_in(arrival, scope, send)
+            connected = await self._let_in(arrival, scope, receive, send)
         if connected is not None and not self._take_fast_lane(scope, connected):
             await serve_websocket(receive, send, connected, self._service.limits, self._service.mishaps)
 
-    async def _let_in(self, arrival: Arrival, scope: Scope, send: Send) -> Connected | None:
+    async def _let_in(self, arrival: Arrival, scope: Scope, receive: Receive, send: Send) -> Connected | None:
         """Answer a handshake; return what makes the connection, if there is to be one."""
         connected = None
         try:
@@ -269,6 +295,8 @@ class Channels(Generic[A]):
         except Refused as refusal:
             note_refusal(refusal, self._service.mishaps)
             answer = refuse_websocket(scope, send, refusal)
+            if refusal.close is not None:
+                forget_what_comes(receive)
         else:
             answer = send({"type": "websocket.accept", "subprotocol": subprotocol})
         try:

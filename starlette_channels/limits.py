@@ -26,6 +26,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     lower. Phoenix has 10,000,000.
     """
 
+    header_bytes: int | None = 4_096
+    """Size of the refs, the topic and the event of one incoming message together, in UTF-8; refs that are not strings
+    count as they are sent back. A message with more is malformed, and closes the connection with 1011.
+
+    Refs go back with every reply, and a joined topic keeps its own, so they must not be as large as a payload. Phoenix
+    has no such limit.
+    """
+
     outbox_bytes: int | None = 1_048_576
     """What may wait for a client that reads too slowly; beyond it the connection is closed with 1008."""
 
@@ -94,6 +102,7 @@ class Bounds(Limits, frozen=True, kw_only=True):
 
     channels: int = sys.maxsize
     message_bytes: int = sys.maxsize
+    header_bytes: int = sys.maxsize
     outbox_bytes: int = sys.maxsize
     backlog: int = sys.maxsize
     mailbox: int = sys.maxsize

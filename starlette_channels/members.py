@@ -9,7 +9,9 @@ import functools
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from threading import get_ident
 from typing import Any
 
 import anyio
@@ -20,6 +22,8 @@ from starlette_channels.assigns import copy_assigns
 from starlette_channels.broker import Subscriptions
 from starlette_channels.callables import check_call_later, name_of
 from starlette_channels.channels import Channel, EndReason
+from starlette_channels.confirmations import WAIT_SECONDS
+from starlette_channels.encoding import TooDeep
 from starlette_channels.exceptions import InvalidPayload
 from starlette_channels.hub import Publication, Route
 from starlette_channels.links import Link, reply_frame
@@ -46,10 +50,20 @@ class JoinGivenUp(BaseException):
     """A join handler has returned after the channel had ended without it."""
 
 
+class Hold:
+    """What a channel knows of the broadcasts that wait for the answer to its join."""
+
+    __slots__ = ("bytes", "is_full")
+
+    def __init__(self) -> None:
+        self.bytes: int = 0
+        self.is_full: bool = False
+
+
 class Member(Speaker):
     """One client on one topic."""
 
-    __slots__ = ("_replaces", "_subscriptions", "assigns", "subtopic", "topic_params")
+    __slots__ = ("_arguments", "_hold", "_replaces", "_subscriptions", "assigns", "since", "subtopic", "topic_params")
 
     def __init__(
         self,
@@ -62,9 +76,13 @@ class Member(Speaker):
         super().__init__(link, channel, message)
         self.subtopic: str = match.subtopic
         self.topic_params: Mapping[str, str] = match.params
+        self._arguments: Mapping[str, Any] = match.params if match.decoded is None else match.decoded
         self.assigns: Any = link.assigns
         self._replaces = replaces
         self._subscriptions: Subscriptions | None = None
+        self.since: float = time.monotonic()
+        """When the client asked to join; a `kick` that was said before does not mean this channel."""
+        self._hold: Hold | None = None  # from the subscription to the answer, if that is not one moment
 
     # What the connection calls.
 
@@ -118,11 +136,14 @@ class Member(Speaker):
         """Take a broadcast of the own topic that has no short cut to the client."""
         if self._stage is not Stage.LIVING or self.fate in SILENT:
             return
+        if self._hold is not None and not self._has_room_for(publication):
+            return
         if publication.event in self._channel.intercepts:
             self._post(self._handle_intercepted, publication)
         else:
             frame = publication.frame(self._link.serializer)
-            self._link.write(frame, self._place(publication.event, publication.body))
+            write = self._send if self._joined is None else self._link.write
+            write(frame, self._place(publication.event, publication.body))
 
     def hear(self, publication: Publication) -> None:
         """Take a broadcast of a topic that a handler subscribed to."""
@@ -138,6 +159,19 @@ class Member(Speaker):
             self._post(self._handle_info, gap)
 
     # What handlers call.
+
+    @override
+    async def admit(self) -> bool:
+        if self._joined is not None or self._stage is not Stage.LIVING or get_ident() != self._link.hub.thread:
+            raise RuntimeError(
+                "socket.admit(): no join is going on; await it in the join handler, the function under @channel, "
+                "after its checks and before it reads what it answers"
+            )
+        if self.fate is None:
+            self._subscribe_early()
+            if self._link.hub.confirmations is not None and not self._is_in_force():
+                await self._until_in_force()
+        return False
 
     @property
     @override
@@ -185,6 +219,8 @@ class Member(Speaker):
         try:
             self.assigns = copy_assigns(self._link.assigns)
             reply = self._join_reply(message, await self._ask(message))
+            if self._link.hub.confirmations is not None and self.fate is None and not self._is_in_force():
+                await self._until_in_force()
         except InvalidPayload as error:
             self._refuse(message, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
         except OutOfTime:
@@ -198,13 +234,16 @@ class Member(Speaker):
             else:
                 self._join_crashed(message, error)
         else:
+            if self._hold is not None and self._hold.is_full:
+                self._refuse(message, "join_overflow", {"reason": "join overflow"})
+                return
             self._log(self._channel.log_join, "joined", message)
-            self._admit(reply)
+            self._accept(reply)
 
     async def _ask(self, message: Message) -> object:
         """Ask the join handler, for as long as a handler may take."""
         handler, seconds = self._channel.join, self._link.limits.handler_seconds
-        coroutine = handler.call(self, handler.decode(message.payload), **self.topic_params)
+        coroutine = handler.call(self, handler.decode(message.payload), **self._arguments)
         answer = await (coroutine if seconds == math.inf else within(seconds, self._link.counts, coroutine))
         if self._given_up:
             raise JoinGivenUp
@@ -218,8 +257,40 @@ class Member(Speaker):
         if isinstance(error, KeyboardInterrupt):
             raise error
 
-    def _admit(self, reply: Frame) -> None:
+    def _subscribe_early(self) -> None:
+        """Take broadcasts from now on, and hold them until the join is answered."""
+        if self._hold is None:
+            self._hold = Hold()
+            self._link.hub.subscribe(self.topic, self)
+
+    def _is_in_force(self) -> bool:
+        """Whether the engine delivers all topics of this channel already; that is not waited for, and costs nothing."""
+        hears = self._link.hub.hears
+        return hears(self.topic) and (self._subscriptions is None or all(map(hears, self._subscriptions.topics)))
+
+    async def _until_in_force(self) -> None:
+        """Subscribe, and wait until the engine delivers all topics of this channel, but not for ever."""
+        self._subscribe_early()
+        confirmations = self._link.hub.confirmations
+        if confirmations is not None and not (self._hold is not None and self._hold.is_full):
+            topics = (self.topic, *(self._subscriptions.topics if self._subscriptions else ()))
+            await confirmations.wait(topics, self, min(WAIT_SECONDS, self._link.limits.handler_seconds / 2))
+
+    def _has_room_for(self, publication: Publication) -> bool:
+        """Count a broadcast that is to be held; beyond the limit none is any more, and the join will be refused."""
+        hold = self._hold
+        if hold is None or hold.is_full:
+            return hold is None
+        hold.bytes += memoryview(publication.body).nbytes
+        if hold.bytes > self._link.limits.outbox_bytes:
+            hold.is_full = True
+            self._held = None
+            self._link.hub.unsubscribe(self.topic, self)
+        return not hold.is_full
+
+    def _accept(self, reply: Frame) -> None:
         self._joined = True
+        self._hold = None
         self._link.write(reply)
         self._say_goodbye_of_replaced(self._link.write)
         held, self._held = self._held, None
@@ -236,7 +307,8 @@ class Member(Speaker):
             logger.exception("The reason for refusing %r cannot be sent", self)
             reply = self._join_reply(message, Reply("error", {"reason": "join crashed"}))
         self._joined = False
-        self._held = None
+        self._held = self._hold = None
+        self._link.hub.unsubscribe(self.topic, self)
         self._settle("refused")
         self._link.counts[code] += 1
         self._log(self._channel.log_join, f"refused, {code}", message)
@@ -313,7 +385,7 @@ class Member(Speaker):
         if type(letter) is Message:
             try:
                 self._reply(letter, answer)
-            except RecursionError:  # decoding the question took a little less of the stack than encoding it again
+            except TooDeep:  # decoding the question took a little less of the stack than encoding it again
                 self._blame(letter, "invalid_payload", TOO_DEEP)
 
     def _blame(self, message: Message, code: str, payload: Mapping[str, str]) -> None:
@@ -374,7 +446,10 @@ class Member(Speaker):
             self._subscriptions.remove(topic)
 
     async def _end(self, leftovers: Iterable[Any]) -> None:
-        self._link.hub.unsubscribe(self.topic, self)
+        hub = self._link.hub
+        hub.unsubscribe(self.topic, self)
+        if hub.confirmations is not None and hub.confirmations.is_wanted:
+            hub.confirmations.forget((self.topic, *(self._subscriptions.topics if self._subscriptions else ())), self)
         if self._subscriptions is not None:
             self._subscriptions.clear()
         if self.fate in ("left", "stopped", "kicked"):

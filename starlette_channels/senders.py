@@ -98,11 +98,11 @@ class Sender:
         self._joins = bucket
         return None if self._identity is None else self._identity.draw_join(now)
 
-    def _draw_refusal(self, size: int, now: float) -> bool:
-        """Count a message beyond the rates; return whether there may be so many."""
+    def _draw_refusal(self, number: int, now: float) -> bool:
+        """Count messages beyond the rates; return whether there may be so many."""
         self._refusals = self._refusals or Refusals()
         quotas = self._service.quotas
-        return self._refusals.draw(quotas.refusals, now, min(1 + size // HEAVY, quotas.most_refused))
+        return self._refusals.draw(quotas.refusals, now, min(number, quotas.most_refused))
 
     def refuse(self, frame: Frame) -> None:
         """Send the answer to a refused join, when `refusal_seconds` are over."""

@@ -110,7 +110,8 @@ async def test_connects_joins_events_and_ends_are_logged_with_what_was_sent(capl
         ("INFO", "<Member 'room:a'>: joined, connection 1 of 'ann', parameters {\"page\":1}"),
         (
             "DEBUG",
-            '<Member \'room:a\'>: event \'say\', connection 1 of \'ann\', parameters {"text":"hi","password":"[FILTERED]"}',
+            "<Member 'room:a'>: event 'say', connection 1 of 'ann', parameters "
+            '{"text":"hi","password":"[FILTERED]"}',
         ),
         ("DEBUG", "<Member 'room:a'>: event 'say', connection 1 of 'ann', parameters <5 bytes>"),
         ("INFO", "<Member 'room:b'>: refused, join_refused, connection 1 of 'ann', parameters {\"refuse\":1}"),

@@ -49,6 +49,10 @@ class Outbox:
         with self._lock:
             return sum(waiting.kind not in _MARKS for waiting in (*self._taken, *self._waiting))
 
+    def is_empty(self) -> bool:
+        """Whether nothing waits that has not been taken."""
+        return not self._waiting
+
     def put(self, kind: Kind, channel: str, event: str, body: Body) -> None:
         """Put a message behind the others."""
         with self._lock:
@@ -101,7 +105,8 @@ class Outbox:
     def put_ends(self) -> None:
         """Put the last mark of each channel behind everything: nothing else will come."""
         with self._lock:
-            self._put_all(Kind.END, self._numbers.all(), self._clock())
+            now = self._clock()
+            self._put_all(Kind.END, self._numbers.all(now), now)
 
     def _put_all(self, kind: Kind, marks: Iterable[tuple[str, Stamp]], now: float) -> None:
         for channel, stamp in marks:

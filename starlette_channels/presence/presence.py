@@ -118,6 +118,16 @@ class Presence:
                 )
         self._publisher.publish_soon(desk)
 
+    def knows_others(self, broker: Broker) -> bool:
+        """Whether it has heard from the other processes of a broker since it was attached, so that lists are complete.
+
+        That takes two to four times `PresenceTiming.news_seconds`. With `memory://` there are no others.
+        """
+        if not broker.is_shared:
+            return True
+        replication = self._replication
+        return replication is not None and replication.broker is broker and replication.is_settled()
+
     # What handlers call.
 
     def track(self, socket: Socket[Any], key: str | int, meta: Payload = NOTHING) -> None:

@@ -17,11 +17,11 @@ from starlette_channels.arguments import check_fields
 from starlette_channels.connection import Connection
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.limits import Bounds
-from starlette_channels.messages import Frame, frame_size, nests_too_deeply
+from starlette_channels.messages import Frame, frame_size
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
-from starlette_channels.transports import BEHIND_BYTES
+from starlette_channels.transports import BEHIND_BYTES, STEP_SECONDS, TURNS_TO_READ
 from starlette_channels.transports.outbox import ONE_BY_ONE, OneByOne, Outbox
 from starlette_channels.transports.sessions import Sessions
 
@@ -106,7 +106,8 @@ class LongPollTransport:
         self._resumed: anyio.Event | None = None
         self._fetched: anyio.Event | None = None
         self._closed = False
-        self._living = anyio.CancelScope(deadline=self._end_of_patience())
+        self._patience = self._end_of_patience()
+        self._living = anyio.CancelScope(deadline=self._patience)
         self._connection = connect(self)
         sessions.add(self.token, self)
         self._keeper.spawn(self._live)
@@ -202,14 +203,12 @@ class LongPollTransport:
         if frame_size(frame) > self._limits.message_bytes:
             raise ProtocolError(f"a message of over {self._limits.message_bytes} bytes")
         try:
-            message = self._connection.serializer.decode(frame)
+            self._connection.read(frame)
         except ProtocolError:
             raise
         except Exception as error:
             logger.exception("The serializer of version %s failed", self._connection.serializer.version)
             raise ProtocolError("the serializer failed") from error
-        if nests_too_deeply(message):
-            raise ProtocolError("a ref or name is nested too deeply")
 
     # Messages for the client.
 
@@ -221,7 +220,7 @@ class LongPollTransport:
         """
         woken = self._newest = anyio.Event()
         self._polls.add(woken)
-        self._living.deadline = math.inf
+        self._be_patient(math.inf)
         try:
             there = self._has_news() or self._closed or await self._wait(woken, gone)
             if there and self._newest is woken and self._has_news():
@@ -232,7 +231,7 @@ class LongPollTransport:
             self._polls.discard(woken)
             if self._newest is woken:
                 self._newest = None
-            self._living.deadline = self._end_of_patience()  # later than any poll that still waits
+            self._be_patient(self._end_of_patience())  # later than any poll that still waits
 
     async def _wait(self, woken: anyio.Event, gone: Gone) -> bool:
         """Wait for news, for a window at most; return whether the client is still there."""
@@ -295,8 +294,7 @@ class LongPollTransport:
     async def _live(self) -> None:
         """Keep the session until it is closed or its client stays away, and let its channels end."""
         try:
-            with self._living:
-                await anyio.sleep_forever()
+            await self._stay()
             if not self._closed:
                 self._mishaps.counts["session_expired"] += 1
                 logger.info("Session ended: its client has not polled for %g windows", PATIENCE)
@@ -308,6 +306,26 @@ class LongPollTransport:
             with anyio.CancelScope(shield=True):
                 await self._connection.end()
                 await self.tasks.finish(self._limits.shutdown_seconds)
+
+    async def _stay(self) -> None:
+        """Wait until the session is closed, or its client has stayed away for too long.
+
+        Its next poll may lie unread in a socket: the process may have been blocked, or suspended. So the event loop has
+        some turns to read it.
+        """
+        while True:
+            with self._living:
+                await anyio.sleep_forever()
+            for _ in range(TURNS_TO_READ):
+                if self._closed:
+                    return
+                await anyio.sleep(STEP_SECONDS)
+            if self._closed or self._patience <= anyio.current_time():
+                return
+            self._living = anyio.CancelScope(deadline=self._patience)
+
+    def _be_patient(self, until: float) -> None:
+        self._patience = self._living.deadline = until
 
     def _end_of_patience(self) -> float:
         return anyio.current_time() + PATIENCE * self._options.window_seconds
