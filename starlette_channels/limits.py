@@ -5,6 +5,7 @@ import sys
 
 from msgspec import Struct, structs
 
+from starlette_channels.arguments import check_fields
 from starlette_channels.buckets import UNLIMITED, Rate
 
 
@@ -90,6 +91,10 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     shutdown_seconds: float | None = 5.0
     """Time that handlers have to finish, and then `terminate`, once their connection has ended."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no limit."""
+        check_fields(self)
 
 
 class Bounds(Limits, frozen=True, kw_only=True):

@@ -17,9 +17,12 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from starlette_channels.broker import Broker
+from starlette_channels.callables import name_of
+from starlette_channels.cancellation import is_crash
 from starlette_channels.messages import encode_payload
 from starlette_channels.presence.deltas import Entry
 from starlette_channels.presence.desks import Desk
+from starlette_channels.tasks import within
 
 logger: logging.Logger = logging.getLogger("starlette_channels.presence")
 
@@ -190,9 +193,11 @@ class Publisher:
     async def _tell(self, observer: Observer, topic: str, diff: PresenceDiff) -> None:
         try:
             await observer(topic, diff)
-        except Exception:
+        except BaseException as error:
+            if not is_crash(error):
+                raise
             self.counts["observer_failed"] += 1
-            logger.exception("%r raised for a diff of %r", observer, topic)
+            logger.exception("%s raised for a diff of %r", name_of(observer), topic)
 
     # Looking up more about those who are there.
 
@@ -201,8 +206,7 @@ class Publisher:
         presences = grouped(entries, {})
         if self._fetch is None or not presences:
             return {}
-        with anyio.fail_after(self._fetch_seconds):
-            extras = await self._fetch(topic, decoded(presences))
+        extras = await within(self._fetch_seconds, self.counts, self._fetch(topic, decoded(presences)))
         encode_payload(extras)  # what cannot be sent should be known before it is
         return {key: dict(extra) for key, extra in extras.items() if key in presences}
 
@@ -210,7 +214,9 @@ class Publisher:
         """Return what `fetch` says of some entries, or nothing if it fails, which is counted and logged."""
         try:
             return await self.look_up(topic, entries)
-        except Exception:
+        except BaseException as error:
+            if not is_crash(error):
+                raise
             self.counts["fetch_failed"] += 1
-            logger.exception("fetch failed for %r", topic)
+            logger.exception("fetch, %s, failed for %r", name_of(self._fetch), topic)
             return {}

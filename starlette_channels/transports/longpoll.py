@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 from msgspec import Struct
 
+from starlette_channels.arguments import check_fields
 from starlette_channels.connection import Connection
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.limits import Bounds
@@ -51,6 +52,10 @@ class LongPoll(Struct, frozen=True, kw_only=True):
     batch_lines: int = 100
     """Messages that a client may send with one request; those beyond are ignored, logged and counted."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is no option."""
+        check_fields(self)
+
 
 Gone: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
 """Waits until the client of a request is gone."""
@@ -84,7 +89,7 @@ class LongPollTransport:
         self._mishaps = mishaps
         self._sessions = sessions
         self._loop = anyio.lowlevel.current_token()
-        self.tasks: Tasks = Tasks()
+        self.tasks: Tasks = Tasks(mishaps.counts)
         self.writer: Callable[[Frame], None] = self.write
         self._keeper = Tasks()
         self.heard: float = anyio.current_time()
