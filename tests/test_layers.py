@@ -38,6 +38,7 @@ LAYERS = [
         "slow",
         "tasks",
         "topics",
+        "uptime",
         "workers",
     },
     {
