@@ -75,7 +75,11 @@ class Admission:
         if self._auth_token:
             read_auth_token(handshake)
         subprotocol = choose_subprotocol(self._subprotocols, handshake.offered_subprotocols)
-        return await self._admit(arrival, handshake, self._serializers), subprotocol
+        try:
+            return await self._admit(arrival, handshake, self._serializers), subprotocol
+        except Refused as refusal:
+            refusal.subprotocol = subprotocol
+            raise
 
     async def admit_session(self, arrival: Arrival, handshake: Handshake) -> Connected:
         """Return what makes the connection of a client that polls."""
@@ -124,7 +128,7 @@ class Admission:
                 raise ExpiredToken("expired")
             return assigns, self._identify(assigns), seconds
         except ConnectError as error:
-            raise Refused(error.status, error.reason, error.reason) from None
+            raise Refused(error.status, error.reason, error.reason, close=error.close) from None
         except HTTPException as error:
             raise Refused(error.status_code, error.detail, error.detail) from None
         except Refused:

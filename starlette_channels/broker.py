@@ -26,6 +26,7 @@ from starlette_channels.exchange import Exchange
 from starlette_channels.hub import Hub, Publication
 from starlette_channels.inbox import Inbox
 from starlette_channels.messages import Gap, encode_payload
+from starlette_channels.serializers import refuse_inexpressible
 from starlette_channels.uptime import uptime
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
@@ -165,7 +166,8 @@ class Broker:
         """Send an event to all subscribers of a topic; `sender` is a subscriber to leave out.
 
         Returns without waiting. Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if no
-        subscriber's wire can express it, as far as they are in this process. As in Phoenix, the event "disconnect"
+        subscriber's wire can express it, as far as they are in this process; if nobody is subscribed here, if version 2
+        of the protocol cannot. As in Phoenix, the event "disconnect"
         closes the connections whose `socket_id` is the topic.
         """
         self.publish(topic, event, payload, sender=sender)
@@ -174,7 +176,10 @@ class Broker:
 
     def publish(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
         """Do what `broadcast` does for what clients may have a say in: whatever the event, it is no command."""
-        publication = Publication(topic, event, encode_payload(payload), sender)
+        body = encode_payload(payload)
+        if type(payload) is not dict or not (topic.isascii() and event.isascii()):
+            refuse_inexpressible(topic, event, body, heard=self.subscribers(topic) > 0)
+        publication = Publication(topic, event, body, sender)
         if self._relay is not None:
             self._relay.publish(payload_kind(publication.body), topic_channel(topic), event, publication.body)
         self._spread(publication)

@@ -4,12 +4,13 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, Literal, Protocol, TypeAlias, TypeVar
 
+from starlette_channels.adapters import Misfit
 from starlette_channels.handlers import Handler, check_handler, make_handler
 from starlette_channels.logs import Level, level_of
 from starlette_channels.messages import Answer, Gap
 from starlette_channels.slow import WhenSlow, check_policy
 from starlette_channels.sockets import Errand, Socket
-from starlette_channels.topics import Pattern
+from starlette_channels.topics import Match, Pattern
 
 A = TypeVar("A")
 P = TypeVar("P")
@@ -97,6 +98,17 @@ class Channel(Generic[A]):
             self.infos[Gap] = _pusher_of_gaps(resync)
         self.refreshed: Callable[[Socket[A], A], Coroutine[Any, Any, None]] | None = None
         self.terminator: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]] | None = None
+
+    def match(self, pattern: Pattern, topic: str) -> Match | None:
+        """Return how a topic fits one of the patterns: its text, and what the join handler's annotations say of it."""
+        match = pattern.match(topic)
+        if match is None or not self.join.segments:
+            return match
+        try:
+            decoded = {name: decode(match.params[name]) for name, decode in self.join.segments.items()}
+        except Misfit:
+            return None
+        return match._replace(decoded={**match.params, **decoded})
 
     def on(self, event: str) -> _Register[A]:
         """Handle an event of the client: `async def new_msg(socket, payload)`.
@@ -228,7 +240,9 @@ def channel(
 
     The handler decides who may join: `raise JoinError(...)` refuses, a returned payload is the join reply. Patterns
     are exact topics, `prefix*`, and named segments, which the handler takes by name: `@channel("room:{room_id}")`,
-    `room(socket, payload, room_id)`. `when_slow` says what becomes of broadcasts and pushes while a client is behind
+    `room(socket, payload, room_id)`. A segment is text, unless its parameter is annotated otherwise: with
+    `room_id: int` the handler gets an `int`, and `room:abc` does not fit the pattern; then the next one is tried.
+    `when_slow` says what becomes of broadcasts and pushes while a client is behind
     with reading: `"disconnect"` it, `"drop_oldest"`, or keep the `latest_by_key(...)`.
     `resync` names an event that is pushed to the client when broadcasts of other processes are lost, with how many:
     `resync="resync"` pushes `{"lost": 3}`, or 0 if nobody can say how many, see `Gap`.

@@ -10,7 +10,7 @@ import msgspec
 from uvicorn import main as uvicorn_command
 from uvicorn.config import LOGGING_CONFIG
 
-from starlette_channels.exceptions import PublishError
+from starlette_channels.exceptions import PublishError, SerializerError
 from starlette_channels.publisher import Publisher
 
 SETTINGS: dict[str, Any] = {
@@ -78,7 +78,7 @@ TIMEOUT = click.option("--timeout", default=5.0, show_default=True, help="How ma
 def publish(url: str, topic: str, event: str, payload: str, timeout: float) -> None:
     """Broadcast an event to the clients of a running application.
 
-    URL is the address that the application's broker has. PAYLOAD is JSON: an object, in most cases.
+    URL is the address that the application's broker has. PAYLOAD is JSON, and an object.
 
     \b
     starlette-channels publish redis://localhost room:lobby new_msg '{"body": "hi"}'
@@ -138,6 +138,8 @@ def _publisher(url: str, timeout: float) -> Generator[Publisher]:
     try:
         with publisher:
             yield publisher
+    except SerializerError as error:
+        raise click.BadParameter(str(error), param_hint="PAYLOAD") from None
     except PublishError as error:
         raise click.ClickException(str(error)) from None
 

@@ -14,7 +14,7 @@ WAIT_SECONDS = 2.0
 
 TIMEOUT_CODE = "relay_subscribe_timeout"
 
-BATCH = 256
+BATCH = 64
 """How many topics are confirmed before the event loop has a turn for something else."""
 
 

@@ -20,6 +20,7 @@ from starlette_channels.drain import Drain
 from starlette_channels.drainer import Drainer
 from starlette_channels.expiry import Expiry
 from starlette_channels.handshake import Refused, note_refusal, refuse_websocket
+from starlette_channels.hub import Hub
 from starlette_channels.limits import Bounds, Limits
 from starlette_channels.logs import LogOptions
 from starlette_channels.messages import Payload
@@ -35,7 +36,7 @@ from starlette_channels.serializers import V1, V2, Serializer
 from starlette_channels.service import Service
 from starlette_channels.signals import STOP_SIGNALS
 from starlette_channels.transports.longpoll import LongPoll
-from starlette_channels.transports.websocket import serve_websocket, warn_about_server
+from starlette_channels.transports.websocket import forget_what_comes, serve_websocket, warn_about_server
 from starlette_channels.workers import refuse_several_workers
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
@@ -218,16 +219,32 @@ class Channels(Generic[A]):
         On SIGTERM the clients are drained before the server hears of it: see `drain`. On SIGINT (Ctrl-C), under
         uvicorn's `--reload`, and if the lifespan ends without a signal, that is done at once instead of in batches. A
         second signal cancels handlers that are at work. With `Channels(drain=False)` the signals are the server's.
+
+        While it ends, nobody is let in. Afterwards the application is as it was before: it may run its lifespan again,
+        in this event loop or another one, or be used without, as in tests. Of several lifespans that run at a time in
+        different event loops, only the last one disconnects the broker; the others end the connections of their own.
         """
-        self._service.open()
-        self._readiness.begin()
         hub = self._service.broker.hub()
+        self._service.begin_lifespan(hub)
+        self._readiness.begin()
         with STOP_SIGNALS.held_for(self._drainer, hub) if self._minds_signals else nullcontext():
             try:
                 yield
             finally:
-                await self._drainer.drain(at_once=True)
-                await self._service.broker.close()
+                await self._end_lifespan(hub)
+
+    async def _end_lifespan(self, hub: Hub) -> None:
+        others = self._service.end_lifespan(hub)
+        if hub in others:
+            return  # one around this one, in the same event loop: that one sends the clients away
+        if others:
+            await self._drainer.leave_loop()
+            return
+        try:
+            await self._drainer.drain(at_once=True)
+            await self._service.broker.close()
+        finally:
+            self._service.open()
 
     # ASGI.
 
@@ -243,11 +260,11 @@ class Channels(Generic[A]):
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         with self._admission.arrival() as arrival:
-            connected = await self._let_in(arrival, scope, send)
+            connected = await self._let_in(arrival, scope, receive, send)
         if connected is not None and not self._take_fast_lane(scope, connected):
             await serve_websocket(receive, send, connected, self._service.limits, self._service.mishaps)
 
-    async def _let_in(self, arrival: Arrival, scope: Scope, send: Send) -> Connected | None:
+    async def _let_in(self, arrival: Arrival, scope: Scope, receive: Receive, send: Send) -> Connected | None:
         """Answer a handshake; return what makes the connection, if there is to be one."""
         connected = None
         try:
@@ -258,6 +275,8 @@ class Channels(Generic[A]):
         except Refused as refusal:
             note_refusal(refusal, self._service.mishaps)
             answer = refuse_websocket(scope, send, refusal)
+            if refusal.close is not None:
+                forget_what_comes(receive)
         else:
             answer = send({"type": "websocket.accept", "subprotocol": subprotocol})
         try:

@@ -16,6 +16,8 @@ Mistakes in definitions are plain `TypeError` and `ValueError`, raised at import
 
 from typing import Any, Final
 
+from starlette_channels.close_codes import check_close
+
 _UNSET: Final[Any] = object()
 
 
@@ -28,14 +30,26 @@ class ConnectError(ChannelsError):
 
     `status` is the HTTP status of the refusal (400 to 599); `reason` is its body, as plain text, and goes to the log.
     Servers without the ASGI extension `websocket.http.response` answer 403 whatever the status.
+
+    Browsers hide status and body from the page: to it, a refusal looks like a dead network. With `close`, a code such
+    as 4401, the WebSocket is accepted instead and closed at once with this code and the reason, which the page sees:
+    `socket.onRefused` of `channels.js`, `socket.onClose` of phoenix.js, which tries again every few milliseconds
+    unless that calls `socket.disconnect()`. A client that polls gets status 403, with `code` and `reason` in the JSON.
+    The client is no connection in either case: it is counted as `connect_refused`, and no channel hears of it.
+
+    Codes are 3000 to 4999, and those of the protocol that a server may send; `channels.js` takes the former for
+    refusals. Raises `ValueError` for other codes and statuses, and for a reason of over 123 bytes in UTF-8 with a code.
     """
 
-    def __init__(self, reason: str = "", status: int = 403) -> None:
+    def __init__(self, reason: str = "", status: int = 403, *, close: int | None = None) -> None:
         if not 400 <= status <= 599:
             raise ValueError(f"ConnectError: {status} is no status of a refusal: use 400 to 599")
+        if close is not None:
+            check_close(close, reason, code_name="ConnectError(close", reason_name="ConnectError(reason")
         super().__init__(reason)
         self.reason: str = reason
         self.status: int = status
+        self.close: int | None = close
 
 
 class InvalidToken(ConnectError):

@@ -2,12 +2,13 @@
 
 import inspect
 import typing
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from starlette_channels.payloads import Decode, payload_decoder
+from starlette_channels.segments import DecodeText, segment_decoders
 
 OURS = "starlette_channels."
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -18,6 +19,8 @@ class Handler(Struct, frozen=True):
 
     call: Callable[..., Coroutine[Any, Any, Any]]
     decode: Decode
+    segments: Mapping[str, DecodeText] = {}
+    """What decodes the segments of a topic that are not to stay text."""
 
 
 def _hints(function: Callable[..., Any], label: str) -> dict[str, Any]:
@@ -52,8 +55,13 @@ def check_handler(function: Any, label: str, takes: tuple[str, ...], extra: tupl
 def make_handler(function: Any, label: str, takes: tuple[str, ...], extra: tuple[str, ...] = ()) -> Handler:
     """Check a handler and build the decoder for its last positional parameter."""
     payload = check_handler(function, label, takes, extra)
-    annotation = _hints(function, label).get(payload.name, inspect.Parameter.empty)
+    hints = _hints(function, label)
+    annotation = hints.get(payload.name, inspect.Parameter.empty)
     try:
-        return Handler(function, payload_decoder(annotation))
+        segments = segment_decoders(inspect.signature(function).parameters, hints, extra)
+    except TypeError as error:
+        raise TypeError(f"{label}: {error}") from None
+    try:
+        return Handler(function, payload_decoder(annotation), segments)
     except TypeError as error:
         raise TypeError(f"{label}: the payload cannot be decoded as {annotation}: {error}") from None

@@ -20,6 +20,7 @@ from starlette_channels.actors import Stage, is_crash
 from starlette_channels.broker import Subscriptions
 from starlette_channels.channels import Channel, EndReason
 from starlette_channels.confirmations import WAIT_SECONDS
+from starlette_channels.encoding import TooDeep
 from starlette_channels.exceptions import InvalidPayload, JoinError
 from starlette_channels.hub import Publication, Route
 from starlette_channels.links import Link, reply_frame
@@ -58,7 +59,7 @@ class Hold:
 class Member(Speaker):
     """One client on one topic."""
 
-    __slots__ = ("_hold", "_replaces", "_subscriptions", "assigns", "since", "subtopic", "topic_params")
+    __slots__ = ("_arguments", "_hold", "_replaces", "_subscriptions", "assigns", "since", "subtopic", "topic_params")
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class Member(Speaker):
         super().__init__(link, channel, message)
         self.subtopic: str = match.subtopic
         self.topic_params: Mapping[str, str] = match.params
+        self._arguments: Mapping[str, Any] = match.params if match.decoded is None else match.decoded
         self.assigns: Any = link.assigns
         self._replaces = replaces
         self._subscriptions: Subscriptions | None = None
@@ -235,7 +237,7 @@ class Member(Speaker):
     async def _ask(self, message: Message) -> object:
         """Ask the join handler, for as long as a handler may take."""
         handler, seconds = self._channel.join, self._link.limits.handler_seconds
-        coroutine = handler.call(self, handler.decode(message.payload), **self.topic_params)
+        coroutine = handler.call(self, handler.decode(message.payload), **self._arguments)
         if seconds == math.inf:
             return await coroutine
         with anyio.move_on_after(seconds):
@@ -257,7 +259,7 @@ class Member(Speaker):
         """Subscribe, and wait until the engine delivers all topics of this channel, but not for ever."""
         self._subscribe_early()
         confirmations = self._link.hub.confirmations
-        if confirmations is not None:
+        if confirmations is not None and not (self._hold is not None and self._hold.is_full):
             topics = (self.topic, *(self._subscriptions.topics if self._subscriptions else ()))
             await confirmations.wait(topics, self, min(WAIT_SECONDS, self._link.limits.handler_seconds / 2))
 
@@ -334,7 +336,7 @@ class Member(Speaker):
         if type(letter) is Message:
             try:
                 self._reply(letter, answer)
-            except RecursionError:  # decoding the question took a little less of the stack than encoding it again
+            except TooDeep:  # decoding the question took a little less of the stack than encoding it again
                 self._blame(letter, "invalid_payload", TOO_DEEP)
 
     def _blame(self, message: Message, code: str, payload: Mapping[str, str]) -> None:

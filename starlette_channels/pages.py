@@ -13,7 +13,19 @@ from starlette_channels.origins import OriginCheck
 from starlette_channels.paths import TransportPath, path_below_mount
 from starlette_channels.service import Service
 
-CLIENT_FILES = ("channels.js", "channels.d.ts", "presence.js", "presence.d.ts")
+JAVASCRIPT = "text/javascript; charset=utf-8"
+TYPESCRIPT = "application/typescript; charset=utf-8"
+CLIENT_FILES = {
+    "channels.js": JAVASCRIPT,
+    "channels.d.ts": TYPESCRIPT,
+    "presence.js": JAVASCRIPT,
+    "presence.d.ts": TYPESCRIPT,
+    "shared.js": JAVASCRIPT,
+}
+"""The files, and their content types. `mimetypes` would ask the machine: its registry or `mime.types` may say that
+JavaScript is plain text, and no browser runs a module of that type."""
+
+NOT_SNIFFED = {"x-content-type-options": "nosniff"}
 UNCACHED = {"cache-control": "no-store"}
 
 
@@ -36,9 +48,16 @@ class Pages:
 
     async def __call__(self, scope: Scope) -> Response:
         """Return the answer to a request."""
-        path = path_below_mount(scope)
-        if path.removeprefix("/") in CLIENT_FILES and scope["method"] in ("GET", "HEAD"):
-            response = await self._static.get_response(path.removeprefix("/"), scope)
+        response = await self._answer(scope)
+        response.headers.update(NOT_SNIFFED)
+        return response
+
+    async def _answer(self, scope: Scope) -> Response:
+        name = path_below_mount(scope).removeprefix("/")
+        if name in CLIENT_FILES and scope["method"] in ("GET", "HEAD"):
+            response = await self._static.get_response(name, scope)
+            if "content-type" in response.headers:  # an answer 304 has none
+                response.headers["content-type"] = CLIENT_FILES[name]
             # Pages of other origins may import the client, and get a new one when the server is upgraded.
             response.headers.update({"access-control-allow-origin": "*", "cache-control": "no-cache"})
             return response

@@ -175,7 +175,12 @@ def render(status: int, true_status: int = 200, **fields: Any) -> Response:
 
 
 def refuse(refusal: Refused) -> Response:
-    """Make the answer to a client that gets no session: 403 whatever the reason, but for what is an error or passes."""
+    """Make the answer to a client that gets no session: 403 whatever the reason, but for what is an error or passes.
+
+    A refusal with a close code says it beside the status, with its reason; phoenix.js looks at the status only.
+    """
+    if refusal.close is not None:
+        return render(403, code=refusal.close, reason=refusal.body)
     if refusal.status == 400 or refusal.headers or refusal.status >= 500:
         return Response(status_code=refusal.status, headers={**HEADERS, **refusal.headers})
     return render(403)

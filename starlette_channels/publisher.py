@@ -15,6 +15,7 @@ from starlette_channels.brokers.relay import Relay, Said
 from starlette_channels.commands import Command, Disconnect, Kick, encode_command
 from starlette_channels.exceptions import PublishError
 from starlette_channels.messages import Payload, encode_payload
+from starlette_channels.serializers import refuse_inexpressible
 
 
 class Publisher:
@@ -43,9 +44,11 @@ class Publisher:
         As in Phoenix, the event "disconnect" closes the connections whose `socket_id` is the topic; `flush` and `close`
         then wait for the acknowledgement as well.
 
-        Raises `TypeError` if the payload cannot be encoded.
+        Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if version 2 of the protocol cannot
+        express it.
         """
         body = encode_payload(payload)
+        refuse_inexpressible(topic, event, body)
         self._relay.publish(payload_kind(body), topic_channel(topic), event, body)
         if event == "disconnect":
             self._command(topic, Disconnect())

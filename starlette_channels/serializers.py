@@ -181,19 +181,19 @@ class V2:
     def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> Frame:
         """Encode a push; JSON payloads must be objects."""
         if not isinstance(body, Raw):
-            return self._binary(_PUSH, (_text(join_ref), topic, event), body)
+            return binary_frame(_PUSH, (_text(join_ref), topic, event), body)
         return _encode((join_ref, ref, topic, event, _object(body)))
 
     def reply(self, join_ref: Ref, ref: Ref, topic: Any, status: str, body: Body) -> Frame:
         """Encode a reply; its payload may be any JSON value."""
         if type(body) is not Raw:
-            return self._binary(_REPLY, (_text(join_ref), _text(ref), _text(topic), status), body)
+            return binary_frame(_REPLY, (_text(join_ref), _text(ref), _text(topic), status), body)
         return _encode((join_ref, ref, topic, "phx_reply", {"status": status, "response": body}))
 
     def broadcast(self, topic: str, event: str, body: Body) -> Frame:
         """Encode a broadcast; JSON payloads must be objects."""
         if not isinstance(body, Raw):
-            return self._binary(_BROADCAST, (topic, event), body)
+            return binary_frame(_BROADCAST, (topic, event), body)
         return _encode((None, None, topic, event, _object(body)))
 
     def _decode_binary(self, frame: bytes) -> Message:
@@ -213,20 +213,36 @@ class V2:
         join_ref, ref, topic, event = fields
         return Message(join_ref, ref, topic, event, frame[start:])
 
-    def _binary(self, kind: bytes, fields: tuple[str, ...], data: bytes) -> bytes:
-        try:
-            names = [field.encode() for field in fields]
-        except UnicodeEncodeError as error:
-            raise SerializerError(f"a name that is no Unicode: {error}") from None
-        if any(len(name) > 255 for name in names):
-            raise SerializerError("a name of more than 255 bytes does not fit a binary frame")
-        return b"".join((kind, bytes(map(len, names)), *names, data))
+
+def binary_frame(kind: bytes, fields: tuple[str, ...], data: bytes) -> bytes:
+    """Encode a binary frame: its names with a byte of length each, and its data."""
+    try:
+        names = [field.encode() for field in fields]
+    except UnicodeEncodeError as error:
+        raise SerializerError(f"a name that is no Unicode: {error}") from None
+    if any(len(name) > 255 for name in names):
+        raise SerializerError("a name of more than 255 bytes does not fit a binary frame")
+    return b"".join((kind, bytes(map(len, names)), *names, data))
 
 
 def _object(body: Raw) -> Raw:
     if bytes(memoryview(body)[:64]).lstrip()[:1] != b"{":
         raise SerializerError("the payload of a push or broadcast must be an object (or bytes)")
     return body
+
+
+def refuse_inexpressible(topic: str, event: str, body: Body, *, heard: bool = False) -> None:
+    """Raise `SerializerError` for a broadcast that version 2 of the protocol cannot express.
+
+    That is JSON that is no object, names of over 255 bytes beside bytes, and names that are no Unicode. If it is heard,
+    only the last are refused: the wires of the subscribers may express more.
+    """
+    _encode((topic, event))
+    if isinstance(body, Raw):
+        if not heard:
+            _object(body)
+    elif not heard:
+        binary_frame(_BROADCAST, (topic, event), b"")
 
 
 def _text(ref: Ref) -> str:

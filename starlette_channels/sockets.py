@@ -58,7 +58,8 @@ class Socket(ABC, Generic[A]):
     """What follows the fixed part of the pattern: "lobby" for `room:lobby` under `room:*`."""
 
     topic_params: Mapping[str, str]
-    """The named segments of the topic: `{"room_id": "7"}` for `room:7` under `room:{room_id}`."""
+    """The named segments of the topic: `{"room_id": "7"}` for `room:7` under `room:{room_id}`. They are text, whatever
+    the join handler's annotations say."""
 
     assigns: A
     """What `connect` returned: a shallow copy for each join, so channels do not see each other's changes."""

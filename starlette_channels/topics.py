@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 NO_PARAMS: Mapping[str, str] = MappingProxyType({})
 _SEGMENT = re.compile(r"\{([^{}]*)\}")
@@ -19,6 +19,9 @@ class Match(NamedTuple):
 
     params: Mapping[str, str]
     """The named segments."""
+
+    decoded: Mapping[str, Any] | None = None
+    """The named segments as the join handler takes them, if not all of them are text."""
 
 
 class Pattern:

@@ -148,6 +148,8 @@ class Relay:
         self.interests = Interests(lambda: None, self.note, lambda: self.now)
         self.delivered: set[str] = set()
         self.leaving: set[str] = set()
+        self.connection = object()
+        self.interests.begin(self.connection)
 
     def note(self, channels: Collection[str]) -> None:
         self.told.append(set(channels))
@@ -157,7 +159,7 @@ class Relay:
         self.leaving = (self.leaving | unwanted & self.delivered) - wanted.keys()
         new = wanted.keys() - self.delivered
         self.delivered |= new
-        self.interests.confirm(new)
+        self.interests.confirm(self.connection, new)
 
     def unsubscribe(self) -> None:
         gone = self.interests.release(self.leaving)
@@ -165,12 +167,14 @@ class Relay:
         self.delivered -= gone
 
     def reconnect(self) -> None:
-        self.interests.lose()
-        self.delivered, self.leaving = set(), set()
+        self.interests.lose(self.connection)
+        self.delivered, self.leaving, self.connection = set(), set(), object()
+        self.interests.begin(self.connection)
 
     def hear_everything(self) -> None:
+        self.reconnect()
         self.delivered = set(self.interests.all())
-        self.interests.confirm(self.delivered)
+        self.interests.confirm(self.connection, self.delivered)
 
 
 @given(st.lists(st.sampled_from(["add", "remove", "follow", "unsubscribe", "reconnect", "hear_everything"])))
@@ -189,7 +193,6 @@ def test_what_is_in_force_is_delivered_and_what_is_wanted_is_in_force_in_the_end
             getattr(relay, step)()
         for name in "ab":
             assert not relay.interests.is_in_force(name) or name in relay.delivered
-    relay.reconnect()
     relay.hear_everything()
     relay.follow()
     for name in "ab":
@@ -220,7 +223,7 @@ def test_the_time_since_when_a_channel_is_wanted_is_that_of_the_first_who_wants_
     relay.now = 1.0
     interests.add("a")
     assert interests.take() == ({"a": 0.0}, set())
-    interests.confirm({"a"})
+    interests.confirm(relay.connection, {"a"})
     relay.now = 2.0
     interests.remove("a")
     interests.remove("a")
@@ -238,3 +241,19 @@ def test_channels_that_come_and_go_before_the_relay_looks_leave_nothing_behind()
     interests.remove("a")
     assert interests.take() == ({}, {"a"})
     assert interests.all() == {}
+
+
+def test_what_a_connection_says_that_has_a_successor_means_nothing() -> None:
+    interests = Interests(lambda: None)
+    old, new = object(), object()
+    interests.add("a")
+    interests.begin(old)
+    interests.begin(new)
+    interests.confirm(old, {"a"})
+    assert not interests.is_in_force("a")
+    interests.confirm(new, {"a"})
+    interests.complete(new)
+    interests.lose(old)
+    assert (interests.is_in_force("a"), interests.is_complete) == (True, True)
+    interests.lose(new)
+    assert (interests.is_in_force("a"), interests.is_complete) == (False, False)

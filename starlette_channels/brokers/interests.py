@@ -31,6 +31,7 @@ class Interests:
         self._changed: set[str] = set()
         self._since: dict[str, float] = {}
         self._in_force: set[str] = set()
+        self._connection: object = None
         self._tell, self._confirmed, self._clock = tell, confirmed, clock
         self.is_complete: bool = False
         """Whether everything that was wanted when the engine was connected to is in force, and it still is there."""
@@ -84,11 +85,23 @@ class Interests:
             self._since = {channel: self._since[channel] for channel in self._counts}
             return dict(self._since)
 
-    def confirm(self, channels: Collection[str]) -> None:
+    def begin(self, connection: object) -> None:
+        """Note that there is a new connection to the engine, on which nothing is in force yet."""
+        with self._lock:
+            self._connection, self._in_force, self.is_complete = connection, set(), False
+
+    def confirm(self, connection: object, channels: Collection[str]) -> None:
         """Note that the subscriptions to channels are in force, and tell who waits for that."""
         with self._lock:
+            if connection is not self._connection:
+                return
             self._in_force.update(channels)
         self._confirmed(channels)
+
+    def complete(self, connection: object) -> None:
+        """Note that everything is in force that was wanted when the connection began."""
+        with self._lock:
+            self.is_complete = connection is self._connection
 
     def release(self, channels: Iterable[str]) -> set[str]:
         """Return those of the channels that nobody wants; from now on they are not in force.
@@ -102,17 +115,19 @@ class Interests:
                 self._since.pop(channel, None)
         return unwanted
 
-    def lose(self) -> None:
-        """Note that the engine is away: nothing is in force."""
+    def lose(self, connection: object) -> None:
+        """Note that a connection is of no use any more, unless it has a successor.
+
+        A relay that was closed may take longer to end than the next one to connect.
+        """
         with self._lock:
-            self._in_force = set()
-            self.is_complete = False
+            if connection is self._connection:
+                self._connection, self._in_force, self.is_complete = None, set(), False
 
     def start_anew(self) -> None:
         """Begin with a new lock, after a fork: somebody may have held the old one."""
         self._lock = threading.Lock()
-        self._in_force = set()
-        self.is_complete = False
+        self._connection, self._in_force, self.is_complete = None, set(), False
 
 
 class TopicInterests:

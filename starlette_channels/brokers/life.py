@@ -247,7 +247,7 @@ class Life:
         try:
             await asyncio.wait((pump, broken), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._interests.lose()
+            self._interests.lose(engine)
             pump.cancel()
             await asyncio.wait((pump,))
         if not pump.cancelled():
@@ -420,6 +420,7 @@ class Life:
     # Hearing.
 
     async def _hear_everything(self, engine: Engine) -> None:
+        self._interests.begin(engine)
         wanted = self._interests.all()
         self._leaving.clear()
         self._receiver.begin_anew(wanted)
@@ -429,7 +430,7 @@ class Life:
             await self._say_commands(engine)
         others = [channel for channel in wanted if channel != COMMANDS]
         await self._in_batches(partial(self._subscribe, engine), others)
-        self._interests.is_complete = True
+        self._interests.complete(engine)
 
     async def _follow_interests(self, engine: Engine) -> None:
         wanted, unwanted = self._interests.take()
@@ -465,7 +466,7 @@ class Life:
         """Subscribe, and let go on who waits for that."""
         await engine.subscribe(channels)
         self._receiver.confirm(channels)
-        self._interests.confirm(channels)
+        self._interests.confirm(engine, channels)
 
     async def _step(self, step: Coroutine[Any, Any, None]) -> None:
         async with asyncio.timeout(STEP_SECONDS):

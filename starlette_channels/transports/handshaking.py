@@ -20,6 +20,7 @@ from starlette_channels.connection import Connection
 from starlette_channels.limits import Bounds
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.transport import Transport
+from starlette_channels.transports.closing import Closing
 from starlette_channels.transports.early import EARLY_BYTES, EarlyBytes
 from starlette_channels.transports.handshake_log import be_discreet
 from starlette_channels.transports.lane import Lane
@@ -132,7 +133,10 @@ class Handshaking(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if hasattr(self, "scope"):
             extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
-            self.scope["extensions"] = {**extensions, "starlette_channels": {"attach": self.attach}}
+            self.scope["extensions"] = {
+                **extensions,
+                "starlette_channels": {"attach": self.attach, "refuse": self.refuse},
+            }
 
     def attach(self, connect: Callable[[Transport], Connection], limits: Bounds, mishaps: Mishaps) -> bool:
         """Take the accepted connection over, and return whether that could be done; the ASGI call may return then.
@@ -171,6 +175,23 @@ class Handshaking(WebSocketsSansIOProtocol):
         elif early := self.early.take():
             lane.data_received(early)
         lane.listen()
+        return True
+
+    def refuse(self, code: int, reason: str) -> bool:
+        """Close the accepted connection, without uvicorn, and return whether that could be done.
+
+        uvicorn would read and parse whatever the client sends for another 10 seconds.
+        """
+        if not self.handshake_complete or self.close_sent or self.transport.is_closing():
+            return False
+        self.stop_keepalive()
+        del self.scope
+        transport = self.transport
+        self.transport = Detached()
+        self.connections.discard(self)
+        closing = Closing(transport, self.loop, self.connections)
+        closing.start(code, reason)
+        closing.data_received(self.early.take())
         return True
 
 

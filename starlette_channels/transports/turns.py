@@ -62,7 +62,7 @@ class Turns:
         self._soon = soon
         self._clock = clock
         self._least = least_cost
-        self._cost = least_cost
+        self._cost = max(least_cost, TURN_SECONDS / 32)
         self._fresh: deque[Waiting] = deque()
         self._rest: deque[Waiting] = deque()
         self._scheduled = False

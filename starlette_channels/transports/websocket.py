@@ -144,8 +144,9 @@ class WebSocketTransport:
                     self._lose()
                     return
                 turns.left -= 1
-                if (turns.left < 0 and not turns.goes_on()) or turns.is_crowded:
-                    await self._wait_for_turn(turns)
+                is_late = turns.left < 0 and not turns.goes_on()
+                if is_late or turns.is_crowded:
+                    await self._wait_for_turn(turns, is_late=is_late)
                 # Servers may send both keys, one of them empty.
                 text: str | None = message.get("text")
                 connection.receive(message["bytes"] if text is None else text)
@@ -158,7 +159,7 @@ class WebSocketTransport:
             self._in_a_row = 0
             await anyio.lowlevel.checkpoint()
 
-    async def _wait_for_turn(self, turns: Turns) -> None:
+    async def _wait_for_turn(self, turns: Turns, *, is_late: bool) -> None:
         """Wait until the event loop has time for a message, because others have sent many.
 
         Servers hand over what they have in store at once, so a client with much of it would always be the next. What is
@@ -166,7 +167,7 @@ class WebSocketTransport:
         """
         self._pace = self._pace or Pace()
         fresh = self._pace.is_fresh(self.heard)
-        if not fresh or turns.left < 0:
+        if is_late or not fresh:
             self._turn = anyio.Event()
             turns.enter(self, fresh=fresh)
             await self._turn.wait()
@@ -364,8 +365,8 @@ async def serve_websocket(
         tasks.spawn(end)
         await _wait_for_end(over, connection)
         await tasks.finish(limits.shutdown_seconds)
-    if not transport.disconnected and "hypercorn" in sys.modules:
-        Tasks().spawn(_forget_what_comes, receive)  # nobody waits for it: hypercorn closes when this call has ended
+    if not transport.disconnected:
+        forget_what_comes(receive)
 
 
 async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
@@ -375,6 +376,12 @@ async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
     except BaseException:
         connection.abort()
         raise
+
+
+def forget_what_comes(receive: Receive) -> None:
+    """Let hypercorn get rid of what comes after the close; it closes when the ASGI call has ended, so nobody waits."""
+    if "hypercorn" in sys.modules:
+        Tasks().spawn(_forget_what_comes, receive)
 
 
 async def _forget_what_comes(receive: Receive) -> None:
