@@ -9,7 +9,6 @@ import functools
 import logging
 import math
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from threading import get_ident
 from typing import Any
@@ -35,6 +34,7 @@ from starlette_channels.sockets import Cleanup
 from starlette_channels.speakers import SILENT, Speaker
 from starlette_channels.tasks import OutOfTime, within
 from starlette_channels.topics import Match
+from starlette_channels.uptime import uptime
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -80,7 +80,7 @@ class Member(Speaker):
         self.assigns: Any = link.assigns
         self._replaces = replaces
         self._subscriptions: Subscriptions | None = None
-        self.since: float = time.monotonic()
+        self.since: float = uptime()
         """When the client asked to join; a `kick` that was said before does not mean this channel."""
         self._hold: Hold | None = None  # from the subscription to the answer, if that is not one moment
 

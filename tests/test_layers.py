@@ -39,6 +39,7 @@ LAYERS = [
         "slow",
         "tasks",
         "topics",
+        "uptime",
         "workers",
     },
     {"commands", "exceptions"},

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from starlette_channels import Broker
+from starlette_channels import Broker, Publisher
 from starlette_channels.brokers import redis as redis_engine
+from starlette_channels.testing import connect
+from tests.commanding import closed, processes
 from tests.engines import EngineServer, cluster_node, engine, running, sentinel, valkey
 from tests.ports import HOST
 from tests.relaying import Ear, all_is_accounted_for, broadcast, brokers
@@ -121,6 +123,23 @@ async def test_a_topic_that_moves_to_another_node_is_found_there(cluster: list[E
 def node_id(node: EngineServer) -> str:
     with admin(node) as client:
         return str(client.execute_command("CLUSTER", "MYID"))
+
+
+async def test_a_disconnect_reaches_the_processes_of_a_cluster_and_those_that_sentinels_lead(
+    cluster: list[EngineServer],
+) -> None:
+    with engine("redis") as primary, sentinel(primary) as watcher:
+        for url in (
+            f"redis+cluster://{HOST}:{cluster[0].port}",
+            f"redis+sentinel://{HOST}:{watcher.port}/main/0",
+        ):
+            async with processes(url) as (one, two), connect(two, user="ann") as ann:
+                one.disconnect("ann", code=4001)
+                assert await closed(ann) == 4001
+            async with processes(url, 1) as (there,), connect(there, user="ann") as ann:
+                async with Publisher(url, timeout=SECONDS) as publisher:
+                    await publisher.adisconnect("ann", code=4002)
+                assert await closed(ann) == 4002
 
 
 async def test_the_primary_of_a_name_is_found_through_sentinels(tmp_path: Path) -> None:
