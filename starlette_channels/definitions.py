@@ -48,7 +48,8 @@ def warn_of_hidden_patterns(routes: Sequence[tuple[Pattern, Channel[Any]]]) -> N
     """Log the patterns that can never match, because one before them takes all of their topics."""
     for number, (pattern, channel) in enumerate(routes):
         for former, owner in routes[:number]:
-            if covers(former, pattern):
+            # A segment that is decoded to a type does not take all: what does not fit is left to those behind.
+            if not owner.join.segments and covers(former, pattern):
                 logger.warning(
                     "The pattern %r of %s never matches: %r of %s comes before it and takes all of its topics;"
                     " list the special ones first",

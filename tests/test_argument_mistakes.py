@@ -301,6 +301,13 @@ def test_a_pattern_that_never_matches_is_logged_once(
         )
 
 
+def test_a_pattern_behind_one_whose_segments_have_a_type_may_match(caplog: pytest.LogCaptureFixture) -> None:
+    async def by_number(socket: Socket, payload: Any, room_id: int) -> None: ...
+
+    Channels([channel("room:{room_id}")(by_number), channel("room:{name}")(anything)])
+    assert "never matches" not in caplog.text
+
+
 # The lifespan.
 
 
