@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from benchmarks.apps.attacked_app import tokens
 from benchmarks.machine import permit_files
-from tests.fuzzing.wire import Address, Closed, Refused, Wire, frame, text
+from tests.fuzzing.wire import BINARY, CONTINUATION, PING, Address, Closed, Refused, Wire, frame, text
 
 Attack: TypeAlias = Callable[[int], Coroutine[Any, Any, None]]
 
@@ -114,6 +114,81 @@ async def floods_of_joins(port: int) -> None:
 async def floods_of_tiny_messages(port: int) -> None:
     """Echoes without end."""
     await _flood(port, lambda n: text("1", str(n), "room:flood", "echo"), TINY)
+
+
+STORMERS = 300
+JOINS = 100
+"""As many as a client may have topics by default."""
+
+
+async def _storm(port: int) -> None:
+    wire = await Wire.open(Address(port), _path(f"storm {next(_names) % STORMERS}"))
+    try:
+        reading = asyncio.create_task(_read(wire))
+        wire.write(b"".join(frame(text(str(n), str(n), f"room:{n}", "phx_join")) for n in range(JOINS)))
+        await wire.drain()
+        await asyncio.wait([reading], timeout=random.uniform(*SLOW_SECONDS))
+    finally:
+        await wire.discard()
+
+
+join_storms = _many(_storm, STORMERS)
+"""Three hundred clients that join a hundred topics at once, stay for a while, and come again."""
+
+
+@_many
+async def empty_fragments(port: int) -> None:
+    """A message that begins, and then goes on with nothing for ever; pings, too."""
+    wire = await Wire.open(Address(port), _path(f"flood {next(_names) % USERS}"))
+    try:
+        reading = asyncio.create_task(_read(wire))
+        wire.write(frame("", final=False))
+        while not reading.done():
+            wire.write((frame(b"", CONTINUATION, final=False) * 9 + frame(b"", PING)) * TINY)
+            await wire.drain()
+    finally:
+        await wire.discard()
+
+
+async def _send_early(port: int) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        lines = f"GET {_path('early')} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        writer.write(
+            f"{lines}Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        while True:
+            writer.write(frame(bytes(EARLY_BYTES), BINARY, final=False) + frame(b"", CONTINUATION, final=False))
+            await writer.drain()
+    finally:
+        writer.transport.abort()
+
+
+EARLY_BYTES = 60_000
+early_data = _many(_send_early, 150)
+"""A hundred and fifty clients that do not wait for the answer to their handshake, and send what they can."""
+
+LARGE_REF = "[" + "1e15," * 190_000 + "1e15]"
+LONG_REF = "x" * 3_900
+
+
+async def _send_large_refs(port: int, ref: str) -> None:
+    wire = await Wire.open(Address(port), _path(f"flood {next(_names) % USERS}"))
+    try:
+        reading = asyncio.create_task(_read(wire))
+        wire.write(frame(f'[{ref},"1","room:refs","phx_join",{{}}]'))
+        while not reading.done():
+            wire.write(b"".join(frame(text(None, str(n), "room:refs", "echo")) for n in range(TINY)))
+            await wire.drain()
+    finally:
+        await wire.discard()
+
+
+@_many
+async def large_refs(port: int) -> None:
+    """Joins whose join_ref is large, which would go back with each of many small replies."""
+    await _send_large_refs(port, LARGE_REF)
+    await _send_large_refs(port, json.dumps(LONG_REF))
 
 
 @_many
@@ -260,6 +335,10 @@ ATTACKS: dict[str, Attack] = {
     "half-open handshakes": half_open_handshakes,
     "slow readers": slow_readers,
     "floods of joins": floods_of_joins,
+    "join storms": join_storms,
+    "empty fragments": empty_fragments,
+    "early data": early_data,
+    "large refs": large_refs,
     "floods of tiny messages": floods_of_tiny_messages,
     "floods of broken messages": floods_of_broken_messages,
     "huge messages": huge_messages,

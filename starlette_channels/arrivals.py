@@ -1,6 +1,5 @@
 """Clients on their way in: whether there is room for one more."""
 
-import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -8,6 +7,7 @@ import anyio
 
 from starlette_channels.handshake import Refused
 from starlette_channels.service import Service
+from starlette_channels.uptime import uptime
 
 if TYPE_CHECKING:
     from starlette_channels.identities import Identity
@@ -25,8 +25,8 @@ class Arrival:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._has_place = False
-        self.since: float = time.monotonic()
-        """When it came, by the clock `time.monotonic`: a `disconnect` that was said before does not mean it."""
+        self.since: float = uptime()
+        """When it came, by the clock `uptime`: a `disconnect` that was said before does not mean it."""
         self._identity: Identity | None = None
 
     def __enter__(self) -> Self:

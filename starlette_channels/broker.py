@@ -5,7 +5,6 @@ Source: `Phoenix.PubSub`.
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection
 
@@ -30,6 +29,7 @@ from starlette_channels.inbox import Inbox
 from starlette_channels.messages import Gap, encode_payload, shown
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.serializers import refuse_inexpressible
+from starlette_channels.uptime import uptime
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
@@ -211,7 +211,7 @@ class Broker:
 
         Other processes that cannot be reached get it when they can be, up to an hour later; see `CommandLog`.
         """
-        now = time.monotonic()
+        now = uptime()
         if self._relay is not None:
             self._relay.command(socket_id, command.slot, encode_command(command))
         for inbox in self._inboxes.values():

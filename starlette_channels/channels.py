@@ -5,8 +5,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from starlette_channels.adapters import Misfit
+from starlette_channels.callables import check_function
 from starlette_channels.event_names import RESERVED_PREFIXES, is_ordinary
-from starlette_channels.handlers import Handler, check_handler, make_handler
+from starlette_channels.handlers import Handler, make_handler
 from starlette_channels.logs import Level, level_of
 from starlette_channels.messages import Answer, Gap
 from starlette_channels.slow import WhenSlow, check_policy
@@ -177,7 +178,7 @@ class Channel(Generic[A]):
         label = self._label("info", kind.__name__)
 
         def register(handler: EventHandler[A, T, None], /) -> EventHandler[A, T, None]:
-            check_handler(handler, label, ("socket", "message"))
+            check_function(handler, label, ("socket", "message"))
             self._put(self.infos, kind, handler, label)
             return handler
 
@@ -194,7 +195,7 @@ class Channel(Generic[A]):
         label = self._label("on_refresh")
         if self.refreshed is not None:
             raise ValueError(f"{label}: there is one already")
-        check_handler(handler, label, ("socket", "assigns"))
+        check_function(handler, label, ("socket", "assigns"))
         self.refreshed = handler
         return handler
 
@@ -208,7 +209,7 @@ class Channel(Generic[A]):
         label = self._label("terminate")
         if self.terminator is not None:
             raise ValueError(f"{label}: there is one already")
-        check_handler(handler, label, ("socket", "reason"))
+        check_function(handler, label, ("socket", "reason"))
         self.terminator = handler
         return handler
 

@@ -4,7 +4,6 @@ Bytes come in through `receive`, frames go out through a transport. Nothing here
 """
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,7 @@ from starlette_channels.service import Service
 from starlette_channels.tasks import Cancel, Tasks
 from starlette_channels.topics import Match
 from starlette_channels.transport import Transport
+from starlette_channels.uptime import uptime
 
 if TYPE_CHECKING:
     from weakref import WeakSet
@@ -86,7 +86,7 @@ class Connection(Sender):
         self.serializer: Serializer = serializer
         self.tasks: Tasks = transport.tasks
         self._transport = transport
-        self._since = time.monotonic() if since is None else since
+        self._since = uptime() if since is None else since
         self._backlog = 0
         self._backlog_bytes = 0
         self._paused = False

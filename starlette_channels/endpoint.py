@@ -11,11 +11,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from starlette_channels.admission import Admission, Connect, Connected
+from starlette_channels.arguments import check_type
 from starlette_channels.arrivals import Arrival
 from starlette_channels.broker import Broker
 from starlette_channels.brokers.addresses import MEMORY
 from starlette_channels.channels import Channel
 from starlette_channels.commands import Disconnect, Kick
+from starlette_channels.definitions import check_list
 from starlette_channels.drain import Drain
 from starlette_channels.drainer import Drainer
 from starlette_channels.expiry import Expiry
@@ -41,6 +43,9 @@ from starlette_channels.workers import refuse_several_workers
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 transport_logger: logging.Logger = logging.getLogger("starlette_channels.transport")
+
+TESTING = "starlette_channels.testing"
+"""The ASGI extension by which the client for tests is known."""
 
 A = TypeVar("A")
 Attach: TypeAlias = Callable[[Connected, Bounds, Mishaps], bool]
@@ -124,6 +129,17 @@ class Channels(Generic[A]):
         drain: Drain | bool = True,
         log: LogOptions | None = None,
     ) -> None:
+        check_type(broker, (str, Broker), "Channels(broker=", 'give an address, as in broker="redis://localhost"')
+        check_list(serializers, object, "Channels(serializers", "serializers=[V2(), V1()]")
+        if subprotocols is not None:
+            check_list(subprotocols, str, "Channels(subprotocols", 'subprotocols=["phoenix"]')
+        check_type(auth_token, bool, "Channels(auth_token=", "it is True or False; `connect` looks at the token itself")
+        if expiry is not None:
+            check_type(expiry, Expiry, "Channels(expiry=", "write expiry=Expiry(at=...)")
+        check_type(longpoll, (bool, LongPoll), "Channels(longpoll=", "write longpoll=True, or LongPoll(...)")
+        check_type(drain, (bool, Drain), "Channels(drain=", "write drain=Drain(...), True or False")
+        if not isinstance(presence, Presence):
+            check_list(presence, Presence, "Channels(presence", "presence=[lobby, rooms], or one presence")
         broker_of_all = broker if isinstance(broker, Broker) else Broker(broker)
         self._service = Service(channels, broker_of_all, limits or Limits(), log)
         origins = OriginCheck(check_origin)
@@ -140,6 +156,7 @@ class Channels(Generic[A]):
         self._path = TransportPath(path, "Channels(path")
         self._longpoll = self._make_longpoll(LongPoll() if longpoll is True else longpoll or None)
         self._pages = Pages(self._path, origins, self._service)
+        self._misses_lifespan = drain is not False or broker_of_all.is_shared
         self._drainer = Drainer(self._service, drain if isinstance(drain, Drain) else Drain())
         self._minds_signals = drain is not False
         self._presences = (presence,) if isinstance(presence, Presence) else tuple(presence)
@@ -225,6 +242,7 @@ class Channels(Generic[A]):
         in this event loop or another one, or be used without, as in tests. Of several lifespans that run at a time in
         different event loops, only the last one disconnects the broker; the others end the connections of their own.
         """
+        self._misses_lifespan = False
         hub = self._service.broker.hub()
         self._service.begin_lifespan(hub)
         self._readiness.begin()
@@ -260,6 +278,8 @@ class Channels(Generic[A]):
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
+        if self._misses_lifespan:
+            self._warn_of_lifespan(scope)
         with self._admission.arrival() as arrival:
             connected = await self._let_in(arrival, scope, receive, send)
         if connected is not None and not self._take_fast_lane(scope, connected):
@@ -294,6 +314,17 @@ class Channels(Generic[A]):
         _say_which_transport(attach is not None)
         return attach is not None and attach(connected, self._service.limits, self._service.mishaps)
 
+    def _warn_of_lifespan(self, scope: Scope) -> None:
+        """Say once that nobody runs the lifespan; the client for tests does not, and knows it."""
+        if TESTING in (scope.get("extensions") or {}):
+            return
+        self._misses_lifespan = False
+        logger.warning(
+            "The lifespan of Channels is not run, so clients are not sent away in order when the server stops%s: write"
+            " Starlette(lifespan=channels.lifespan), or FastAPI(...); Channels(drain=False) does without",
+            ", nor does the broker say goodbye" if self._service.broker.is_shared else "",
+        )
+
     def _make_longpoll(self, options: LongPoll | None) -> LongPolling | None:
         if options is None:
             return None
@@ -302,6 +333,8 @@ class Channels(Generic[A]):
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         polled = None if self._longpoll is None else self._longpoll.path.match(scope)
         if self._longpoll is not None and polled is not None:
+            if self._misses_lifespan:
+                self._warn_of_lifespan(scope)
             await self._longpoll(scope, polled, receive, send)
         else:
             response = await self._pages(scope)

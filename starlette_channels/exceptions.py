@@ -5,6 +5,7 @@ ChannelsError
 │   └── InvalidToken      there is no token, or not one of ours (the client's fault)
 │       └── ExpiredToken      it was one of ours
 ├── JoinError         raise it in a join handler to refuse a topic; its payload reaches the client
+├── EventError        raise it in an event handler to answer with an error; its payload reaches the client
 ├── PresenceError     this presence cannot be tracked or updated
 ├── PublishError      a `Publisher` could not hand its broadcasts to the engine
 ├── ProtocolError     the client sent a frame that the protocol does not allow (its fault)
@@ -42,6 +43,8 @@ class ConnectError(ChannelsError):
     """
 
     def __init__(self, reason: str = "", status: int = 403, *, close: int | None = None) -> None:
+        if not isinstance(reason, str) or not isinstance(status, int):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
+            raise TypeError(f"ConnectError({reason!r}, {status!r}): it takes a text and the number of an HTTP status")
         if not 400 <= status <= 599:
             raise ValueError(f"ConnectError: {status} is no status of a refusal: use 400 to 599")
         if close is not None:
@@ -71,16 +74,28 @@ class JoinError(ChannelsError):
 
     A string becomes `{"reason": string}`, anything else is the payload as it stands; `JoinError(payload="text")`
     sends a bare string. The client gets it with the status `error`; phoenix.js tries again later, as it does after
-    every refusal.
+    every refusal. In an event handler it answers with the status `error`, as `EventError` does.
     """
 
     def __init__(self, reason: Any = "refused", *, payload: Any = _UNSET) -> None:
         super().__init__(reason if payload is _UNSET else payload)
-        self.payload: Any
-        if payload is not _UNSET:
-            self.payload = payload
-        else:
-            self.payload = {"reason": reason} if isinstance(reason, str) else reason
+        self.payload: Any = _told(reason) if payload is _UNSET else payload
+
+
+class EventError(ChannelsError):
+    """Raise it in an event handler to answer the message with an error; the channel goes on.
+
+    A string becomes `{"reason": string}`, anything else is the payload as it stands; `EventError(payload="text")`
+    sends a bare string. `status` is the status of the reply. A message without ref gets no reply; either is counted
+    as `event_refused`. In a join handler it refuses the join, with the status `error`.
+    """
+
+    def __init__(self, reason: Any = "refused", *, payload: Any = _UNSET, status: str = "error") -> None:
+        if not isinstance(status, str) or not status:  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
+            raise TypeError(f'EventError(status={status!r}): it is the status of a reply, as in status="error"')
+        super().__init__(reason if payload is _UNSET else payload)
+        self.payload: Any = _told(reason) if payload is _UNSET else payload
+        self.status: str = status
 
 
 class PresenceError(ChannelsError):
@@ -128,6 +143,10 @@ class SerializerError(ChannelsError):
     """A message cannot be expressed on a wire: bytes in version 1, a list as a pushed payload, a name of over 255
     bytes.
     """
+
+
+def _told(reason: Any) -> Any:
+    return {"reason": reason} if isinstance(reason, str) else reason
 
 
 def explain(error: BaseException) -> str:

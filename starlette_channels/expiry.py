@@ -14,12 +14,16 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio
 from msgspec import Struct
 
+from starlette_channels.arguments import check_fields
+from starlette_channels.callables import check_function, name_of
+from starlette_channels.cancellation import is_crash
 from starlette_channels.deadlines import Deadlines
-from starlette_channels.exceptions import ConnectError, InvalidPayload
+from starlette_channels.exceptions import ConnectError, InvalidPayload, SerializerError
 from starlette_channels.handlers import Handler, make_handler
 from starlette_channels.hub import Hub
 from starlette_channels.messages import Message
 from starlette_channels.mishaps import Mishaps
+from starlette_channels.rejections import rejection
 from starlette_channels.tasks import Tasks
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
@@ -50,6 +54,13 @@ class Expiry(Struct, Generic[A], frozen=True, kw_only=True):
     notice_seconds: float = 60.0
     """How long before the end the client gets the event `expiring`, `{"seconds": 60}`. A client that has less from the
     beginning gets it at once."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no function, and no time."""
+        check_fields(self)
+        check_function(self.at, "Expiry(at=...)", ("assigns",), to_await=False, by_name=False)
+        if self.refresh is not None:
+            check_function(self.refresh, "Expiry(refresh=...)", ("assigns", "payload"))
 
 
 class Mortal(Protocol):
@@ -137,7 +148,7 @@ class Lifetimes:
         if self._refresh is None:
             return False
         if client in self._refreshing:
-            self._refuse(client, message, "refresh in progress")
+            self._refuse(client, message, {"reason": "refresh in progress"})
         else:
             self._refreshing.add(client)
             client.tasks.spawn(self._run_refresh, client, message)
@@ -146,13 +157,18 @@ class Lifetimes:
     async def _run_refresh(self, client: Mortal, message: Message) -> None:
         try:
             await self._try_refresh(client, message)
-        except ConnectError as error:
-            self._refuse(client, message, error.reason or "refused")
         except InvalidPayload as error:
-            self._refuse(client, message, "invalid payload", str(error))
-        except Exception as error:  # noqa: BLE001 - it is the application's
-            self._mishaps.note("refresh_crashed", logger, "A refresh crashed", cause=error)
-            client.reply(message, "error", {"reason": "refresh crashed"})
+            self._refuse(client, message, {"reason": "invalid payload", "detail": str(error)})
+        except BaseException as error:
+            refusal = rejection(error)
+            if refusal is not None:
+                self._refuse(client, message, refusal.payload)
+            elif is_crash(error):
+                name = self._refresh and name_of(self._refresh.call)
+                self._mishaps.note("refresh_crashed", logger, "A refresh crashed: %s raised", name, cause=error)
+                client.reply(message, "error", {"reason": "refresh crashed"})
+            else:
+                raise
         finally:
             self._refreshing.discard(client)
 
@@ -170,9 +186,14 @@ class Lifetimes:
         self.watch(client, seconds)
         client.reply(message, "ok", {"seconds": None if seconds is None else round(seconds)})
 
-    def _refuse(self, client: Mortal, message: Message, reason: str, detail: str | None = None) -> None:
+    def _refuse(self, client: Mortal, message: Message, payload: Any) -> None:
         self._mishaps.note("refresh_refused", logger, "A refresh was refused", level=logging.INFO)
-        client.reply(message, "error", {"reason": reason} if detail is None else {"reason": reason, "detail": detail})
+        try:
+            client.reply(message, "error", payload)
+        except (TypeError, SerializerError) as error:
+            text = "The reason for refusing a refresh cannot be sent"
+            self._mishaps.note("refusal_unsent", logger, text, cause=error, number=0)
+            client.reply(message, "error", {"reason": "refused"})
 
 
 class Reminders:

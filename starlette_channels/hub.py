@@ -6,7 +6,6 @@ Source: Phoenix's fastlane (`channel/server.ex`, `dispatch/3`).
 import contextvars
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -18,6 +17,7 @@ from starlette_channels.exceptions import SerializerError
 from starlette_channels.messages import Body, Frame, Gap, shown
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.serializers import Serializer
+from starlette_channels.uptime import uptime
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
@@ -197,7 +197,7 @@ class Hub:
         self._groups: dict[str, list[Group]] = {}
         self._addressees: dict[str, set[Addressee]] = {}
         self._recent: dict[str, tuple[Command, float]] = {}
-        self._remembered: deque[tuple[float, str]] = deque()
+        self._remembered: deque[tuple[float, str, tuple[Command, float]]] = deque()
         self.confirmations: Confirmations | None = None
         """Where to wait for a subscription to be in force, if there is an engine."""
         if interest is not None:
@@ -287,7 +287,7 @@ class Hub:
             del self._addressees[socket_id]
 
     def command(self, socket_id: str, command: Command, said_at: float) -> None:
-        """Command the clients of an identity that were there at that time, by the clock `time.monotonic`."""
+        """Command the clients of an identity that were there at that time, by the clock `uptime`."""
         if isinstance(command, Disconnect):
             self._remember(socket_id, command, said_at)
         for addressee in tuple(self._addressees.get(socket_id, ())):
@@ -295,14 +295,14 @@ class Hub:
 
     def _remember(self, socket_id: str, command: Disconnect, said_at: float) -> None:
         """Keep a command for the clients that are being let in: perhaps `connect` has seen what held before it."""
-        now = time.monotonic()
-        self._recent.pop(socket_id, None)
-        self._recent[socket_id] = command, said_at
-        self._remembered.append((now, socket_id))
+        now = uptime()
+        former = self._recent.get(socket_id)
+        if former is None or former[1] <= said_at:
+            recent = self._recent[socket_id] = command, said_at
+            self._remembered.append((now, socket_id, recent))
         while self._remembered and now - self._remembered[0][0] > REMEMBER_SECONDS:
-            _, other = self._remembered.popleft()
-            recent = self._recent.get(other)
-            if recent is not None and now - recent[1] > REMEMBER_SECONDS:
+            _, other, recent = self._remembered.popleft()
+            if self._recent.get(other) is recent:
                 del self._recent[other]
 
     def resync(self, said_at: float) -> None:

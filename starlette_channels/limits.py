@@ -5,6 +5,7 @@ import sys
 
 from msgspec import Struct, structs
 
+from starlette_channels.arguments import check_fields
 from starlette_channels.buckets import UNLIMITED, Rate
 
 
@@ -47,7 +48,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Messages of one connection, joins excepted; one more is answered `rate limited`, or dropped if it has no ref.
 
     A message counts as one more for each 16,384 bytes, a join as well. Heartbeats and `phx_leave` count, but are
-    always answered.
+    always answered. On the fast lane, pings, pongs and fragments count as messages, too.
     """
 
     identity_message_rate: Rate | None = Rate(1_000, burst=10_000)
@@ -90,6 +91,10 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     shutdown_seconds: float | None = 5.0
     """Time that handlers have to finish, and then `terminate`, once their connection has ended."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no limit."""
+        check_fields(self)
 
 
 class Bounds(Limits, frozen=True, kw_only=True):

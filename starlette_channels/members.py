@@ -5,33 +5,37 @@ out. Source: Phoenix's `channel/server.ex`; on purpose different: pushes of a jo
 unknown events and payloads that do not fit are answered instead of crashing, and `terminate` runs on every way out.
 """
 
-import copy
 import functools
 import logging
 import math
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from threading import get_ident
 from typing import Any
 
 import anyio
 
-from starlette_channels.actors import Stage, is_crash
+from starlette_channels.actors import Stage, Step
+from starlette_channels.arguments import check_type
+from starlette_channels.assigns import copy_assigns
 from starlette_channels.broker import Subscriptions
+from starlette_channels.callables import check_call_later, name_of
 from starlette_channels.channels import Channel, EndReason
 from starlette_channels.confirmations import WAIT_SECONDS
 from starlette_channels.encoding import TooDeep
 from starlette_channels.event_names import RESERVED_PREFIXES
-from starlette_channels.exceptions import InvalidPayload, JoinError
+from starlette_channels.exceptions import InvalidPayload
 from starlette_channels.hub import Publication, Route
 from starlette_channels.links import Link, reply_frame
 from starlette_channels.messages import Broadcast, Frame, Gap, Message, Reply, encode_payload, shown
 from starlette_channels.payloads import decode_anything
 from starlette_channels.protocol import UNMATCHED, Answer
+from starlette_channels.rejections import rejection
 from starlette_channels.sockets import Cleanup
 from starlette_channels.speakers import SILENT, Speaker
+from starlette_channels.tasks import OutOfTime, within
 from starlette_channels.topics import Match
+from starlette_channels.uptime import uptime
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -43,8 +47,8 @@ logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 TOO_DEEP = {"reason": "invalid payload", "detail": "Nested too deeply"}
 
 
-class JoinTimeout(Exception):
-    """A join handler took longer than it may."""
+class JoinGivenUp(BaseException):
+    """A join handler has returned after the channel had ended without it."""
 
 
 class Hold:
@@ -77,7 +81,7 @@ class Member(Speaker):
         self.assigns: Any = link.assigns
         self._replaces = replaces
         self._subscriptions: Subscriptions | None = None
-        self.since: float = time.monotonic()
+        self.since: float = uptime()
         """When the client asked to join; a `kick` that was said before does not mean this channel."""
         self._hold: Hold | None = None  # from the subscription to the answer, if that is not one moment
 
@@ -183,10 +187,12 @@ class Member(Speaker):
 
     @override
     def start_soon(self, function: Any, *args: Any) -> None:
+        check_call_later(function, "socket.start_soon", args="*args")
         self._link.hub.run(self._start_child, function, args)
 
     @override
     def subscribe(self, topic: str) -> None:
+        check_type(topic, str, "socket.subscribe(", "it takes the name of a topic")
         self._link.hub.run(self._subscribe, topic)
 
     @override
@@ -195,6 +201,7 @@ class Member(Speaker):
 
     @override
     def on_close(self, function: Cleanup) -> None:
+        check_call_later(function, "socket.on_close")
         self._link.hub.run(self._clean_up_with, function)
 
     @override
@@ -211,24 +218,23 @@ class Member(Speaker):
             with anyio.move_on_after(2 * self._link.limits.shutdown_seconds):
                 await self._replaces.ended()
         try:
-            self.assigns = copy.copy(self._link.assigns)
+            self.assigns = copy_assigns(self._link.assigns)
             reply = self._join_reply(message, await self._ask(message))
             if self._link.hub.confirmations is not None and self.fate is None and not self._is_in_force():
                 await self._until_in_force()
-        except JoinError as error:
-            self._refuse(message, "join_refused", error.payload)
         except InvalidPayload as error:
             self._refuse(message, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
-        except JoinTimeout:
+        except OutOfTime:
             seconds = self._link.limits.handler_seconds
             text = "The join of %r took more than %g seconds"
             self._link.mishaps.note("join_timeout", logger, text, self, seconds, level=logging.ERROR, number=0)
             self._refuse(message, "join_timeout", {"reason": "join timed out"})
-        except BaseException as error:
-            if not is_crash(error):
-                raise
-            self._link.mishaps.note("join_crashed", logger, "The join of %r crashed", self, cause=error, number=0)
-            self._refuse(message, "join_crashed", {"reason": "join crashed"})
+        except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
+            reply = rejection(error)
+            if reply is not None:
+                self._refuse(message, "join_refused", reply.payload)
+            else:
+                self._join_crashed(message, error)
         else:
             if self._hold is not None and self._hold.is_full:
                 self._refuse(message, "join_overflow", {"reason": "join overflow"})
@@ -240,11 +246,19 @@ class Member(Speaker):
         """Ask the join handler, for as long as a handler may take."""
         handler, seconds = self._channel.join, self._link.limits.handler_seconds
         coroutine = handler.call(self, handler.decode(message.payload), **self._arguments)
-        if seconds == math.inf:
-            return await coroutine
-        with anyio.move_on_after(seconds):
-            return await coroutine
-        raise JoinTimeout
+        answer = await (coroutine if seconds == math.inf else within(seconds, self._link.counts, coroutine))
+        if self._given_up:
+            raise JoinGivenUp
+        return answer
+
+    def _join_crashed(self, message: Message, error: BaseException) -> None:
+        if isinstance(error, JoinGivenUp) or not (self._is_crash(error) or isinstance(error, KeyboardInterrupt)):
+            raise error
+        text, name = "The join of %r crashed: %s raised", name_of(self._channel.join.call)
+        self._link.mishaps.note("join_crashed", logger, text, self, name, cause=error, number=0)
+        self._refuse(message, "join_crashed", {"reason": "join crashed"})
+        if isinstance(error, KeyboardInterrupt):
+            raise error
 
     def _subscribe_early(self) -> None:
         """Take broadcasts from now on, and hold them until the join is answered."""
@@ -334,6 +348,44 @@ class Member(Speaker):
             self._blame(message, "unmatched_event", {"reason": "unmatched event"})
         return None
 
+    def _refused(self, letter: object, error: Exception) -> bool:
+        if type(letter) is Publication and rejection(error) is not None:
+            self._link.counts["event_refused"] += 1  # this client does not get the broadcast
+            return True
+        if type(letter) is not Message:
+            return False
+        if isinstance(error, InvalidPayload):
+            self._blame(letter, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
+            return True
+        refusal = rejection(error)
+        if refusal is None:
+            return False
+        if letter.ref is not None:
+            try:
+                self._reply(letter, refusal)
+            except Exception as failure:  # noqa: BLE001 - whatever the encoder raises
+                text = "The reason for refusing event %s of %r cannot be sent"
+                where = shown(letter.event), self
+                self._link.mishaps.note("refusal_unsent", logger, text, *where, cause=failure, number=0)
+                return False
+        self._link.counts["event_refused"] += 1
+        self._log(self._channel.log_handle_in, f"refused, event {shown(letter.event)}", letter)
+        return True
+
+    def _describe(self, step: Step, letter: object) -> str:
+        channel, what, function = self._channel, type(letter).__name__, None
+        if isinstance(letter, Message):
+            handler = channel.events.get(letter.event) if isinstance(letter.event, str) else None
+            handler = handler or channel.any_event
+            what, function = f"event {shown(letter.event)}", handler and handler.call
+        elif step == self._handle_intercepted and isinstance(letter, Publication):
+            what, function = f"intercept {shown(letter.event)}", channel.intercepts[letter.event].call
+        elif step == self._handle_info:
+            what, function = f"info {what}", channel.info_handler(letter)
+        elif step == self._handle_refresh:
+            what, function = "on_refresh", channel.refreshed
+        return what if function is None else f"{what}, {name_of(function)},"
+
     def _answered(self, letter: object, answer: object) -> None:
         if type(letter) is Message:
             try:
@@ -375,7 +427,7 @@ class Member(Speaker):
 
     def _handle_refresh(self, assigns: Any) -> Coroutine[Any, Any, object] | None:
         handler = self._channel.refreshed
-        return None if handler is None else handler(self, copy.copy(assigns))
+        return None if handler is None else handler(self, copy_assigns(assigns))
 
     def _keep(self, letter: object) -> None:
         if type(letter) is Message:
@@ -411,9 +463,9 @@ class Member(Speaker):
             self._link.free(self.topic, self)
         terminator = self._channel.terminator
         if self._joined and terminator is not None and self.fate is not None and self.fate != "refused":
-            await self._within_time("terminate", terminator(self, self.fate))
+            await self._within_time(f"terminate, {name_of(terminator)},", terminator(self, self.fate))
         if self._joined and self._channel.log_join is not None:
-            logger.debug("%r ended: %s", self, self.fate)
+            logger.debug("%r ended: %s, %s", self, self.fate, self._who)
         if self._joined and self.fate == "error":
             self._link.write(self._event_frame("phx_error", {"reason": "channel_crash"}))
         self._link.free(self.topic, self)

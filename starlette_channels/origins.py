@@ -6,11 +6,12 @@ origin is what RFC 6454 §6.2 lets a browser send, not all that a URL parser mak
 without an origin must not be one that a browser makes for a page of another origin (Fetch Metadata's `Sec-Fetch-Site`).
 """
 
-import inspect
 import re
 from collections.abc import Callable, Collection
 from typing import NamedTuple, TypeAlias, cast
 
+from starlette_channels.callables import check_function, is_async
+from starlette_channels.cancellation import is_crash
 from starlette_channels.handshake import Handshake, Refused
 
 CheckOrigin: TypeAlias = bool | Collection[str] | Callable[[Handshake], bool]
@@ -126,7 +127,9 @@ class OriginCheck:
             admitted = cast("object", self._admits(conn))
             if not isinstance(admitted, bool):
                 raise TypeError(f"check_origin returned {admitted!r}: it must be True or False")
-        except Exception as error:
+        except BaseException as error:
+            if not is_crash(error):
+                raise
             raise Refused(500, "check_origin raised", "Internal Server Error", "connect_crashed") from error
         if not admitted:
             reason = f"origin {origin}, host {conn.headers.get('host', '')}"
@@ -146,8 +149,9 @@ def _rule(setting: CheckOrigin) -> Callable[[Handshake], bool]:
     if isinstance(setting, bool):
         return _from_the_same_host if setting else _from_anywhere
     if callable(setting):
-        if inspect.iscoroutinefunction(setting):
+        if is_async(setting):
             raise TypeError("Channels(check_origin=...): the function must not be async; ask what is slow in `connect`")
+        check_function(setting, "Channels(check_origin=...)", ("conn",), to_await=False, by_name=False)
         return setting
     try:
         if isinstance(setting, str):

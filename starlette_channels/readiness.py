@@ -36,12 +36,14 @@ class Readiness:
     def begin(self) -> None:
         """Connect to the engine, and let each presence hear of the others; call it in an event loop.
 
-        It returns at once, and the start is over when all of that is done.
+        It returns at once, and the start is over when all of that is done. If it is called again while the engine is
+        connected, as for a second event loop, what is over stays so.
         """
+        is_over = self._is_over and self._broker.is_connected
         self._broker.hub()
         for presence in self._presences:
             presence.attach(self._broker)
-        self._began, self._is_over = self._clock(), False
+        self._began, self._is_over = self._clock(), is_over
 
     def check(self) -> bool:
         """Return whether the start is over; it begins now if it has not. After `START_SECONDS` it is over in any case,

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+from starlette_channels.arguments import check_type
 from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel
+from starlette_channels.definitions import check_channels, warn_of_hidden_patterns
 from starlette_channels.expiry import Lifetimes, Mortal
 from starlette_channels.hub import Hub
 from starlette_channels.identities import Identities, Quotas
@@ -52,9 +54,12 @@ class Service:
     def __init__(
         self, channels: Sequence[Channel[Any]], broker: Broker, limits: Limits, log: LogOptions | None = None
     ) -> None:
+        check_type(limits, Limits, "Channels(limits=", "write limits=Limits(...)")
+        check_type(log or LogOptions(), LogOptions, "Channels(log=", 'write log=LogOptions(connect="debug")')
         self.routes: list[tuple[Pattern, Channel[Any]]] = [
-            (pattern, channel) for channel in channels for pattern in channel.patterns
+            (pattern, channel) for channel in check_channels(channels) for pattern in channel.patterns
         ]
+        warn_of_hidden_patterns(self.routes)
         self.broker: Broker = broker
         self.limits: Bounds = Bounds.of(limits)
         self.surely_small: int = self.limits.message_bytes // 4

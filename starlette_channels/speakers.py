@@ -58,7 +58,14 @@ class Speaker(Actor, Socket[Any]):
     def _log(self, level: int | None, what: str, message: Message) -> None:
         """Log what has become of a message, with its payload, if that is wanted."""
         if level is not None and logger.isEnabledFor(level):
-            logger.log(level, "%r: %s, parameters %s", self, what, self._link.parameters.show(message.payload))
+            shown = self._link.parameters.show(message.payload)
+            logger.log(level, "%r: %s, %s, parameters %s", self, what, self._who, shown)
+
+    @property
+    def _who(self) -> str:
+        """Who the client is, for logs: the number of its connection, and its `socket_id` if it has one."""
+        link = self._link
+        return f"connection {link.number}" + (f" of {link.socket_id!r}" if link.socket_id is not None else "")
 
     def _note_refusal(self, code: str, message: Message) -> None:
         """Count a refused join, and log it, with its payload, if that is wanted."""

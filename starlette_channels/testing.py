@@ -344,7 +344,7 @@ async def connect(
         "server": ("testserver", 80),
         "subprotocols": [*subprotocols, *([] if auth_token is None else [SUBPROTOCOL, encode_token(auth_token)])],
         "state": {},
-        "extensions": {"websocket.http.response": {}},
+        "extensions": {"websocket.http.response": {}, "starlette_channels.testing": {}},
     }
     client = Client(timeout, vsn)
     async with client.talking_to(app, scope):

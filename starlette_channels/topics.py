@@ -35,7 +35,9 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         head = text.removesuffix("*")
-        if not text or "*" in head:
+        if not text:
+            raise ValueError("topic pattern '': it would match no topic; name one, as in 'room:*', or '*' for all")
+        if "*" in head:
             raise ValueError(f"topic pattern {text!r}: a `*` is allowed only at the end, as in 'room:*'")
         names = _SEGMENT.findall(head)
         if any(not name.isidentifier() for name in names) or re.search(r"[{}]", _SEGMENT.sub("", head)):

@@ -60,11 +60,11 @@ OF_ALL = ("calm", "a node hangs")
 """The others need an engine."""
 
 
-@pytest.fixture(params=list(FAULTS))
-def fault(request: pytest.FixtureRequest, running: Cluster) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    if running.is_mesh and request.param not in OF_ALL:
-        pytest.skip("a mesh has no engine, and no network between the nodes and it")
-    return lambda: FAULTS[request.param](running)
+with_all_faults = pytest.mark.parametrize(
+    ("running", "fault"),
+    [(name, fault) for name in [*ENGINES, MESH] for fault in (FAULTS if name != MESH else OF_ALL)],
+    indirect=["running"],
+)
 
 
 class Crowd:
@@ -132,11 +132,12 @@ async def is_over_in_time(crowd: Crowd) -> None:
     assert time.monotonic() - began < SECONDS
 
 
+@with_all_faults
 async def test_what_is_said_first_on_a_topic_during_a_fault_comes_or_is_known_to_be_lost(
-    crowd: Crowd, running: Cluster, fault: Callable[[], contextlib.AbstractContextManager[None]]
+    crowd: Crowd, running: Cluster, fault: str
 ) -> None:
     one = running.nodes[0]
-    with fault():
+    with FAULTS[fault](running):
         await one.break_silence(crowd.topics)
         await asyncio.sleep(FAULT_SECONDS)  # how long the fault lasts
 
@@ -154,11 +155,12 @@ async def test_what_is_said_first_on_a_topic_during_a_fault_comes_or_is_known_to
     await until(are_they_all, lambda: str([[ear.accounts_for(topic) for topic in crowd.topics] for ear in crowd.ears]))
 
 
+@with_all_faults
 async def test_a_disconnect_during_a_fault_closes_who_was_there_and_nobody_who_came_later(
-    crowd: Crowd, running: Cluster, fault: Callable[[], contextlib.AbstractContextManager[None]]
+    crowd: Crowd, running: Cluster, fault: str
 ) -> None:
     one = running.nodes[0]
-    with fault():
+    with FAULTS[fault](running):
         await one.disconnect(crowd.user, crowd.kicked, crowd.topic)
         await asyncio.sleep(0.2)  # what is in doubt is who came first
         await crowd.come_again(one)

@@ -4,8 +4,7 @@
 
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager
+from collections.abc import Generator
 from typing import Any
 
 import anyio
@@ -14,11 +13,12 @@ import anyio.to_thread
 import pytest
 import redis
 
-from starlette_channels import Broker, Channels, Handshake, Publisher, PublishError, Reply, Socket, channel
+from starlette_channels import Channels, Handshake, Publisher, PublishError, Reply
 from starlette_channels.brokers.command_log import CommandLog
 from starlette_channels.brokers.envelope import Kind, seal
 from starlette_channels.brokers.names import COMMANDS
-from starlette_channels.testing import Client, connect
+from starlette_channels.testing import connect
+from tests.commanding import closed, processes, room
 from tests.engines import EngineServer, engine
 from tests.ports import HOST, free_port
 from tests.relaying import PATIENCE
@@ -27,36 +27,6 @@ from tests.servers import ROOT
 pytestmark = pytest.mark.anyio
 
 OTHER = b"--other-"
-
-
-async def who(conn: Handshake) -> dict[str, Any]:
-    return {"id": conn.params.get("user")}
-
-
-@channel("room:*")
-async def room(socket: Socket, payload: Any) -> None:
-    """Let everybody in."""
-
-
-def make_channels(broker: str | Broker, **options: Any) -> Channels[Any]:
-    return Channels([room], connect=who, socket_id=lambda user: user["id"], broker=broker, **options)
-
-
-@asynccontextmanager
-async def processes(url: str, number: int = 2) -> AsyncGenerator[list[Channels[Any]]]:
-    """Channels that know each other only over the engine, as those of different processes do."""
-    those = [make_channels(Broker(url)) for _ in range(number)]
-    try:
-        async with those[0].lifespan(), those[-1].lifespan():
-            yield those
-    finally:
-        for one in those:
-            await one._service.broker.close()  # pyright: ignore[reportPrivateUsage]
-
-
-async def closed(client: Client) -> int:
-    with anyio.fail_after(PATIENCE):
-        return await client.closed()
 
 
 async def test_a_command_that_is_said_before_anything_is_connected_arrives(engine_server: EngineServer) -> None:
@@ -276,12 +246,12 @@ async def test_the_command_line_disconnects_and_kicks(engine_server: EngineServe
         assert await closed(ann) == 4001
 
 
-def test_the_command_line_says_what_is_wrong(engine_server: EngineServer) -> None:
+def test_the_command_line_says_what_is_wrong(server: EngineServer) -> None:
     nowhere = f"redis://secret:password@{HOST}:{free_port()}"
     for arguments, code, said in (
         (["disconnect", "memory://", "ann"], 2, "memory:// reaches no other process"),
-        (["disconnect", engine_server.url, "ann", "--code", "99"], 2, "a server may send 1000"),
-        (["disconnect", engine_server.url, "ann", "--timeout", "0.5"], 1, "no server process of the application has"),
+        (["disconnect", server.url, "ann", "--code", "99"], 2, "a server may send 1000"),
+        (["disconnect", server.url, "ann", "--timeout", "0.5"], 1, "no server process of the application has"),
         (["kick", nowhere, "ann", "room:a", "--timeout", "0.5"], 1, "acknowledged 1 of disconnect and kick"),
     ):
         done = command(*arguments)

@@ -28,6 +28,7 @@ PROMISED = {
     "ConnectError",
     "Drain",
     "EndReason",
+    "EventError",
     "ExpiredToken",
     "Expiry",
     "Gap",

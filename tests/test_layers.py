@@ -14,6 +14,7 @@ ROOT = Path(starlette_channels.__file__).parent
 PACKAGE = ROOT.name
 
 LAYERS = [
+    {"arguments", "assigns", "callables", "cancellation"},
     {
         "annotations",
         "auth_tokens",
@@ -37,9 +38,10 @@ LAYERS = [
         "paths",
         "slow",
         "topics",
+        "uptime",
         "workers",
     },
-    {"commands", "exceptions"},
+    {"commands", "exceptions", "mishaps"},
     {
         "adapters",
         "brokers.addresses",
@@ -47,7 +49,7 @@ LAYERS = [
         "brokers.interests",
         "brokers.nats",
         "brokers.zenoh_keys",
-        "mishaps",
+        "cancellation",
         "tokens",
     },
     {"brokers.reports", "limits", "tasks"},
@@ -79,7 +81,7 @@ LAYERS = [
     {"presence.wire"},
     {"presence.replication"},
     {"presence.presence"},
-    {"links", "readiness"},
+    {"definitions", "links", "readiness", "rejections"},
     {"speakers"},
     {"members"},
     {"expiry"},
@@ -164,7 +166,7 @@ EXTRAS = {
 }
 """What an extra of the package brings, for a module that is imported only by those who want it."""
 
-IF_THERE = {("tasks", "trio"), ("waker", "trio"), ("transports.turns", "trio")}
+IF_THERE = {("cancellation", "trio"), ("tasks", "trio"), ("waker", "trio"), ("transports.turns", "trio")}
 """What a module imports in a function, when it is certain to be installed."""
 
 MAX_LINES = 600

@@ -73,7 +73,8 @@ async def test_with_memory_a_process_is_ready_at_once_with_and_without_a_lifespa
     assert (await worker.ready()).status_code == 200
     async with worker.running():
         assert (await worker.ready()).text == "ready"
-    assert (await worker.ready()).text == "draining"
+        await worker.lobby.channels.drain()
+        assert (await worker.ready()).text == "draining"
 
 
 async def test_a_process_that_is_ready_knows_who_is_on_the_topics_of_the_others(engine_server: EngineServer) -> None:
@@ -95,6 +96,10 @@ async def test_a_process_that_is_ready_knows_who_is_on_the_topics_of_the_others(
                 await worker.until_ready()
                 assert worker.lobby.presence.count("lobby:1") == 2
                 assert worker.counts.get(CODE, 0) == 0
+                async with worker.running():  # as in a second event loop
+                    assert (await worker.ready()).status_code == 200
+            async with worker.running():  # its broker was closed meanwhile
+                assert (await worker.ready()).status_code == 503
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -37,6 +37,8 @@ ROOT = Path(starlette_channels.__file__).parent
 
 AT_START_UP = {
     ("channels", "warning"),  # once for a handler of an event that never comes
+    ("definitions", "warning"),  # once for a pattern that never matches
+    ("endpoint", "warning"),  # once, if the lifespan is missing
     ("readiness", "warning"),  # once, if something is missing when the start is over
     ("brokers.redis", "warning"),  # for an option in an address, when it is read
     ("workers", "critical"),  # several workers without a broker: this process ends

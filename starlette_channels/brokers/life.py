@@ -9,7 +9,6 @@ import itertools
 import random
 import secrets
 import threading
-import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -25,6 +24,7 @@ from starlette_channels.brokers.receiver import Arrival, Receiver
 from starlette_channels.brokers.reports import Reports, logger
 from starlette_channels.exceptions import explain
 from starlette_channels.messages import Body
+from starlette_channels.uptime import uptime
 
 STEP_SECONDS = 5.0
 """How long an engine may take for one step: to connect, or to take a batch."""
@@ -89,10 +89,10 @@ class Life:
         self._make, self._options = make, options
         self._interests, self._reports = interests, reports
         self._hand_on, self._has_room = hand_on, has_room
-        self._outbox = Outbox(options.queue, options.queue_bytes, time.monotonic)
+        self._outbox = Outbox(options.queue, options.queue_bytes, uptime)
         self.commands: CommandLog = CommandLog(self.id, random.random, threading.Lock())
-        self._receiver = Receiver(self.id, reports, time.monotonic, self.commands)
-        self._alive_at = time.monotonic()
+        self._receiver = Receiver(self.id, reports, uptime, self.commands)
+        self._alive_at = uptime()
         self._reported_given_up = 0
         self._arrived: list[bytes] = []
         self._leaving: dict[str, float] = {}
@@ -124,14 +124,14 @@ class Life:
 
         It is kept and repeated as `CommandLog` says, whatever becomes of the engine.
         """
-        number = self.commands.say(as_bytes(socket_id), as_bytes(slot), body, time.monotonic())
+        number = self.commands.say(as_bytes(socket_id), as_bytes(slot), body, uptime())
         self.wake()
         return number
 
     def keep_commands(self) -> None:
         """Keep the commands of others, and repeat them: this process has clients."""
         if not self.commands.keeps:
-            self.commands.begin_to_keep(time.monotonic())
+            self.commands.begin_to_keep(uptime())
             self.wake()
 
     def withdraw(self, number: int) -> None:
@@ -163,7 +163,7 @@ class Life:
 
     def close(self, seconds: float) -> Outcome:
         """Publish what waits, for at most so long, and end; return how much is left, and why."""
-        self._closing_until = time.monotonic() + seconds
+        self._closing_until = uptime() + seconds
         self.wake()
         self._thread.join(seconds)
         if self._thread.is_alive():
@@ -195,7 +195,7 @@ class Life:
         self._task = asyncio.current_task()
         pause = FIRST_PAUSE
         while True:
-            began = time.monotonic()
+            began = uptime()
             engine = self._make()
             try:
                 await self._use(engine)
@@ -205,7 +205,7 @@ class Life:
                 self._reports.warn("relay_disconnected", "The engine between the processes is away: %s", explain(error))
             finally:
                 await self._let_go(engine)
-            if time.monotonic() - began > LONGEST_PAUSE:
+            if uptime() - began > LONGEST_PAUSE:
                 pause = FIRST_PAUSE
             if await self._is_over_after(pause * random.uniform(0.5, 1.0)):
                 return
@@ -220,14 +220,14 @@ class Life:
 
     async def _is_over_after(self, seconds: float) -> bool:
         """Wait before the next attempt, and tell whether there is to be none."""
-        until = time.monotonic() + seconds
+        until = uptime() + seconds
         while True:
             self._drop_what_is_too_old()
             closing_until = self._closing_until
             left = self._outbox.unpublished() or self.commands.unsent() or self._waits_to_be_heard()
-            if closing_until is not None and (closing_until < time.monotonic() or not left):
+            if closing_until is not None and (closing_until < uptime() or not left):
                 return True
-            pause = until - time.monotonic()
+            pause = until - uptime()
             if pause <= 0:
                 return False
             await self._sleep(pause)
@@ -240,9 +240,9 @@ class Life:
             if not broken.done():
                 broken.set_result(error)
 
-        began = time.monotonic()
+        began = uptime()
         await self._step(engine.start(self._deliver, note))
-        self._was_away = self._error is not None or time.monotonic() - began > AWAY_SECONDS
+        self._was_away = self._error is not None or uptime() - began > AWAY_SECONDS
         pump = asyncio.create_task(self._pump(engine))
         try:
             await asyncio.wait((pump, broken), return_when=asyncio.FIRST_COMPLETED)
@@ -277,8 +277,8 @@ class Life:
 
     async def _let_the_others_come_back(self, engine: Engine) -> None:
         """Wait with what has piled up: those who are to hear it try as often as we do, and may be a little later."""
-        until = time.monotonic() + LONGEST_PAUSE
-        while self._closing_until is None and (left := until - time.monotonic()) > 0:
+        until = uptime() + LONGEST_PAUSE
+        while self._closing_until is None and (left := until - uptime()) > 0:
             await self._follow_interests(engine)
             await self._say_commands(engine)
             await self._sleep(min(left, *self._pauses()))
@@ -286,7 +286,7 @@ class Life:
     async def _make_itself_heard(self, engine: Engine) -> None:
         """Wait until somebody keeps what was commanded here: after the end it cannot be repeated."""
         if self._waits_to_be_heard():
-            self.commands.insist(time.monotonic())
+            self.commands.insist(uptime())
         while self._waits_to_be_heard() and self._seconds_to_close() > 0:
             await self._say_commands(engine)
             await self._sleep(min(self._seconds_to_close(), *self._pauses()))
@@ -294,22 +294,22 @@ class Life:
     def _waits_to_be_heard(self) -> bool:
         """Whether somebody should acknowledge a command, if there is anybody."""
         log = self.commands
-        return log.unheard() > 0 and (not log.keeps or log.has_peers(time.monotonic()))
+        return log.unheard() > 0 and (not log.keeps or log.has_peers(uptime()))
 
     def _seconds_to_close(self) -> float:
         """Return how long there is until the last words, at the end."""
-        return 0.0 if self._closing_until is None else self._closing_until - LAST_WORDS_SECONDS - time.monotonic()
+        return 0.0 if self._closing_until is None else self._closing_until - LAST_WORDS_SECONDS - uptime()
 
     def _pauses(self) -> Iterable[float]:
         yield LONGEST_SLEEP
         commands = self.commands.due()
         if commands is not None:
-            yield max(0.0, commands - time.monotonic())
+            yield max(0.0, commands - uptime())
         mark = self._outbox.seconds_to_mark()
         if mark is not None:
             yield mark
         for due in self._leaving.values():  # the first one is due first
-            yield max(0.0, due - time.monotonic())
+            yield max(0.0, due - uptime())
             return
 
     async def _sleep(self, seconds: float | None) -> None:
@@ -330,19 +330,19 @@ class Life:
         while True:
             if not commands:
                 commands, number = self._commands(engine)
-                urgent_at = time.monotonic() + URGENT_SECONDS
+                urgent_at = uptime() + URGENT_SECONDS
             waiting = self._outbox.take()
             self._report_drops()
             if not waiting and not commands:
                 return
             if waiting:
-                now = time.monotonic()
+                now = uptime()
                 await self._step(engine.publish([parcel for one in waiting for parcel in self._seal(one, engine, now)]))
                 self._outbox.done()
                 self._progress.set()
                 self._error = None
                 await self._follow_interests(engine)  # joins do not wait for all that is to be published
-            if commands and (self._outbox.is_empty() or time.monotonic() > urgent_at):
+            if commands and (self._outbox.is_empty() or uptime() > urgent_at):
                 await self._publish_commands(engine, commands, number)
                 commands = ()
 
@@ -353,7 +353,7 @@ class Life:
             await self._publish_commands(engine, commands, number)
 
     def _commands(self, engine: Engine) -> tuple[Sequence[Parcel], int]:
-        now = time.monotonic()
+        now = uptime()
         bodies, number = self.commands.outgoing(now)
         given_up, self._reported_given_up = self.commands.given_up - self._reported_given_up, self.commands.given_up
         if given_up:
@@ -375,7 +375,7 @@ class Life:
 
     def _note_that_it_is_alive(self) -> None:
         """Who has heard nothing for more than an hour cannot get all commands any more: the clients come back."""
-        now, before = time.monotonic(), self._alive_at
+        now, before = uptime(), self._alive_at
         self._alive_at = now
         if now - before > DEAF_SECONDS and self.commands.keeps:
             self._reports.warn("commands_lost", "No word of the others for over an hour: all clients come back")
@@ -426,7 +426,7 @@ class Life:
         self._receiver.begin_anew(wanted)
         if COMMANDS in wanted:  # before the others, which may be many
             await self._step(self._subscribe(engine, [COMMANDS]))
-            self.commands.connected(time.monotonic())
+            self.commands.connected(uptime())
             await self._say_commands(engine)
         others = [channel for channel in wanted if channel != COMMANDS]
         await self._in_batches(partial(self._subscribe, engine), others)
@@ -440,7 +440,7 @@ class Life:
         if new:
             self._receiver.want(new)
             await self._in_batches(partial(self._subscribe, engine), new)
-        now = time.monotonic()
+        now = uptime()
         for channel in unwanted & self._receiver.channels:
             self._leaving[channel] = now + LINGER_SECONDS
         due = [channel for channel, when in self._leaving.items() if when <= now]

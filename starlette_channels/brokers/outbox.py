@@ -12,6 +12,9 @@ from starlette_channels.messages import Body
 BATCH = 512
 """How many are published at once, at most."""
 
+BATCH_BYTES = 4_000_000
+"""How many bytes are published at once, at most, if it is more than one: a step has a time limit."""
+
 OVERHEAD = 100
 """About what one takes beside its payload, in bytes."""
 
@@ -67,7 +70,12 @@ class Outbox:
         """
         with self._lock:
             if not self._taken:
-                self._taken = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                left = BATCH_BYTES
+                while self._waiting and len(self._taken) < BATCH:
+                    left -= self._waiting[0].size
+                    if self._taken and left < 0:
+                        break
+                    self._taken.append(self._waiting.popleft())
             return self._taken
 
     def done(self) -> None:

@@ -22,6 +22,7 @@ from starlette_channels.brokers.worker import start_anew as forget_workers
 from starlette_channels.brokers.worker import wait_for_workers
 from starlette_channels.exceptions import explain
 from starlette_channels.messages import Body
+from starlette_channels.uptime import uptime
 
 CLOSE_SECONDS = 3.0
 """How long a process that ends tries to get rid of what it has to say."""
@@ -41,7 +42,7 @@ class Relay:
         has_room: Callable[[], bool],
         confirmed: Callable[[Collection[str]], None],
     ) -> None:
-        self.interests: Interests = Interests(self._wake, confirmed)
+        self.interests: Interests = Interests(self._wake, confirmed, uptime)
         self._address = address
         self._reports = Reports(counts)
         self._hand_on, self._has_room = hand_on, has_room

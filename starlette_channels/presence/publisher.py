@@ -17,11 +17,14 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from starlette_channels.broker import Broker
+from starlette_channels.callables import name_of
+from starlette_channels.cancellation import is_crash
 from starlette_channels.event_names import PRESENCE_DIFF
 from starlette_channels.messages import encode_payload, shown
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.presence.deltas import Entry
 from starlette_channels.presence.desks import Desk
+from starlette_channels.tasks import within
 
 logger: logging.Logger = logging.getLogger("starlette_channels.presence")
 
@@ -193,9 +196,11 @@ class Publisher:
     async def _tell(self, observer: Observer, topic: str, diff: PresenceDiff) -> None:
         try:
             await observer(topic, diff)
-        except Exception as error:  # noqa: BLE001 - the other observers are told
-            text = "%r raised for a diff of %s"
-            self._mishaps.note("observer_failed", logger, text, observer, shown(topic), cause=error)
+        except BaseException as error:
+            if not is_crash(error):
+                raise
+            text = "%s raised for a diff of %s"
+            self._mishaps.note("observer_failed", logger, text, name_of(observer), shown(topic), cause=error)
 
     # Looking up more about those who are there.
 
@@ -204,8 +209,7 @@ class Publisher:
         presences = grouped(entries, {})
         if self._fetch is None or not presences:
             return {}
-        with anyio.fail_after(self._fetch_seconds):
-            extras = await self._fetch(topic, decoded(presences))
+        extras = await within(self._fetch_seconds, self.counts, self._fetch(topic, decoded(presences)))
         encode_payload(extras)  # what cannot be sent should be known before it is
         return {key: dict(extra) for key, extra in extras.items() if key in presences}
 
@@ -213,6 +217,9 @@ class Publisher:
         """Return what `fetch` says of some entries, or nothing if it fails, which is counted and logged."""
         try:
             return await self.look_up(topic, entries)
-        except Exception as error:  # noqa: BLE001 - the metas can be told without it
-            self._mishaps.note("fetch_failed", logger, "fetch failed for %s", shown(topic), cause=error)
+        except BaseException as error:
+            if not is_crash(error):
+                raise
+            text = "fetch, %s, failed for %s"
+            self._mishaps.note("fetch_failed", logger, text, name_of(self._fetch), shown(topic), cause=error)
             return {}

@@ -60,7 +60,7 @@ class Lane(asyncio.Protocol):
         register: set[Any],
         server_tasks: set[asyncio.Task[Any]],
     ) -> None:
-        self.tasks: Tasks = Tasks()
+        self.tasks: Tasks = Tasks(mishaps.counts)
         self.outlet: LaneOutlet = pulse.outlet
         self.writer: Write = transport.write
         self._transport = transport
@@ -384,13 +384,18 @@ class Lane(asyncio.Protocol):
             self.heard = self._loop.time()
             self._transport.resume_reading()
 
+    async def _end_all(self) -> None:
+        """Let the channels end, and what they have started; nothing of it may be left when the event loop ends."""
+        await self._connection.end()
+        await self.tasks.finish(self._limits.shutdown_seconds)
+
     async def _end(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         # The server waits for those in either of these before it ends the lifespan, so it must find this one.
         self._server_tasks.add(task)
         self._register.discard(self)
-        ending = cast("asyncio.Task[None]", self.tasks.begin(self._connection.end()))
+        ending = cast("asyncio.Task[None]", self.tasks.begin(self._end_all()))
         try:
             await asyncio.shield(ending)
         except asyncio.CancelledError:

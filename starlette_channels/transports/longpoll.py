@@ -14,6 +14,7 @@ import anyio.lowlevel
 from anyio.lowlevel import RunVar
 from msgspec import Struct
 
+from starlette_channels.arguments import check_fields
 from starlette_channels.connection import Connection
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.limits import Bounds
@@ -69,6 +70,10 @@ class LongPoll(Struct, frozen=True, kw_only=True):
     """Bytes of bodies, of all sessions of this process, that are being read or handled at the same time, but for the
     first 16,384 of each. When there are more, the largest body is answered 503."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is no option."""
+        check_fields(self)
+
 
 Gone: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
 """Waits until the client of a request is gone."""
@@ -102,7 +107,7 @@ class LongPollTransport:
         self._mishaps = mishaps
         self._sessions = sessions
         self._loop = anyio.lowlevel.current_token()
-        self.tasks: Tasks = Tasks()
+        self.tasks: Tasks = Tasks(mishaps.counts)
         self.writer: Callable[[Frame], None] = self.write
         self._keeper = Tasks()
         self.heard: float = anyio.current_time()

@@ -340,7 +340,7 @@ async def serve_websocket(
     mishaps: Mishaps,
 ) -> None:
     """Serve an accepted WebSocket until it is closed and its channels have ended."""
-    tasks = Tasks()
+    tasks = Tasks(mishaps.counts)
     transport = WebSocketTransport(send, tasks, limits, mishaps)
     connection = connect(transport)
     over = anyio.Event()
