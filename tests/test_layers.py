@@ -14,7 +14,7 @@ ROOT = Path(starlette_channels.__file__).parent
 PACKAGE = ROOT.name
 
 LAYERS = [
-    {"arguments", "assigns", "callables", "cancellation"},
+    {"arguments", "assigns", "callables"},
     {
         "annotations",
         "auth_tokens",
