@@ -164,8 +164,8 @@ class Actor(ABC):
             self._mail = deque()
         if len(self._mail) >= self._spawner.limits.mailbox:
             if self.fate in (None, "stopped"):
-                self._spawner.counts["mailbox_overflow"] += 1
-                logger.error("%r ended: %d letters wait", self, len(self._mail))
+                text, waiting = "%r ended: %d letters wait", len(self._mail)
+                self._spawner.mishaps.note("mailbox_overflow", logger, text, self, waiting, level=logging.ERROR)
             self._seal("error")
             self._turn_away(letter)
             return
@@ -225,8 +225,8 @@ class Actor(ABC):
     def overrun(self, seconds: float) -> None:
         """End, because the watch says that the handler has taken too long."""
         if not self._finishes_first():
-            self._spawner.counts["handler_timeout"] += 1
-            logger.error("%r ended: a handler took more than %g seconds", self, seconds)
+            text = "%r ended: a handler took more than %g seconds"
+            self._spawner.mishaps.note("handler_timeout", logger, text, self, seconds, level=logging.ERROR)
             self._seal("error")
 
     async def _work(self, step: Step | None = None, letter: Any = None) -> None:
@@ -276,7 +276,7 @@ class Actor(ABC):
         """End because of what a handler has raised, or raise it again if that concerns others than this actor."""
         is_crash = self._is_crash(error)
         if is_crash or isinstance(error, KeyboardInterrupt):
-            self._failed(self._describe(step, letter), interrupt=False)
+            self._failed(self._describe(step, letter), error, interrupt=False)
         if not is_crash:
             raise error
 
@@ -285,9 +285,10 @@ class Actor(ABC):
         # While the run is being begun, its task is the running one, and it is not known yet.
         return is_crash(error, current_task() if self._run is None else getattr(self._run, "task", self._run))
 
-    def _failed(self, what: str, *, interrupt: bool) -> None:
+    def _failed(self, what: str, error: BaseException, *, interrupt: bool) -> None:
         self._spawner.counts["channel_crashed"] += 1
-        logger.exception("%r ended: %s raised", self, what)
+        text = "%r ended: %s raised"
+        self._spawner.mishaps.note("channel_crashed", logger, text, self, what, cause=error, number=0)
         self._seal("error", interrupt=interrupt)
 
     async def _finish(self) -> None:
@@ -300,9 +301,8 @@ class Actor(ABC):
             await self._end(leftovers)
             while self._cleanups:
                 await self._clean_up(self._cleanups.pop())
-        except Exception:
-            self._spawner.counts["end_failed"] += 1
-            logger.exception("%r: its end failed", self)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this channel's
+            self._spawner.mishaps.note("end_failed", logger, "%r: its end failed", self, cause=error)
         finally:
             for letter in leftovers:
                 if isinstance(letter, Mark):
@@ -340,8 +340,7 @@ class Actor(ABC):
     def _end_failed(self, what: str, error: BaseException) -> None:
         if not is_crash(error):
             raise error
-        self._spawner.counts["end_failed"] += 1
-        logger.exception("%r: %s failed", self, what)
+        self._spawner.mishaps.note("end_failed", logger, "%r: %s failed", self, what, cause=error)
 
     def _start_child(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
         """Run a function beside the letters until it returns or the actor ends; if it raises, the actor ends."""
@@ -368,10 +367,10 @@ class Actor(ABC):
         except BaseException as error:
             what = f"start_soon({name_of(function)})"
             if isinstance(error, KeyboardInterrupt):
-                self._failed(what, interrupt=True)
+                self._failed(what, error, interrupt=True)
             if not is_crash(error, task):
                 raise
-            self._failed(what, interrupt=True)
+            self._failed(what, error, interrupt=True)
         finally:
             assert self._children is not None
             del self._children[key]

@@ -59,7 +59,7 @@ class Admission:
         self._check_origin = check_origin
         self._auth_token = auth_token
         if expiry is not None:
-            service.lifetimes = Lifetimes(expiry, self._identify, service.counts)
+            service.lifetimes = Lifetimes(expiry, self._identify, service.mishaps)
 
     def begin(self, scope: Scope, path_params: Mapping[str, Any]) -> Handshake:
         """Return what `connect` will see, if the page it comes from may connect."""

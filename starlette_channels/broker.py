@@ -21,11 +21,13 @@ from starlette_channels.brokers.names import from_bytes, is_topic, line_channel,
 from starlette_channels.brokers.receiver import Arrival
 from starlette_channels.brokers.relay import Relay
 from starlette_channels.commands import Command, Disconnect, decode_command, encode_command
+from starlette_channels.event_names import ORDINARY_EVENTS, check_event, is_ordinary
 from starlette_channels.exceptions import SerializerError
 from starlette_channels.exchange import Exchange
 from starlette_channels.hub import Hub, Publication
 from starlette_channels.inbox import Inbox
-from starlette_channels.messages import Gap, encode_payload
+from starlette_channels.messages import Gap, encode_payload, shown
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.serializers import refuse_inexpressible
 from starlette_channels.uptime import uptime
 
@@ -112,6 +114,7 @@ class Broker:
     def __init__(self, url: str = MEMORY) -> None:
         address = read_address(url)
         self.counts: Counter[str] = Counter()
+        self._mishaps = Mishaps(self.counts)
         # Neither is ever changed in place: other threads may be going through it.
         self._inboxes: dict[int, Inbox] = {}
         self._exchanges: tuple[Exchange, ...] = ()
@@ -154,7 +157,7 @@ class Broker:
                 if self._relay is not None:
                     self._relay.start()  # it may have been closed
                 return former.hub
-            hub = Hub(native, self.counts, self._interest)
+            hub = Hub(native, self._mishaps, self._interest)
             self._inboxes = {**self._inboxes, thread: Inbox(hub, self._arrive)}
         if former is not None:
             former.hub.abandon()
@@ -168,7 +171,8 @@ class Broker:
         Returns without waiting. Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if no
         subscriber's wire can express it, as far as they are in this process; if nobody is subscribed here, if version 2
         of the protocol cannot. As in Phoenix, the event "disconnect"
-        closes the connections whose `socket_id` is the topic.
+        closes the connections whose `socket_id` is the topic. Raises `ValueError` for the events that are the
+        protocol's or Presence's own: those that begin with `phx_` or `chan_reply_`, `presence_state`, `presence_diff`.
         """
         self.publish(topic, event, payload, sender=sender)
         if event == "disconnect":
@@ -176,6 +180,8 @@ class Broker:
 
     def publish(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
         """Do what `broadcast` does for what clients may have a say in: whatever the event, it is no command."""
+        if event not in ORDINARY_EVENTS:
+            check_event(event)
         body = encode_payload(payload)
         if type(payload) is not dict or not (topic.isascii() and event.isascii()):
             refuse_inexpressible(topic, event, body, heard=self.subscribers(topic) > 0)
@@ -185,7 +191,7 @@ class Broker:
         self._spread(publication)
 
     def broadcast_here(self, topic: str, event: str, payload: object) -> None:
-        """Send an event to the subscribers of a topic in this process only; else it is as `broadcast`."""
+        """Send an event of the library to the subscribers of a topic in this process only, whatever its name."""
         self._spread(Publication(topic, event, encode_payload(payload)))
 
     def subscribers(self, topic: str) -> int:
@@ -297,6 +303,9 @@ class Broker:
             for exchange in self._exchanges:
                 if exchange.hub is hub and exchange.channel == arrival.channel:
                     exchange.take(arrival.body)
+        elif arrival.event not in ORDINARY_EVENTS and not is_ordinary(arrival.event):
+            text = "Another process broadcast the reserved event %s: no client gets it"
+            self._mishaps.note("reserved_event", logger, text, shown(arrival.event))
         else:
             publication = Publication(name_of(arrival.channel), arrival.event, payload_of(arrival))
             self._dispatch_for_another(hub, publication)
@@ -305,7 +314,7 @@ class Broker:
         try:
             command = decode_command(arrival.body)
         except (msgspec.MsgspecError, ValueError) as error:
-            self.counts["unknown_command"] += 1
-            logger.error("Another process commands what this one does not know: %s", error)
+            text = "Another process commands what this one does not know: %s"
+            self._mishaps.note("unknown_command", logger, text, error, level=logging.ERROR)
         else:
             hub.command(from_bytes(arrival.socket_id), command, arrival.said_at)

@@ -17,6 +17,8 @@ from typing import Any, Protocol, cast
 
 import anyio
 
+from starlette_channels.mishaps import Mishaps
+
 logger: logging.Logger = logging.getLogger("starlette_channels.tasks")
 
 PAUSES = (0.2, 0.4, 0.8, 1.6)
@@ -24,6 +26,9 @@ PAUSES = (0.2, 0.4, 0.8, 1.6)
 
 GIVEN_UP_SECONDS = sum(PAUSES) + 0.5
 """After so many seconds it is certain that what was cancelled has ended, or been given up."""
+
+IGNORED = Mishaps(Counter())
+"""The throttle of the lines about functions that ignore their cancellation, of the whole process."""
 
 OURS = ("starlette_channels.", "anyio.", "trio.", "asyncio.")
 
@@ -58,7 +63,8 @@ def note_given_up(coroutine: object, counts: Counter[str] | None) -> None:
     if counts is not None:
         counts["cancellation_ignored"] += 1
     text = "%s ignores its cancellation: given up after %d times in %g seconds; let CancelledError pass in `except`"
-    logger.error(text, function_in(coroutine), len(PAUSES), sum(PAUSES))
+    name = function_in(coroutine)
+    IGNORED.note("cancellation_ignored", logger, text, name, len(PAUSES), sum(PAUSES), level=logging.ERROR)
 
 
 # asyncio

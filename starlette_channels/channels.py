@@ -6,12 +6,15 @@ from typing import Any, Concatenate, Generic, Literal, Protocol, TypeAlias, Type
 
 from starlette_channels.adapters import Misfit
 from starlette_channels.callables import check_function
+from starlette_channels.event_names import RESERVED_PREFIXES, is_ordinary
 from starlette_channels.handlers import Handler, make_handler
 from starlette_channels.logs import Level, level_of
 from starlette_channels.messages import Answer, Gap
 from starlette_channels.slow import WhenSlow, check_policy
 from starlette_channels.sockets import Errand, Socket
 from starlette_channels.topics import Match, Pattern
+
+logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
 A = TypeVar("A")
 P = TypeVar("P")
@@ -55,7 +58,7 @@ def _pusher_of_gaps(event: str) -> Callable[[Socket[Any], Gap], Coroutine[Any, A
 
 def _check_resync(event: object) -> None:
     """Refuse what is no name for an event that clients hear."""
-    if event is not None and (not isinstance(event, str) or not event or event.startswith("phx_")):
+    if event is not None and (not isinstance(event, str) or not event or not is_ordinary(event)):
         raise TypeError('channel(resync=...): it must be the name of an event of yours, as in resync="resync"')
 
 
@@ -125,8 +128,14 @@ class Channel(Generic[A]):
                 f"{label}: it never comes; handle the join with @channel, the end with @{self.name}.terminate"
             )
 
+        is_reserved = event.startswith(RESERVED_PREFIXES)
+        if is_reserved:
+            logger.warning("%s: it never comes: names of events that begin so are the protocol's own", label)
+
         def register(handler: EventHandler[A, P, R], /) -> EventHandler[A, P, R]:
-            self._put(self.events, event, make_handler(handler, label, ("socket", "payload")), label)
+            made = make_handler(handler, label, ("socket", "payload"))
+            if not is_reserved:
+                self._put(self.events, event, made, label)
             return handler
 
         return register
@@ -137,7 +146,8 @@ class Channel(Generic[A]):
         """Handle every event that has no handler of its own: `async def anything(socket, event, payload)`.
 
         An event that is not a string, which no client of ours sends, comes as its JSON text. Without such a handler,
-        unknown events are answered `unmatched event`.
+        unknown events are answered `unmatched event`; so are those that begin with `phx_` or `chan_reply_` in any case,
+        which are the protocol's own: to pass them on would end the channels of other clients, or answer their pushes.
         """
         label = self._label("on_any")
         if self.any_event is not None:

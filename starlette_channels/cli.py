@@ -10,6 +10,7 @@ import msgspec
 from uvicorn import main as uvicorn_command
 from uvicorn.config import LOGGING_CONFIG
 
+from starlette_channels.event_names import check_event
 from starlette_channels.exceptions import PublishError, SerializerError
 from starlette_channels.publisher import Publisher
 
@@ -87,6 +88,10 @@ def publish(url: str, topic: str, event: str, payload: str, timeout: float) -> N
         msgspec.json.decode(payload)
     except msgspec.DecodeError as error:
         raise click.BadParameter(str(error), param_hint="PAYLOAD") from None
+    try:
+        check_event(event)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="EVENT") from None
     with _publisher(url, timeout) as publisher:
         publisher.broadcast(topic, event, msgspec.Raw(payload.encode()))
 

@@ -29,6 +29,7 @@ from starlette_channels.messages import (
     message_size,
     shown,
 )
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.protocol import UNMATCHED, Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
 from starlette_channels.senders import HEAVY, Sender
 from starlette_channels.serializers import Serializer, keeps_refs_raw
@@ -117,8 +118,8 @@ class Connection(Sender):
         except ProtocolError as error:
             self._fail(1011, "malformed_message", str(error))
             return
-        except Exception:
-            logger.exception("The serializer of version %s failed", self.serializer.version)
+        except Exception as error:  # noqa: BLE001 - serializers may be the application's
+            self.note_failed_serializer(error)
             self._fail(1011, "malformed_message", "the serializer failed")
             return
         decision = self._protocol.receive(message)
@@ -132,6 +133,25 @@ class Connection(Sender):
             self._obey(decision, message)
         else:
             self._curb(decision, message, excess, size, now)
+
+    def take(self, message: Message) -> None:
+        """Take a message that has been read, and whose bytes have been counted."""
+        decision = self._protocol.receive(message)
+        now = self._transport.heard
+        excess = self._draw(0, now, is_join=type(decision) is Join)
+        if excess is None:
+            self._obey(decision, message)
+        else:
+            self._curb(decision, message, excess, 0, now)
+
+    def count_bytes(self, before: int, after: int) -> Excess | None:
+        """Count the bytes of a body that grows; return what they are beyond, if they are."""
+        return self._draw_bytes(before, after, anyio.current_time())
+
+    def count_refused_body(self, size: int) -> None:
+        """Count a body that is refused as so many messages beyond the rates; the session of who goes on ends."""
+        if not self._draw_refusal(1 + size // HEAVY, anyio.current_time()):
+            self._fail(1008, "flooding", "too many bodies that were refused")
 
     def count_frames(self, number: int) -> None:
         """Count frames that are no messages, such as pings and fragments, as so many messages.
@@ -202,6 +222,11 @@ class Connection(Sender):
     def counts(self) -> Counter[str]:
         """Where mishaps are counted."""
         return self._service.counts
+
+    @property
+    def mishaps(self) -> Mishaps:
+        """What counts and logs mishaps."""
+        return self._service.mishaps
 
     @property
     def channels(self) -> int:
@@ -363,6 +388,11 @@ class Connection(Sender):
         """Whether as many messages wait as may, or as large ones; or that share of them."""
         limits = self.limits
         return self._backlog >= share * limits.backlog or self._backlog_bytes > share * limits.message_bytes
+
+    def note_failed_serializer(self, error: Exception) -> None:
+        """Log that the client's serializer raised something else than it may."""
+        text = "The serializer of version %s failed"
+        self.mishaps.note("serializer_failed", logger, text, self.serializer.version, cause=error)
 
     def _fail(self, code: int, counter: str, why: str) -> None:
         self._service.mishaps.note(counter, logger, "Connection closed with %d: %s", code, why)

@@ -171,7 +171,8 @@ class Channels(Generic[A]):
         """Send an event to everyone on a topic, from anywhere: a route, a task, another thread.
 
         It returns at once, and a topic without subscribers is no error. Raises `TypeError` if the payload cannot be
-        encoded.
+        encoded, and `ValueError` for the events that are the protocol's or Presence's own: those that begin with
+        `phx_` or `chan_reply_`, `presence_state` and `presence_diff`.
         """
         self._service.broker.broadcast(topic, event, payload)
 

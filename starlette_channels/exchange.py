@@ -66,5 +66,6 @@ class Exchange:
     def _call(self, function: Callable[..., None], *args: bytes) -> None:
         try:
             function(*args)
-        except Exception:
-            logger.exception("%r failed for what has come on %r", function, self.channel)
+        except Exception as error:  # noqa: BLE001 - the line goes on
+            text = "%r failed for what has come on %r"
+            self.hub.mishaps.note("delivery_failed", logger, text, function, self.channel, cause=error)

@@ -6,7 +6,7 @@ Source: Phoenix's fastlane (`channel/server.ex`, `dispatch/3`).
 import contextvars
 import logging
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -14,7 +14,8 @@ from starlette_channels.brokers.reports import Reports
 from starlette_channels.commands import Command, Disconnect
 from starlette_channels.confirmations import Confirmations
 from starlette_channels.exceptions import SerializerError
-from starlette_channels.messages import Body, Frame, Gap
+from starlette_channels.messages import Body, Frame, Gap, shown
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.serializers import Serializer
 from starlette_channels.uptime import uptime
 
@@ -177,21 +178,21 @@ class Hub:
     __slots__ = (
         "_addressees",
         "_context",
-        "_counts",
         "_groups",
         "_interest",
         "_native",
         "_recent",
         "_remembered",
         "confirmations",
+        "mishaps",
         "thread",
     )
 
-    def __init__(self, native: Any, counts: Counter[str], interest: Interest | None = None) -> None:
+    def __init__(self, native: Any, mishaps: Mishaps, interest: Interest | None = None) -> None:
         self.thread: int = threading.get_ident()
         self._native = native
         self._context = contextvars.copy_context()  # what other threads ask for runs in it, not in theirs
-        self._counts = counts
+        self.mishaps: Mishaps = mishaps
         self._interest = interest
         self._groups: dict[str, list[Group]] = {}
         self._addressees: dict[str, set[Addressee]] = {}
@@ -200,7 +201,7 @@ class Hub:
         self.confirmations: Confirmations | None = None
         """Where to wait for a subscription to be in force, if there is an engine."""
         if interest is not None:
-            self.confirmations = Confirmations(interest.is_in_force, self.run_later, Reports(counts))
+            self.confirmations = Confirmations(interest.is_in_force, self.run_later, Reports(mishaps.counts))
 
     @property
     def topics(self) -> int:
@@ -335,8 +336,14 @@ class Hub:
             else:
                 refused, refusal = refused + number, error
         if refusal is not None:
-            self._counts["inexpressible_broadcast"] += refused
-            logger.error("%r on %r was not sent to %d: %s", publication.event, publication.topic, refused, refusal)
+            self._note(
+                "inexpressible_broadcast",
+                "%s on %s was not sent to %d: %s",
+                publication,
+                refused,
+                refusal,
+                number=refused,
+            )
             if not delivered:
                 raise refusal
 
@@ -345,9 +352,9 @@ class Hub:
         for subscriber in [one for group in self._groups.get(gap.topic, ()) for one in group]:
             try:
                 subscriber.miss(gap)
-            except Exception:
-                self._counts["delivery_failed"] += 1
-                logger.exception("Telling of a gap on %r failed", gap.topic)
+            except Exception as error:  # noqa: BLE001 - it does not concern the others
+                text = "Telling of a gap on %s failed"
+                self.mishaps.note("delivery_failed", logger, text, shown(gap.topic), cause=error)
 
     def _attempt(
         self, deliver: Callable[[Publication], None], publication: Publication, number: int
@@ -356,7 +363,19 @@ class Hub:
             deliver(publication)
         except SerializerError as error:
             return error
-        except Exception:
-            self._counts["delivery_failed"] += number
-            logger.exception("Delivering %r on %r failed for %d", publication.event, publication.topic, number)
+        except Exception as error:  # noqa: BLE001 - it does not concern the others
+            text = "Delivering %s on %s failed for %d"
+            self._note("delivery_failed", text, publication, number, cause=error, number=number)
         return None
+
+    def _note(
+        self,
+        code: str,
+        text: str,
+        publication: Publication,
+        *args: object,
+        cause: Exception | None = None,
+        number: int,
+    ) -> None:
+        where = shown(publication.event), shown(publication.topic)
+        self.mishaps.note(code, logger, text, *where, *args, cause=cause, number=number, level=logging.ERROR)

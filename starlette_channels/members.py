@@ -23,6 +23,7 @@ from starlette_channels.callables import check_call_later, name_of
 from starlette_channels.channels import Channel, EndReason
 from starlette_channels.confirmations import WAIT_SECONDS
 from starlette_channels.encoding import TooDeep
+from starlette_channels.event_names import RESERVED_PREFIXES
 from starlette_channels.exceptions import InvalidPayload
 from starlette_channels.hub import Publication, Route
 from starlette_channels.links import Link, reply_frame
@@ -225,7 +226,8 @@ class Member(Speaker):
             self._refuse(message, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
         except OutOfTime:
             seconds = self._link.limits.handler_seconds
-            logger.error("The join of %r took more than %g seconds", self, seconds)
+            text = "The join of %r took more than %g seconds"
+            self._link.mishaps.note("join_timeout", logger, text, self, seconds, level=logging.ERROR, number=0)
             self._refuse(message, "join_timeout", {"reason": "join timed out"})
         except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
             reply = rejection(error)
@@ -252,7 +254,8 @@ class Member(Speaker):
     def _join_crashed(self, message: Message, error: BaseException) -> None:
         if isinstance(error, JoinGivenUp) or not (self._is_crash(error) or isinstance(error, KeyboardInterrupt)):
             raise error
-        logger.exception("The join of %r crashed: %s raised", self, name_of(self._channel.join.call))
+        text, name = "The join of %r crashed: %s raised", name_of(self._channel.join.call)
+        self._link.mishaps.note("join_crashed", logger, text, self, name, cause=error, number=0)
         self._refuse(message, "join_crashed", {"reason": "join crashed"})
         if isinstance(error, KeyboardInterrupt):
             raise error
@@ -303,15 +306,15 @@ class Member(Speaker):
     def _refuse(self, message: Message, code: str, payload: object) -> None:
         try:
             reply = self._join_reply(message, Reply("error", payload))
-        except Exception:
-            logger.exception("The reason for refusing %r cannot be sent", self)
+        except Exception as error:  # noqa: BLE001 - whatever the encoder raises
+            text = "The reason for refusing %r cannot be sent"
+            self._link.mishaps.note("join_crashed", logger, text, self, cause=error, number=0)
             reply = self._join_reply(message, Reply("error", {"reason": "join crashed"}))
         self._joined = False
         self._held = self._hold = None
         self._link.hub.unsubscribe(self.topic, self)
         self._settle("refused")
-        self._link.counts[code] += 1
-        self._log(self._channel.log_join, f"refused, {code}", message)
+        self._note_refusal(code, message)
         self._link.refuse(reply)
         self._say_goodbye_of_replaced(self._link.refuse)
 
@@ -336,7 +339,7 @@ class Member(Speaker):
         try:
             if handler is not None:
                 return handler.call(self, handler.decode(message.payload))
-            if any_event is not None:
+            if any_event is not None and not (isinstance(event, str) and event.startswith(RESERVED_PREFIXES)):
                 name = event if isinstance(event, str) else bytes(encode_payload(event)).decode()
                 return any_event.call(self, name, any_event.decode(message.payload))
         except InvalidPayload as error:
@@ -360,8 +363,9 @@ class Member(Speaker):
         if letter.ref is not None:
             try:
                 self._reply(letter, refusal)
-            except Exception:
-                logger.exception("The reason for refusing event %s of %r cannot be sent", shown(letter.event), self)
+            except Exception as unsendable:  # noqa: BLE001 - the refusal is the application's
+                text, name = "The reason for refusing event %s of %r cannot be sent", shown(letter.event)
+                self._link.mishaps.note("event_refused", logger, text, name, self, cause=unsendable, number=0)
                 return False
         self._link.counts["event_refused"] += 1
         self._log(self._channel.log_handle_in, f"refused, event {shown(letter.event)}", letter)
@@ -406,16 +410,17 @@ class Member(Speaker):
         try:
             payload = handler.decode(publication.body)
         except InvalidPayload as error:
-            self._link.counts["inexpressible_broadcast"] += 1
-            logger.error("%r: broadcast %r does not fit its intercept handler: %s", self, publication.event, error)
+            text, event = "%r: broadcast %s does not fit its intercept handler: %s", shown(publication.event)
+            mishaps = self._link.mishaps
+            mishaps.note("inexpressible_broadcast", logger, text, self, event, error, level=logging.ERROR)
             return None
         return handler.call(self, payload)
 
     def _handle_info(self, message: object) -> Coroutine[Any, Any, object] | None:
         handler = self._channel.info_handler(message)
         if handler is None:
-            self._link.counts["unmatched_info"] += 1
-            logger.warning("%r: no info handler for %s", self, type(message).__name__)
+            text = "%r: no info handler for %s"
+            self._link.mishaps.note("unmatched_info", logger, text, self, type(message).__name__)
             return None
         return handler(self, message)
 

@@ -2,7 +2,8 @@
 
 Source: `check_origin` in Phoenix's `socket/transport.ex`. On purpose different: `True` compares with the `Host` of the
 request, since there is no configured one; schemes and hosts are compared as URLs are, without regard to case; and an
-origin is what RFC 6454 §6.2 lets a browser send, not all that a URL parser makes something of.
+origin is what RFC 6454 §6.2 lets a browser send, not all that a URL parser makes something of; and a plain HTTP request
+without an origin must not be one that a browser makes for a page of another origin (Fetch Metadata's `Sec-Fetch-Site`).
 """
 
 import re
@@ -20,6 +21,13 @@ ADVICE = (
     "a page from elsewhere. If it is yours, Channels(check_origin=[...]) takes a list of all origins that are. "
     "If it is of the same host, a proxy in front has changed the Host header"
 )
+
+WITHOUT_ORIGIN = (
+    "an image, a script or a navigation of another page; a client that polls by fetch or XMLHttpRequest sends an Origin"
+)
+
+ELSEWHERE = frozenset({"cross-site", "same-site"})
+"""What `Sec-Fetch-Site` says of requests of other origins: of other domains, and of other hosts of the same one."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -107,9 +115,13 @@ class OriginCheck:
         """Refuse a page that may not connect; raises `Refused`.
 
         A request without the header comes from no page, and passes: a program that could leave it out could forge it.
+        But browsers leave it out, too, of requests whose answer the page does not read: images, scripts, navigations.
+        Of those, HTTP requests of other origins are refused whatever the setting, as `Sec-Fetch-Site` tells.
         """
         origin = conn.headers.get("origin")
         if origin is None:
+            if conn.scope["type"] == "http":
+                _refuse_what_no_script_asks(conn)
             return
         try:
             admitted = cast("object", self._admits(conn))
@@ -122,6 +134,15 @@ class OriginCheck:
         if not admitted:
             reason = f"origin {origin}, host {conn.headers.get('host', '')}"
             raise Refused(403, reason, code="origin_refused", advice=ADVICE)
+
+
+def _refuse_what_no_script_asks(conn: Handshake) -> None:
+    """Refuse a request of another origin that browsers make without CORS: no script of a client reads its answer."""
+    sites = ",".join(conn.headers.getlist("sec-fetch-site")).lower()
+    site = next((site.strip() for site in sites.split(",") if site.strip() in ELSEWHERE), None)
+    if site is not None:
+        reason = f"no origin, and Sec-Fetch-Site {site}"
+        raise Refused(403, reason, code="origin_refused", advice=WITHOUT_ORIGIN)
 
 
 def _rule(setting: CheckOrigin) -> Callable[[Handshake], bool]:

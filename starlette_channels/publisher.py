@@ -13,6 +13,7 @@ from starlette_channels.brokers.life import Outcome
 from starlette_channels.brokers.names import topic_channel
 from starlette_channels.brokers.relay import Relay, Said
 from starlette_channels.commands import Command, Disconnect, Kick, encode_command
+from starlette_channels.event_names import check_event
 from starlette_channels.exceptions import PublishError
 from starlette_channels.messages import Payload, encode_payload
 from starlette_channels.serializers import refuse_inexpressible
@@ -45,8 +46,10 @@ class Publisher:
         then wait for the acknowledgement as well.
 
         Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if version 2 of the protocol cannot
-        express it.
+        express it. Raises `ValueError` for the events that are the protocol's or Presence's own, as
+        `Channels.broadcast` does.
         """
+        check_event(event)
         body = encode_payload(payload)
         refuse_inexpressible(topic, event, body)
         self._relay.publish(payload_kind(body), topic_channel(topic), event, body)

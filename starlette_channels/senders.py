@@ -90,6 +90,12 @@ class Sender:
             self._messages = bucket
         return excess
 
+    def _draw_bytes(self, before: int, after: int, now: float) -> Excess | None:
+        """Count what a body has grown by, from so many bytes to so many; return what it is beyond, if it is."""
+        heaviest = self._service.quotas.heaviest
+        number = min(after // HEAVY, heaviest) - min(before // HEAVY, heaviest)
+        return self._draw_messages(number, now) if number else None
+
     def _draw_join(self, now: float) -> Excess | None:
         meter = self._service.quotas.joins
         bucket = meter.draw(self._joins, now)

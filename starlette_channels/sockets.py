@@ -100,7 +100,9 @@ class Socket(ABC, Generic[A]):
         """Send an event to this client only.
 
         In a join handler it is held until the ok reply has gone, and dropped if the join is refused. Raises
-        `TypeError` or `SerializerError` if the payload cannot be sent.
+        `TypeError` or `SerializerError` if the payload cannot be sent, and `ValueError` for the events that are the
+        protocol's or Presence's own: those that begin with `phx_` or `chan_reply_`, `presence_state`, `presence_diff`.
+        A handler that intercepts a `presence_diff` may push it.
         """
 
     @abstractmethod
@@ -109,7 +111,7 @@ class Socket(ABC, Generic[A]):
 
         The payload is encoded once, whatever the number of clients. Channels that intercept the event get it through
         their handler instead. In a join handler it does not reach the joining client, which is
-        not subscribed yet, unless `admit` has been awaited.
+        not subscribed yet, unless `admit` has been awaited. Raises what `push` raises.
         """
 
     @abstractmethod

@@ -26,12 +26,16 @@ from starlette_channels.cancellation import (
     is_crash,
     nothing,
 )
+from starlette_channels.mishaps import Mishaps
 
 logger: logging.Logger = logging.getLogger("starlette_channels.tasks")
 
 Function: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 Cancel: TypeAlias = Callable[[], object]
 R = TypeVar("R")
+
+FAILURES = Mishaps(Counter())
+"""Functions that raised although they must not: there is no service here that could count them."""
 
 _NOTHING = nullcontext()
 
@@ -177,7 +181,7 @@ class Tasks:
         except BaseException as error:  # trio would end the whole run for it, asyncio for a SystemExit
             if not is_crash(error, run.task):
                 raise
-            logger.exception("%r failed", function)
+            FAILURES.note("task_failed", logger, "%r failed", function, cause=error)
         finally:
             self._forget(run)
 

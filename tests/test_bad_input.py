@@ -212,6 +212,17 @@ async def test_a_handler_of_any_event_gets_events_of_any_type(server: Server) ->
             assert reply["response"] == {"event": seen, "binary": False}
 
 
+@pytest.mark.anyio
+async def test_a_handler_of_any_event_gets_none_that_clients_take_for_the_protocols_own(server: Server) -> None:
+    async with under_watch(server, unmatched_event=3), hostile(server) as client:
+        client.send(text("1", "1", "any:a", "phx_join"))
+        assert len(await client.until("1")) == 1
+        assert json.loads(await client.receive())[3] == "hello"
+        unmatched = {"status": "error", "response": {"reason": "unmatched event"}}
+        for event in ("phx_close", "phx_reply", "chan_reply_2"):
+            assert await client.call("1", "2", "any:a", event) == unmatched
+
+
 ODD_REFS = [
     7,
     0,

@@ -406,6 +406,51 @@ def test_a_page_from_elsewhere_cannot_connect_with_the_cookies_of_a_user(browser
     assert f"'origin http://{theirs}, host {ours}'" in site.tail()
 
 
+IMAGES = """(url) => Promise.all([...Array(10)].map((_, n) => new Promise((resolve) => {
+    const image = new Image();
+    image.onload = image.onerror = resolve;
+    image.src = `${url}&n=${n}`;
+})))"""
+NO_CORS = """(url) => fetch(url, { mode: "no-cors", credentials: "include" }).then(() => null)"""
+FRAME = """(url) => new Promise((resolve) => {
+    const frame = document.createElement("iframe");
+    frame.onload = resolve;
+    frame.src = url;
+    document.body.append(frame);
+})"""
+FETCH = """(url) => fetch(url).then((answer) => answer.json()).then(({ status }) => status, () => "unreadable")"""
+XHR = """(url) => new Promise((resolve) => {
+    const request = new XMLHttpRequest();
+    request.open("GET", url);
+    request.onload = () => resolve(JSON.parse(request.responseText).status);
+    request.send();
+})"""
+
+
+def test_only_scripts_of_admitted_pages_open_sessions_of_long_polling(browser: Browser, site: Server) -> None:
+    """What browsers really send: an `Origin` only where a script may read the answer, or changes something."""
+
+    def sessions() -> int:
+        return httpx.get(f"{site.http}/figures", trust_env=False).json()["sessions"]
+
+    poll = f"http://app.localhost:{site.port}/polled/longpoll?vsn=2.0.0"
+    with contextlib.closing(browser.new_context()) as context:
+        page = context.new_page()
+        page.goto(f"http://app.localhost:{site.port}/login/ann")
+        for elsewhere in ("evil.app.localhost", "evil.localhost"):  # of the same site, and of another one
+            page.goto(f"http://{elsewhere}:{site.port}/")
+            for how in (IMAGES, NO_CORS, FRAME, FETCH):
+                page.evaluate(how, poll)
+                assert sessions() == 0, (elsewhere, how)
+            with page.expect_navigation():
+                page.evaluate("(url) => { location = url; }", poll)
+            assert sessions() == 0, elsewhere
+        for number, (ours, how) in enumerate([("app", FETCH), ("app", XHR), ("friend", FETCH), ("friend", XHR)], 1):
+            page.goto(f"http://{ours}.localhost:{site.port}/")
+            assert page.evaluate(how, poll) == 410, ours
+            assert sessions() == number
+
+
 PHOENIX_JS = """async (url) => {
     const { Socket, LongPoll } = await import("/phoenix.mjs");
     const socket = new Socket(url, { params: { user: "ann" }, longPollFallbackMs: 400 });

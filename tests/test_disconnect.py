@@ -92,7 +92,7 @@ async def test_an_id_that_nobody_has_is_no_error_and_anonymous_clients_have_none
 async def test_only_the_event_disconnect_means_anything_and_its_payload_means_nothing() -> None:
     channels = House().channels
     async with connect(channels, user="ann") as client:
-        for event in ("Disconnect", "phx_close", "news", ""):
+        for event in ("Disconnect", "close", "news", ""):
             channels.broadcast("user:ann", event, {})
         assert await client.heartbeat() == Reply("ok", {})
         assert await client.received_nothing()

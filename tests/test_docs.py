@@ -214,6 +214,7 @@ def test_every_counter_is_on_the_page_about_limits() -> None:
         r"(?:refuse|blame)\(message, \"(\w+)\"",
         r"Refused\(.*\"(\w+_\w+)\"",
         r"code: str = \"(\w+)\"",
+        r"note\(\s*\"(\w+)\"",
         r"_fail\(\d+, \"(\w+)\"",
         r"\"error\", \"\w+ [^\"]*\", \"(\w+)\"",
     )

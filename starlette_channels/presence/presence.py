@@ -319,11 +319,11 @@ class Presence:
         if not self._publisher.looks_up:
             with self._lock:
                 state = self._state.roster.json(socket.topic)
-            socket.push("presence_state", state)
+            behind(socket).push_state(state)
             return
         extras: dict[str, Any] = {}
         for _ in range(2):
             unknown = [entry for entry in self._entries(socket.topic) if entry.key not in extras]
             found = await self._publisher.look_up_safely(socket.topic, unknown)
             extras.update({entry.key: found.get(entry.key, {}) for entry in unknown})
-        socket.push("presence_state", grouped(self._entries(socket.topic), extras))
+        behind(socket).push_state(grouped(self._entries(socket.topic), extras))

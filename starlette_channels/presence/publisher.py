@@ -19,7 +19,9 @@ from msgspec import Raw, Struct, field
 from starlette_channels.broker import Broker
 from starlette_channels.callables import name_of
 from starlette_channels.cancellation import is_crash
-from starlette_channels.messages import encode_payload
+from starlette_channels.event_names import PRESENCE_DIFF
+from starlette_channels.messages import encode_payload, shown
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.presence.deltas import Entry
 from starlette_channels.presence.desks import Desk
 from starlette_channels.tasks import within
@@ -95,6 +97,7 @@ class Publisher:
 
     def __init__(self, fetch: Fetch | None, fetch_seconds: float) -> None:
         self.counts: Counter[str] = Counter()
+        self._mishaps = Mishaps(self.counts)
         self.observers: list[Observer] = []
         self._fetch = fetch
         self._fetch_seconds = fetch_seconds
@@ -185,10 +188,10 @@ class Publisher:
             return
         diff = {"joins": grouped(batch.joins, joined), "leaves": grouped(batch.leaves, left)}
         try:
-            batch.broker.broadcast_here(batch.topic, "presence_diff", diff)
-        except Exception:
-            self.counts["presence_diff_failed"] += 1
-            logger.exception("A diff of %r cannot be sent", batch.topic)
+            batch.broker.broadcast_here(batch.topic, PRESENCE_DIFF, diff)
+        except Exception as error:  # noqa: BLE001 - the next diff may be sent
+            text = "A diff of %s cannot be sent"
+            self._mishaps.note("presence_diff_failed", logger, text, shown(batch.topic), cause=error)
 
     async def _tell(self, observer: Observer, topic: str, diff: PresenceDiff) -> None:
         try:
@@ -196,8 +199,8 @@ class Publisher:
         except BaseException as error:
             if not is_crash(error):
                 raise
-            self.counts["observer_failed"] += 1
-            logger.exception("%s raised for a diff of %r", name_of(observer), topic)
+            text = "%s raised for a diff of %s"
+            self._mishaps.note("observer_failed", logger, text, name_of(observer), shown(topic), cause=error)
 
     # Looking up more about those who are there.
 
@@ -217,6 +220,6 @@ class Publisher:
         except BaseException as error:
             if not is_crash(error):
                 raise
-            self.counts["fetch_failed"] += 1
-            logger.exception("fetch, %s, failed for %r", name_of(self._fetch), topic)
+            text = "fetch, %s, failed for %s"
+            self._mishaps.note("fetch_failed", logger, text, name_of(self._fetch), shown(topic), cause=error)
             return {}

@@ -60,7 +60,7 @@ class Replication:
         self._settings = settings
         self._lock = lock
         self._publisher = publisher
-        self._reports = Reports(publisher.counts)
+        self._reports = Reports(publisher.counts, logger=logger)
         self._desk = desk
         self._splitter = Splitter(self._me)
         self._replica = Replica(self._me, settings.timing, state)

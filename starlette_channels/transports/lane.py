@@ -157,8 +157,8 @@ class Lane(asyncio.Protocol):
         if self._outbox is not None:
             self._give_up_on_slow_client()
             return
-        self._mishaps.counts["idle_timeout"] += 1
-        logger.info("Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds)
+        text, seconds = "Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds
+        self._mishaps.note("idle_timeout", logger, text, seconds, level=logging.INFO)
         self.close(1002, "idle_timeout")
 
     # What the event loop calls.
