@@ -21,14 +21,14 @@ from starlette_channels.mishaps import Mishaps
 
 logger: logging.Logger = logging.getLogger("starlette_channels.tasks")
 
-LINES = Mishaps(Counter())
-"""What is said of functions that ignore their cancellation; they are counted where they belong."""
-
 PAUSES = (0.2, 0.4, 0.8, 1.6)
 """Seconds after each cancellation: the function is cancelled so many times, and given up 3 seconds after the first."""
 
 GIVEN_UP_SECONDS = sum(PAUSES) + 0.5
 """After so many seconds it is certain that what was cancelled has ended, or been given up."""
+
+IGNORED = Mishaps(Counter())
+"""The throttle of the lines about functions that ignore their cancellation, of the whole process."""
 
 OURS = ("starlette_channels.", "anyio.", "trio.", "asyncio.")
 
@@ -64,7 +64,7 @@ def note_given_up(coroutine: object, counts: Counter[str] | None) -> None:
         counts["cancellation_ignored"] += 1
     text = "%s ignores its cancellation: given up after %d times in %g seconds; let CancelledError pass in `except`"
     name = function_in(coroutine)
-    LINES.note("cancellation_ignored", logger, text, name, len(PAUSES), sum(PAUSES), level=logging.ERROR, number=0)
+    IGNORED.note("cancellation_ignored", logger, text, name, len(PAUSES), sum(PAUSES), level=logging.ERROR)
 
 
 # asyncio

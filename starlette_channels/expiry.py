@@ -192,7 +192,7 @@ class Lifetimes:
             client.reply(message, "error", payload)
         except (TypeError, SerializerError) as error:
             text = "The reason for refusing a refresh cannot be sent"
-            self._mishaps.note("refusal_unsent", logger, text, cause=error, number=0)
+            self._mishaps.note("refresh_refused", logger, text, cause=error, number=0)
             client.reply(message, "error", {"reason": "refused"})
 
 

@@ -363,10 +363,9 @@ class Member(Speaker):
         if letter.ref is not None:
             try:
                 self._reply(letter, refusal)
-            except Exception as failure:  # noqa: BLE001 - whatever the encoder raises
-                text = "The reason for refusing event %s of %r cannot be sent"
-                where = shown(letter.event), self
-                self._link.mishaps.note("refusal_unsent", logger, text, *where, cause=failure, number=0)
+            except Exception as unsendable:  # noqa: BLE001 - the refusal is the application's
+                text, name = "The reason for refusing event %s of %r cannot be sent", shown(letter.event)
+                self._link.mishaps.note("event_refused", logger, text, name, self, cause=unsendable, number=0)
                 return False
         self._link.counts["event_refused"] += 1
         self._log(self._channel.log_handle_in, f"refused, event {shown(letter.event)}", letter)
