@@ -108,7 +108,7 @@ def disconnect(url: str, socket_id: str, code: int, reason: str, timeout: float)
     URL is the address that the application's broker has. It waits until a server process has acknowledged it, which
     repeats it to those that cannot be reached now.
 
-    
+    \b
     starlette-channels disconnect redis://localhost user:7 --code 4001 --reason "logged out"
     """
     with _publisher(url, timeout) as publisher, _usage_errors():
@@ -126,7 +126,7 @@ def kick(url: str, socket_id: str, topic: str, reason: str | None, timeout: floa
 
     URL is the address that the application's broker has. It waits as `disconnect` does.
 
-    
+    \b
     starlette-channels kick redis://localhost user:7 room:lobby --reason flooding
     """
     with _publisher(url, timeout) as publisher, _usage_errors():
