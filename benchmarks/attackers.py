@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from benchmarks.apps.attacked_app import tokens
 from benchmarks.machine import permit_files
-from tests.fuzzing.wire import Address, Closed, Refused, Wire, frame, text
+from tests.fuzzing.wire import BINARY, CONTINUATION, PING, Address, Closed, Refused, Wire, frame, text
 
 Attack: TypeAlias = Callable[[int], Coroutine[Any, Any, None]]
 
@@ -116,6 +116,81 @@ async def floods_of_tiny_messages(port: int) -> None:
     await _flood(port, lambda n: text("1", str(n), "room:flood", "echo"), TINY)
 
 
+STORMERS = 300
+JOINS = 100
+"""As many as a client may have topics by default."""
+
+
+async def _storm(port: int) -> None:
+    wire = await Wire.open(Address(port), _path(f"storm {next(_names) % STORMERS}"))
+    try:
+        reading = asyncio.create_task(_read(wire))
+        wire.write(b"".join(frame(text(str(n), str(n), f"room:{n}", "phx_join")) for n in range(JOINS)))
+        await wire.drain()
+        await asyncio.wait([reading], timeout=random.uniform(*SLOW_SECONDS))
+    finally:
+        await wire.discard()
+
+
+join_storms = _many(_storm, STORMERS)
+"""Three hundred clients that join a hundred topics at once, stay for a while, and come again."""
+
+
+@_many
+async def empty_fragments(port: int) -> None:
+    """A message that begins, and then goes on with nothing for ever; pings, too."""
+    wire = await Wire.open(Address(port), _path(f"flood {next(_names) % USERS}"))
+    try:
+        reading = asyncio.create_task(_read(wire))
+        wire.write(frame("", final=False))
+        while not reading.done():
+            wire.write((frame(b"", CONTINUATION, final=False) * 9 + frame(b"", PING)) * TINY)
+            await wire.drain()
+    finally:
+        await wire.discard()
+
+
+async def _send_early(port: int) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        lines = f"GET {_path('early')} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        writer.write(
+            f"{lines}Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        while True:
+            writer.write(frame(bytes(EARLY_BYTES), BINARY, final=False) + frame(b"", CONTINUATION, final=False))
+            await writer.drain()
+    finally:
+        writer.transport.abort()
+
+
+EARLY_BYTES = 60_000
+early_data = _many(_send_early, 150)
+"""A hundred and fifty clients that do not wait for the answer to their handshake, and send what they can."""
+
+LARGE_REF = "[" + "1e15," * 190_000 + "1e15]"
+LONG_REF = "x" * 3_900
+
+
+async def _send_large_refs(port: int, ref: str) -> None:
+    wire = await Wire.open(Address(port), _path(f"flood {next(_names) % USERS}"))
+    try:
+        reading = asyncio.create_task(_read(wire))
+        wire.write(frame(f'[{ref},"1","room:refs","phx_join",{{}}]'))
+        while not reading.done():
+            wire.write(b"".join(frame(text(None, str(n), "room:refs", "echo")) for n in range(TINY)))
+            await wire.drain()
+    finally:
+        await wire.discard()
+
+
+@_many
+async def large_refs(port: int) -> None:
+    """Joins whose join_ref is large, which would go back with each of many small replies."""
+    await _send_large_refs(port, LARGE_REF)
+    await _send_large_refs(port, json.dumps(LONG_REF))
+
+
 @_many
 async def floods_of_broken_messages(port: int) -> None:
     """What no message is."""
@@ -136,14 +211,144 @@ async def _guess(port: int) -> None:
 bad_tokens = _many(_guess)
 
 
+POLLERS = 50
+BODY_BYTES = 7_990_000
+NEWLINES = b"\n" * BODY_BYTES
+MALFORMED = b'["1",[' + b"[]," * 325_000 + b']],"room:a","x",{}]'
+"""Nearly a megabyte that is wrong at its end."""
+
+FROM_ELSEWHERE = "sec-fetch-site: same-site\r\n"
+
+
+class Http:
+    """One connection over which requests are written as they are."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, port: int) -> "Http":
+        """Connect."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def ask(self, method: str, path: str, head: str = "", body: bytes = b"", announced: int | None = None) -> Any:
+        """Make a request, and return what the answer says; with a larger body announced, it never ends."""
+        length = f"content-length: {len(body) if announced is None else announced}\r\n" if method == "POST" else ""
+        self._writer.write(f"{method} {path} HTTP/1.1\r\nhost: x\r\n{length}{head}\r\n".encode() + body)
+        await self._writer.drain()
+        answer = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        size = int(answer.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        if not size:
+            raise Refused(int(answer.split()[1]))
+        return json.loads(await self._reader.readexactly(size))
+
+    def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+
+
+def _poll_path(token: str = "") -> str:
+    user = f"flood {next(_names) % USERS}"
+    return f"/socket/longpoll?vsn=2.0.0&token={tokens.sign(user)}" + (f"&token={token}" if token else "")
+
+
+async def _post(port: int, body: bytes, head: str = "", announced: int | None = None) -> None:
+    """Open a session, and post the same until it is over."""
+    http = await Http.open(port)
+    try:
+        session = _poll_path((await http.ask("GET", _poll_path()))["token"])
+        status = 0
+        while status != 410:
+            status = (await http.ask("POST", session, head, body, announced))["status"]
+    finally:
+        http.close()
+
+
+@_many
+async def floods_of_newlines(port: int) -> None:
+    """Bodies of long-polling with eight million empty lines."""
+    await _post(port, NEWLINES, "content-type: application/x-ndjson\r\n")
+
+
+@_many
+async def malformed_bodies(port: int) -> None:
+    """Bodies of long-polling that are wrong at their end."""
+    await _post(port, MALFORMED)
+
+
+async def _stall(port: int) -> None:
+    await _post(port, b"[" * BODY_BYTES, "content-type: application/x-ndjson\r\n", BODY_BYTES + 1)
+
+
+stalled_bodies = _many(_stall, POLLERS)
+"""Bodies of long-polling that never end, in as many sessions."""
+
+
+@_many
+async def pictures_of_elsewhere(port: int) -> None:
+    """What a page of another host makes a visitor's browser ask for: no session is to be opened for it."""
+    http = await Http.open(port)
+    try:
+        while True:
+            await http.ask("GET", _poll_path(), FROM_ELSEWHERE)
+    finally:
+        http.close()
+
+
+async def _flood_relay(port: int, messages: Callable[[int], str]) -> None:
+    wire = await Wire.open(Address(port), _path(f"flood {next(_names) % USERS}"))
+    try:
+        wire.send(text("1", "1", "relay:a", "phx_join"))
+        reading = asyncio.create_task(_read(wire))
+        refs = count(2)
+        while not reading.done():
+            wire.write(b"".join(frame(messages(next(refs))) for _ in range(TINY)))
+            await wire.drain()
+    finally:
+        await wire.discard()
+
+
+RESERVED = ("phx_close", "phx_error", "phx_reply", "chan_reply_2")
+
+
+@_many
+async def reserved_events(port: int) -> None:
+    """Events that would end the channels of others, sent to an application that passes all on."""
+    await _flood_relay(port, lambda n: text("1", None, "relay:a", RESERVED[n % len(RESERVED)]))
+
+
+@_many
+async def lines_in_the_log(port: int) -> None:
+    """Crashes of a handler, refused joins and unknown events: each would be a line, or a traceback."""
+    deeds: tuple[Callable[[int], str], ...] = (
+        lambda n: text(str(n), str(n), "room:log", "phx_join"),
+        lambda n: text(str(n - 1), str(n), "room:log", "crash"),
+        lambda n: text("1", str(n), "relay:b", "phx_join", {"refuse": n}),
+        lambda n: text("1", str(n), "relay:a", "presence_state"),
+        lambda n: text("1", str(n), "nowhere", "nothing"),
+    )
+    await _flood_relay(port, lambda n: deeds[n % len(deeds)](n))
+
+
 ATTACKS: dict[str, Attack] = {
     "half-open handshakes": half_open_handshakes,
     "slow readers": slow_readers,
     "floods of joins": floods_of_joins,
+    "join storms": join_storms,
+    "empty fragments": empty_fragments,
+    "early data": early_data,
+    "large refs": large_refs,
     "floods of tiny messages": floods_of_tiny_messages,
     "floods of broken messages": floods_of_broken_messages,
     "huge messages": huge_messages,
     "bad tokens": bad_tokens,
+    "floods of newlines": floods_of_newlines,
+    "malformed bodies": malformed_bodies,
+    "stalled bodies": stalled_bodies,
+    "pictures of elsewhere": pictures_of_elsewhere,
+    "reserved events": reserved_events,
+    "lines in the log": lines_in_the_log,
 }
 
 

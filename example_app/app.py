@@ -13,9 +13,10 @@ import msgspec
 from msgspec import Meta, Struct, field
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from example_app.history import History, Message, new_id
 from starlette_channels import (
@@ -99,6 +100,7 @@ async def room(socket: Socket[User], join: JoinRoom) -> dict[str, list[Message]]
         raise JoinError("there is no such room")
     if socket.subtopic in private and not secrets.compare_digest(join.passphrase.encode(), PASSPHRASE.encode()):
         raise JoinError("that is not the passphrase")
+    await socket.admit()  # what is said while we read the history follows the answer
     try:
         presence.track(socket, socket.assigns.name)
     except PresenceError as error:
@@ -142,6 +144,28 @@ async def announce(request: Request) -> JSONResponse:
     return JSONResponse(msgspec.to_builtins(message), status_code=201)
 
 
+CONTENT_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+class PageFiles(StaticFiles):
+    """The page's files. Their content types are ours: the machine's registry or `mime.types` may say other ones, and a
+    browser runs no module that comes as plain text.
+    """
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return the answer to a request."""
+        response = await super().get_response(path, scope)
+        if isinstance(response, FileResponse):
+            response.headers["content-type"] = CONTENT_TYPES.get(Path(response.path).suffix, "application/octet-stream")
+        response.headers["x-content-type-options"] = "nosniff"
+        return response
+
+
 channels = Channels([room], connect=connect, broker=BROKER, presence=presence)
 
 app = Starlette(
@@ -149,7 +173,7 @@ app = Starlette(
         Route("/rooms", rooms),
         Route("/announce", announce, methods=["POST"]),
         Mount("/socket", app=channels),
-        Mount("/", app=StaticFiles(directory=Path(__file__).parent / "static", html=True)),
+        Mount("/", app=PageFiles(directory=Path(__file__).parent / "static", html=True)),
     ],
     lifespan=channels.lifespan,
 )

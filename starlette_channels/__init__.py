@@ -8,6 +8,7 @@ from starlette_channels.endpoint import Channels
 from starlette_channels.exceptions import (
     ChannelsError,
     ConnectError,
+    EventError,
     ExpiredToken,
     InvalidPayload,
     InvalidToken,
@@ -46,6 +47,7 @@ __all__ = [
     "ConnectError",
     "Drain",
     "EndReason",
+    "EventError",
     "ExpiredToken",
     "Expiry",
     "Gap",

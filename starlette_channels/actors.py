@@ -10,17 +10,19 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from enum import Enum, auto
 from typing import Any, Literal, TypeAlias
 
 import anyio
 
+from starlette_channels.callables import name_of
+from starlette_channels.cancellation import current_task, is_crash
 from starlette_channels.channels import EndReason
 from starlette_channels.log_context import HERE, Scene
 from starlette_channels.sockets import Cleanup
 from starlette_channels.spawner import Spawner
-from starlette_channels.tasks import Cancel, Run, being_cancelled
+from starlette_channels.tasks import Cancel, Run, within
 from starlette_channels.watch import watch_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
@@ -34,16 +36,6 @@ NO_LETTER: Any = object()
 
 INTERRUPTING = frozenset({"error", "duplicate_join", "closed", "draining", "shutdown"})
 """The fates that do not wait for the running handler, if they come from outside of it."""
-
-
-def is_crash(error: BaseException) -> bool:
-    """Whether what a handler let through ends its channel, and nothing else.
-
-    A cancellation that reaches a task that nobody cancels is a crash, too: the handler awaited something cancelled.
-    """
-    if isinstance(error, Exception):
-        return True
-    return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit) and not being_cancelled()
 
 
 class Stage(Enum):
@@ -70,13 +62,17 @@ class Mark:
 class Actor(ABC):
     """Handles letters in order until it has a fate; then it ends, exactly once, and gives back what is left."""
 
-    __slots__ = ("_busy", "_children", "_cleanups", "_letter", "_mail", "_over", "_run", "_spawner", "_stage", "fate")
+    __slots__ = (
+        *("_busy", "_children", "_cleanups", "_given_up", "_letter", "_mail", "_over", "_run", "_spawner", "_stage"),
+        "fate",
+    )
 
     def __init__(self, spawner: Spawner) -> None:
         self.fate: Fate | None = None
         self._spawner = spawner
         self._stage = Stage.LIVING
         self._busy = False
+        self._given_up = False
         self._run: Run | None = None
         self._letter: Any = NO_LETTER
         self._mail: deque[tuple[Step, Any]] | None = None
@@ -96,6 +92,14 @@ class Actor(ABC):
     @abstractmethod
     def _answered(self, letter: Any, answer: Any) -> None:
         """Take what the handler of a letter has returned."""
+
+    @abstractmethod
+    def _refused(self, letter: Any, error: Exception) -> bool:
+        """Answer a letter whose handler refuses it by what it raised; false if that is no refusal."""
+
+    @abstractmethod
+    def _describe(self, step: Step, letter: Any) -> str:
+        """Return what a letter is, and which function handles it, for logs."""
 
     @abstractmethod
     def _keep(self, letter: object) -> None:
@@ -160,8 +164,8 @@ class Actor(ABC):
             self._mail = deque()
         if len(self._mail) >= self._spawner.limits.mailbox:
             if self.fate in (None, "stopped"):
-                self._spawner.counts["mailbox_overflow"] += 1
-                logger.error("%r ended: %d letters wait", self, len(self._mail))
+                text, waiting = "%r ended: %d letters wait", len(self._mail)
+                self._spawner.mishaps.note("mailbox_overflow", logger, text, self, waiting, level=logging.ERROR)
             self._seal("error")
             self._turn_away(letter)
             return
@@ -184,10 +188,22 @@ class Actor(ABC):
 
     def _interrupt(self) -> None:
         if self._run is not None:
-            self._spawner.tasks.interrupt(self._run, self._is_handling)
+            self._spawner.tasks.interrupt(self._run, self._is_handling, self._give_up)
 
     def _is_handling(self) -> bool:
         return self._letter is not NO_LETTER and self._stage is Stage.LIVING
+
+    def _give_up(self) -> None:
+        """End without the running handler, which ignores its cancellation: it goes on by itself."""
+        self._given_up = True
+        self._stage = Stage.ENDING
+        self._run = self._spawner.tasks.later(self._end_without_handler())
+
+    async def _end_without_handler(self) -> None:
+        with self._spawner.tasks.shield():
+            await self._finish()
+        self._busy = False
+        self._run = self._mail = None
 
     def _wake(self) -> None:
         if not self._busy:
@@ -209,8 +225,8 @@ class Actor(ABC):
     def overrun(self, seconds: float) -> None:
         """End, because the watch says that the handler has taken too long."""
         if not self._finishes_first():
-            self._spawner.counts["handler_timeout"] += 1
-            logger.error("%r ended: a handler took more than %g seconds", self, seconds)
+            text = "%r ended: a handler took more than %g seconds"
+            self._spawner.mishaps.note("handler_timeout", logger, text, self, seconds, level=logging.ERROR)
             self._seal("error")
 
     async def _work(self, step: Step | None = None, letter: Any = None) -> None:
@@ -232,10 +248,9 @@ class Actor(ABC):
                         answer = await coroutine
                         if answer is not None:
                             self._answered(letter, answer)
-                except BaseException as error:
-                    if not is_crash(error):
-                        raise
-                    self._failed(step, interrupt=False)
+                except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
+                    if self._given_up or not isinstance(error, Exception) or not self._refused(letter, error):
+                        self._crashed(step, letter, error)
                 finally:
                     self._letter = NO_LETTER
                     if kept or self._run is not None:
@@ -243,20 +258,37 @@ class Actor(ABC):
                         self._watch()
                 step = None
         except BaseException:
+            if self._given_up:  # nobody waits for it any more
+                return
             self.fate = self.fate or "shutdown"
             raise
         finally:
-            if self.fate is not None:
-                self._stage = Stage.ENDING
-                self._spawner.tasks.recover()
-                with self._spawner.tasks.shield():
-                    await self._finish()
-            self._busy = False
-            self._run = self._mail = None
+            if not self._given_up:
+                if self.fate is not None:
+                    self._stage = Stage.ENDING
+                    self._spawner.tasks.recover()
+                    with self._spawner.tasks.shield():
+                        await self._finish()
+                self._busy = False
+                self._run = self._mail = None
 
-    def _failed(self, what: Callable[..., Any], *, interrupt: bool) -> None:
+    def _crashed(self, step: Step, letter: Any, error: BaseException) -> None:
+        """End because of what a handler has raised, or raise it again if that concerns others than this actor."""
+        is_crash = self._is_crash(error)
+        if is_crash or isinstance(error, KeyboardInterrupt):
+            self._failed(self._describe(step, letter), error, interrupt=False)
+        if not is_crash:
+            raise error
+
+    def _is_crash(self, error: BaseException) -> bool:
+        """Whether what a handler let through ends this actor, and nothing else."""
+        # While the run is being begun, its task is the running one, and it is not known yet.
+        return is_crash(error, current_task() if self._run is None else getattr(self._run, "task", self._run))
+
+    def _failed(self, what: str, error: BaseException, *, interrupt: bool) -> None:
         self._spawner.counts["channel_crashed"] += 1
-        logger.exception("%r ended: %s raised", self, getattr(what, "__name__", what))
+        text = "%r ended: %s raised"
+        self._spawner.mishaps.note("channel_crashed", logger, text, self, what, cause=error, number=0)
         self._seal("error", interrupt=interrupt)
 
     async def _finish(self) -> None:
@@ -268,10 +300,9 @@ class Actor(ABC):
         try:
             await self._end(leftovers)
             while self._cleanups:
-                await self._within_time("on_close", _call(self._cleanups.pop()))
-        except Exception:
-            self._spawner.counts["end_failed"] += 1
-            logger.exception("%r: its end failed", self)
+                await self._clean_up(self._cleanups.pop())
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this channel's
+            self._spawner.mishaps.note("end_failed", logger, "%r: its end failed", self, cause=error)
         finally:
             for letter in leftovers:
                 if isinstance(letter, Mark):
@@ -285,20 +316,31 @@ class Actor(ABC):
     def _clean_up_with(self, cleanup: Cleanup) -> None:
         """Call a function at the end; if that is past, now."""
         if self._stage is Stage.ENDED:
-            self._spawner.tasks.begin(self._within_time("on_close", _call(cleanup)))
+            self._spawner.tasks.begin(self._clean_up(cleanup))
         else:
             self._cleanups = self._cleanups or []
             self._cleanups.append(cleanup)
 
+    async def _clean_up(self, cleanup: Cleanup) -> None:
+        what = f"on_close, {name_of(cleanup)},"
+        try:
+            waiting = cleanup()
+        except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
+            self._end_failed(what, error)
+        else:
+            if inspect.isawaitable(waiting):
+                await self._within_time(what, _wait_for(waiting))
+
     async def _within_time(self, what: str, coroutine: Coroutine[Any, Any, None]) -> None:
         try:
-            with anyio.fail_after(self._spawner.limits.shutdown_seconds):
-                await coroutine
-        except BaseException as error:
-            if not is_crash(error):
-                raise
-            self._spawner.counts["end_failed"] += 1
-            logger.exception("%r: %s failed", self, what)
+            await within(self._spawner.limits.shutdown_seconds, self._spawner.counts, coroutine)
+        except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
+            self._end_failed(what, error)
+
+    def _end_failed(self, what: str, error: BaseException) -> None:
+        if not is_crash(error):
+            raise error
+        self._spawner.mishaps.note("end_failed", logger, "%r: %s failed", self, what, cause=error)
 
     def _start_child(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
         """Run a function beside the letters until it returns or the actor ends; if it raises, the actor ends."""
@@ -314,21 +356,26 @@ class Actor(ABC):
     async def _run_child(
         self, key: object, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]
     ) -> None:
+        task = current_task()
         if HERE.wanted:
             HERE.enter(self, None)
         try:
-            await function(*args)
+            coroutine = function(*args)
+            if not inspect.isawaitable(coroutine):
+                raise TypeError(f"start_soon({name_of(function)}): it must be `async def`")
+            await coroutine
         except BaseException as error:
-            if not is_crash(error):
+            what = f"start_soon({name_of(function)})"
+            if isinstance(error, KeyboardInterrupt):
+                self._failed(what, error, interrupt=True)
+            if not is_crash(error, task):
                 raise
-            self._failed(function, interrupt=True)
+            self._failed(what, error, interrupt=True)
         finally:
             assert self._children is not None
             del self._children[key]
             self._children = self._children or None
 
 
-async def _call(cleanup: Cleanup) -> None:
-    result = cleanup()
-    if inspect.isawaitable(result):
-        await result
+async def _wait_for(waiting: Awaitable[None]) -> None:
+    await waiting

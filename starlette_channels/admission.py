@@ -1,16 +1,17 @@
 """Who is let in: what is checked of a handshake, in Phoenix's order, and what `connect` says of it."""
 
-import inspect
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-import anyio
-from starlette.exceptions import HTTPException
+import msgspec
+from starlette.exceptions import HTTPException, WebSocketException
 from starlette.types import Scope
 
 from starlette_channels.arrivals import Arrival
 from starlette_channels.auth_tokens import SUBPROTOCOL, long_poll_token
+from starlette_channels.callables import check_function, name_of
+from starlette_channels.cancellation import is_crash
 from starlette_channels.connection import Connection
 from starlette_channels.exceptions import ConnectError, ExpiredToken
 from starlette_channels.expiry import Expiry, Lifetimes
@@ -19,6 +20,7 @@ from starlette_channels.messages import shown
 from starlette_channels.origins import OriginCheck
 from starlette_channels.serializers import DEFAULT_VERSION, Serializer, TextOnly, negotiate
 from starlette_channels.service import Service
+from starlette_channels.tasks import OutOfTime, within
 from starlette_channels.transport import Transport
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
@@ -44,8 +46,10 @@ class Admission:
         auth_token: bool,
         expiry: Expiry[Any] | None,
     ) -> None:
-        if connect is not None and not inspect.iscoroutinefunction(connect):
-            raise TypeError("Channels(connect=...): it must be `async def` and take one argument, the handshake")
+        if connect is not None:
+            check_function(connect, "Channels(connect=...)", ("conn",), by_name=False)
+        if socket_id is not None:
+            check_function(socket_id, "Channels(socket_id=...)", ("assigns",), to_await=False, by_name=False)
         self._service = service
         self._connect: Connect[Any] = connect or _connect_anybody
         self._socket_id = socket_id
@@ -55,7 +59,7 @@ class Admission:
         self._check_origin = check_origin
         self._auth_token = auth_token
         if expiry is not None:
-            service.lifetimes = Lifetimes(expiry, self._identify, service.counts)
+            service.lifetimes = Lifetimes(expiry, self._identify, service.mishaps)
 
     def begin(self, scope: Scope, path_params: Mapping[str, Any]) -> Handshake:
         """Return what `connect` will see, if the page it comes from may connect."""
@@ -75,7 +79,11 @@ class Admission:
         if self._auth_token:
             read_auth_token(handshake)
         subprotocol = choose_subprotocol(self._subprotocols, handshake.offered_subprotocols)
-        return await self._admit(arrival, handshake, self._serializers), subprotocol
+        try:
+            return await self._admit(arrival, handshake, self._serializers), subprotocol
+        except Refused as refusal:
+            refusal.subprotocol = subprotocol
+            raise
 
     async def admit_session(self, arrival: Arrival, handshake: Handshake) -> Connected:
         """Return what makes the connection of a client that polls."""
@@ -96,7 +104,7 @@ class Admission:
         app = handshake.scope.get("app")
 
         def connected(transport: Transport) -> Connection:
-            connection = Connection(self._service, transport, serializer, assigns, socket_id, app)
+            connection = Connection(self._service, transport, serializer, assigns, socket_id, app, arrival.since)
             connection.log_open(handshake.params)
             if seconds is not None and self._service.lifetimes is not None:
                 self._service.lifetimes.watch(connection, seconds)
@@ -110,9 +118,10 @@ class Admission:
 
     async def _ask_in_time(self, handshake: Handshake) -> tuple[Any, str | None, float | None]:
         seconds = self._service.limits.connect_seconds
-        with anyio.move_on_after(seconds):
-            return await self._ask(handshake)
-        raise Refused(503, f"connect took more than {seconds:g} seconds", code="connect_timeout")
+        try:
+            return await within(seconds, self._service.counts, self._ask(handshake))
+        except OutOfTime:
+            raise Refused(503, f"connect took more than {seconds:g} seconds", code="connect_timeout") from None
 
     async def _ask(self, handshake: Handshake) -> tuple[Any, str | None, float | None]:
         """Ask `connect` who the client is; return that, by what name it is known, and how long it may stay."""
@@ -124,13 +133,21 @@ class Admission:
                 raise ExpiredToken("expired")
             return assigns, self._identify(assigns), seconds
         except ConnectError as error:
-            raise Refused(error.status, error.reason, error.reason) from None
+            raise Refused(error.status, error.reason, error.reason, close=error.close) from None
         except HTTPException as error:
-            raise Refused(error.status_code, error.detail, error.detail) from None
+            detail: Any = error.detail  # any JSON with FastAPI's
+            text = detail if isinstance(detail, str) else msgspec.json.encode(detail, enc_hook=str).decode()
+            raise Refused(error.status_code, text, text) from None
+        except WebSocketException as error:
+            raise Refused(403, error.reason, error.reason) from None
         except Refused:
             raise
-        except Exception as error:
-            raise Refused(500, "connect raised", "Internal Server Error", "connect_crashed") from error
+        except BaseException as error:
+            if not is_crash(error):
+                raise
+            raise Refused(
+                500, f"connect, {name_of(self._connect)}, raised", "Internal Server Error", "connect_crashed"
+            ) from error
 
     def _identify(self, assigns: Any) -> str | None:
         socket_id: Any = None if self._socket_id is None else self._socket_id(assigns)

@@ -7,6 +7,7 @@ import anyio
 
 from starlette_channels.handshake import Refused
 from starlette_channels.service import Service
+from starlette_channels.uptime import uptime
 
 if TYPE_CHECKING:
     from starlette_channels.identities import Identity
@@ -24,6 +25,8 @@ class Arrival:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._has_place = False
+        self.since: float = uptime()
+        """When it came, by the clock `uptime`: a `disconnect` that was said before does not mean it."""
         self._identity: Identity | None = None
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ Source: `Phoenix.PubSub`.
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import anyio
 import anyio.lowlevel
@@ -14,17 +14,22 @@ import anyio.to_thread
 import msgspec
 
 from starlette_channels.brokers.addresses import MEMORY, read_address
-from starlette_channels.brokers.envelope import Envelope, Kind, payload_kind, payload_of
+from starlette_channels.brokers.command_log import HeardCommand, LostCommands
+from starlette_channels.brokers.envelope import Kind, payload_kind, payload_of
 from starlette_channels.brokers.interests import TopicInterests
-from starlette_channels.brokers.names import line_channel, name_of, topic_channel
+from starlette_channels.brokers.names import from_bytes, is_topic, line_channel, name_of, topic_channel
 from starlette_channels.brokers.receiver import Arrival
 from starlette_channels.brokers.relay import Relay
 from starlette_channels.commands import Command, Disconnect, decode_command, encode_command
+from starlette_channels.event_names import ORDINARY_EVENTS, check_event, is_ordinary
 from starlette_channels.exceptions import SerializerError
 from starlette_channels.exchange import Exchange
 from starlette_channels.hub import Hub, Publication
 from starlette_channels.inbox import Inbox
-from starlette_channels.messages import Gap, encode_payload
+from starlette_channels.messages import Gap, encode_payload, shown
+from starlette_channels.mishaps import Mishaps
+from starlette_channels.serializers import refuse_inexpressible
+from starlette_channels.uptime import uptime
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
@@ -71,6 +76,11 @@ class Subscriptions:
         self._miss = miss
         self._entries: list[tuple[str, Subscription]] = []
 
+    @property
+    def topics(self) -> set[str]:
+        """The topics that it has subscriptions to."""
+        return {topic for topic, _ in self._entries}
+
     def add(self, topic: str) -> None:
         """Subscribe to a topic, once more if need be."""
         subscription = Subscription(self._owner, self._hear, self._miss)
@@ -86,7 +96,7 @@ class Subscriptions:
 
     def clear(self) -> None:
         """End all subscriptions."""
-        for topic in {topic for topic, _ in self._entries}:
+        for topic in self.topics:
             self.remove(topic)
 
 
@@ -104,6 +114,7 @@ class Broker:
     def __init__(self, url: str = MEMORY) -> None:
         address = read_address(url)
         self.counts: Counter[str] = Counter()
+        self._mishaps = Mishaps(self.counts)
         # Neither is ever changed in place: other threads may be going through it.
         self._inboxes: dict[int, Inbox] = {}
         self._exchanges: tuple[Exchange, ...] = ()
@@ -113,7 +124,7 @@ class Broker:
         self._max_waiting = 0
         if address is not None:
             self._max_waiting = address.options.queue_bytes
-            self._relay = Relay(address, self.counts, self._hand_on, self._has_room)
+            self._relay = Relay(address, self.counts, self._hand_on, self._has_room, self._confirm)
             self._interest = TopicInterests(self._relay.interests)
 
     @property
@@ -127,6 +138,11 @@ class Broker:
         return self._relay is not None
 
     @property
+    def is_connected(self) -> bool:
+        """Whether the engine is there, and what this process wanted when it connected is subscribed to."""
+        return self._relay is None or self._relay.interests.is_complete
+
+    @property
     def node(self) -> str:
         """What other processes know this one by, until it ends or `close` is called."""
         return "local" if self._relay is None else self._relay.id
@@ -138,21 +154,25 @@ class Broker:
         with self._lock:
             former = self._inboxes.get(thread)
             if former is not None and former.hub.serves(native):
+                if self._relay is not None:
+                    self._relay.start()  # it may have been closed
                 return former.hub
-            hub = Hub(native, self.counts, self._interest)
+            hub = Hub(native, self._mishaps, self._interest)
             self._inboxes = {**self._inboxes, thread: Inbox(hub, self._arrive)}
         if former is not None:
             former.hub.abandon()
         if self._relay is not None:
-            self._relay.start()
+            self._relay.keep_commands()
         return hub
 
     def broadcast(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
         """Send an event to all subscribers of a topic; `sender` is a subscriber to leave out.
 
         Returns without waiting. Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if no
-        subscriber's wire can express it, as far as they are in this process. As in Phoenix, the event "disconnect"
-        closes the connections whose `socket_id` is the topic.
+        subscriber's wire can express it, as far as they are in this process; if nobody is subscribed here, if version 2
+        of the protocol cannot. As in Phoenix, the event "disconnect"
+        closes the connections whose `socket_id` is the topic. Raises `ValueError` for the events that are the
+        protocol's or Presence's own: those that begin with `phx_` or `chan_reply_`, `presence_state`, `presence_diff`.
         """
         self.publish(topic, event, payload, sender=sender)
         if event == "disconnect":
@@ -160,13 +180,18 @@ class Broker:
 
     def publish(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
         """Do what `broadcast` does for what clients may have a say in: whatever the event, it is no command."""
-        publication = Publication(topic, event, encode_payload(payload), sender)
+        if event not in ORDINARY_EVENTS:
+            check_event(event)
+        body = encode_payload(payload)
+        if type(payload) is not dict or not (topic.isascii() and event.isascii()):
+            refuse_inexpressible(topic, event, body, heard=self.subscribers(topic) > 0)
+        publication = Publication(topic, event, body, sender)
         if self._relay is not None:
             self._relay.publish(payload_kind(publication.body), topic_channel(topic), event, publication.body)
         self._spread(publication)
 
     def broadcast_here(self, topic: str, event: str, payload: object) -> None:
-        """Send an event to the subscribers of a topic in this process only; else it is as `broadcast`."""
+        """Send an event of the library to the subscribers of a topic in this process only, whatever its name."""
         self._spread(Publication(topic, event, encode_payload(payload)))
 
     def subscribers(self, topic: str) -> int:
@@ -182,11 +207,15 @@ class Broker:
                 self._hand_over(inbox, publication)
 
     def command(self, socket_id: str, command: Command) -> None:
-        """Command the clients of an identity, in this process and all others, without waiting."""
+        """Command the clients of an identity that are connected now, in this process and all others, without waiting.
+
+        Other processes that cannot be reached get it when they can be, up to an hour later; see `CommandLog`.
+        """
+        now = uptime()
         if self._relay is not None:
-            self._relay.publish(Kind.COMMAND, topic_channel(socket_id), "", encode_command(command))
+            self._relay.command(socket_id, command.slot, encode_command(command))
         for inbox in self._inboxes.values():
-            if not inbox.hub.run(inbox.hub.command, socket_id, command):
+            if not inbox.hub.run(inbox.hub.command, socket_id, command, now):
                 self._let_go(inbox)
 
     def has_exchange(self, name: str) -> bool:
@@ -253,24 +282,39 @@ class Broker:
             if not inbox.put(arrivals):
                 self._let_go(inbox)
 
+    def _confirm(self, channels: Collection[str]) -> None:
+        """Let the event loops know which subscriptions are in force: each is woken once, if anybody there waits."""
+        topics: list[str] | None = None
+        for inbox in self._inboxes.values():
+            confirmations = inbox.hub.confirmations
+            if confirmations is not None and confirmations.is_wanted:
+                topics = topics or [name_of(channel) for channel in channels if is_topic(channel)]
+                if topics and not inbox.hub.run_later(confirmations.confirm, topics):
+                    self._let_go(inbox)
+
     def _arrive(self, hub: Hub, arrival: Arrival) -> None:
         if isinstance(arrival, Gap):
             hub.miss(arrival)
+        elif isinstance(arrival, HeardCommand):
+            self._obey(hub, arrival)
+        elif isinstance(arrival, LostCommands):
+            hub.resync(arrival.said_at)
         elif arrival.kind is Kind.LINE:
             for exchange in self._exchanges:
                 if exchange.hub is hub and exchange.channel == arrival.channel:
                     exchange.take(arrival.body)
-        elif arrival.kind is Kind.COMMAND:
-            self._obey(hub, arrival)
+        elif arrival.event not in ORDINARY_EVENTS and not is_ordinary(arrival.event):
+            text = "Another process broadcast the reserved event %s: no client gets it"
+            self._mishaps.note("reserved_event", logger, text, shown(arrival.event))
         else:
             publication = Publication(name_of(arrival.channel), arrival.event, payload_of(arrival))
             self._dispatch_for_another(hub, publication)
 
-    def _obey(self, hub: Hub, arrival: Envelope) -> None:
+    def _obey(self, hub: Hub, arrival: HeardCommand) -> None:
         try:
             command = decode_command(arrival.body)
         except (msgspec.MsgspecError, ValueError) as error:
-            self.counts["unknown_command"] += 1
-            logger.error("Another process commands what this one does not know: %s", error)
+            text = "Another process commands what this one does not know: %s"
+            self._mishaps.note("unknown_command", logger, text, error, level=logging.ERROR)
         else:
-            hub.command(name_of(arrival.channel), command)
+            hub.command(from_bytes(arrival.socket_id), command, arrival.said_at)

@@ -9,6 +9,8 @@ from math import inf
 
 from msgspec import Struct
 
+from starlette_channels.arguments import check_fields
+
 FULL = 0.0
 """A bucket from which nothing has been drawn."""
 
@@ -23,6 +25,7 @@ class Rate(Struct, frozen=True):
     """How many at once, after a rest."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (self.per_second > 0 and self.burst >= 1):
             raise ValueError(f"{self}: a rate is more than 0 a second, and a burst 1 at least; None switches it off")
 

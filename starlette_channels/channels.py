@@ -4,12 +4,17 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, Literal, Protocol, TypeAlias, TypeVar
 
-from starlette_channels.handlers import Handler, check_handler, make_handler
+from starlette_channels.adapters import Misfit
+from starlette_channels.callables import check_function
+from starlette_channels.event_names import RESERVED_PREFIXES, is_ordinary
+from starlette_channels.handlers import Handler, make_handler
 from starlette_channels.logs import Level, level_of
 from starlette_channels.messages import Answer, Gap
 from starlette_channels.slow import WhenSlow, check_policy
 from starlette_channels.sockets import Errand, Socket
-from starlette_channels.topics import Pattern
+from starlette_channels.topics import Match, Pattern
+
+logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
 A = TypeVar("A")
 P = TypeVar("P")
@@ -53,7 +58,7 @@ def _pusher_of_gaps(event: str) -> Callable[[Socket[Any], Gap], Coroutine[Any, A
 
 def _check_resync(event: object) -> None:
     """Refuse what is no name for an event that clients hear."""
-    if event is not None and (not isinstance(event, str) or not event or event.startswith("phx_")):
+    if event is not None and (not isinstance(event, str) or not event or not is_ordinary(event)):
         raise TypeError('channel(resync=...): it must be the name of an event of yours, as in resync="resync"')
 
 
@@ -98,6 +103,17 @@ class Channel(Generic[A]):
         self.refreshed: Callable[[Socket[A], A], Coroutine[Any, Any, None]] | None = None
         self.terminator: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]] | None = None
 
+    def match(self, pattern: Pattern, topic: str) -> Match | None:
+        """Return how a topic fits one of the patterns: its text, and what the join handler's annotations say of it."""
+        match = pattern.match(topic)
+        if match is None or not self.join.segments:
+            return match
+        try:
+            decoded = {name: decode(match.params[name]) for name, decode in self.join.segments.items()}
+        except Misfit:
+            return None
+        return match._replace(decoded={**match.params, **decoded})
+
     def on(self, event: str) -> _Register[A]:
         """Handle an event of the client: `async def new_msg(socket, payload)`.
 
@@ -112,8 +128,14 @@ class Channel(Generic[A]):
                 f"{label}: it never comes; handle the join with @channel, the end with @{self.name}.terminate"
             )
 
+        is_reserved = event.startswith(RESERVED_PREFIXES)
+        if is_reserved:
+            logger.warning("%s: it never comes: names of events that begin so are the protocol's own", label)
+
         def register(handler: EventHandler[A, P, R], /) -> EventHandler[A, P, R]:
-            self._put(self.events, event, make_handler(handler, label, ("socket", "payload")), label)
+            made = make_handler(handler, label, ("socket", "payload"))
+            if not is_reserved:
+                self._put(self.events, event, made, label)
             return handler
 
         return register
@@ -124,7 +146,8 @@ class Channel(Generic[A]):
         """Handle every event that has no handler of its own: `async def anything(socket, event, payload)`.
 
         An event that is not a string, which no client of ours sends, comes as its JSON text. Without such a handler,
-        unknown events are answered `unmatched event`.
+        unknown events are answered `unmatched event`; so are those that begin with `phx_` or `chan_reply_` in any case,
+        which are the protocol's own: to pass them on would end the channels of other clients, or answer their pushes.
         """
         label = self._label("on_any")
         if self.any_event is not None:
@@ -155,7 +178,7 @@ class Channel(Generic[A]):
         label = self._label("info", kind.__name__)
 
         def register(handler: EventHandler[A, T, None], /) -> EventHandler[A, T, None]:
-            check_handler(handler, label, ("socket", "message"))
+            check_function(handler, label, ("socket", "message"))
             self._put(self.infos, kind, handler, label)
             return handler
 
@@ -172,7 +195,7 @@ class Channel(Generic[A]):
         label = self._label("on_refresh")
         if self.refreshed is not None:
             raise ValueError(f"{label}: there is one already")
-        check_handler(handler, label, ("socket", "assigns"))
+        check_function(handler, label, ("socket", "assigns"))
         self.refreshed = handler
         return handler
 
@@ -186,7 +209,7 @@ class Channel(Generic[A]):
         label = self._label("terminate")
         if self.terminator is not None:
             raise ValueError(f"{label}: there is one already")
-        check_handler(handler, label, ("socket", "reason"))
+        check_function(handler, label, ("socket", "reason"))
         self.terminator = handler
         return handler
 
@@ -228,10 +251,12 @@ def channel(
 
     The handler decides who may join: `raise JoinError(...)` refuses, a returned payload is the join reply. Patterns
     are exact topics, `prefix*`, and named segments, which the handler takes by name: `@channel("room:{room_id}")`,
-    `room(socket, payload, room_id)`. `when_slow` says what becomes of broadcasts and pushes while a client is behind
+    `room(socket, payload, room_id)`. A segment is text, unless its parameter is annotated otherwise: with
+    `room_id: int` the handler gets an `int`, and `room:abc` does not fit the pattern; then the next one is tried.
+    `when_slow` says what becomes of broadcasts and pushes while a client is behind
     with reading: `"disconnect"` it, `"drop_oldest"`, or keep the `latest_by_key(...)`.
     `resync` names an event that is pushed to the client when broadcasts of other processes are lost, with how many:
-    `resync="resync"` pushes `{"lost": 3}`.
+    `resync="resync"` pushes `{"lost": 3}`, or 0 if nobody can say how many, see `Gap`.
     `log_join` and `log_handle_in` are the levels at which its joins and the events of clients are logged, `None` not
     at all.
     """

@@ -1,6 +1,8 @@
 """The command line: `python -m starlette_channels run app:app`, or `starlette-channels run app:app`."""
 
+import contextlib
 import logging
+from collections.abc import Generator
 from typing import Any
 
 import click
@@ -8,7 +10,8 @@ import msgspec
 from uvicorn import main as uvicorn_command
 from uvicorn.config import LOGGING_CONFIG
 
-from starlette_channels.exceptions import PublishError
+from starlette_channels.event_names import check_event
+from starlette_channels.exceptions import PublishError, SerializerError
 from starlette_channels.publisher import Publisher
 
 SETTINGS: dict[str, Any] = {
@@ -64,32 +67,94 @@ main.add_command(
 )
 
 
+TIMEOUT = click.option("--timeout", default=5.0, show_default=True, help="How many seconds the broker has.")
+
+
 @main.command()
 @click.argument("url")
 @click.argument("topic")
 @click.argument("event")
 @click.argument("payload", default="{}")
-@click.option("--timeout", default=5.0, show_default=True, help="How many seconds the broker has.")
+@TIMEOUT
 def publish(url: str, topic: str, event: str, payload: str, timeout: float) -> None:
     """Broadcast an event to the clients of a running application.
 
-    URL is the address that the application's broker has. PAYLOAD is JSON: an object, in most cases.
+    URL is the address that the application's broker has. PAYLOAD is JSON, and an object.
 
     \b
     starlette-channels publish redis://localhost room:lobby new_msg '{"body": "hi"}'
     """
     try:
         msgspec.json.decode(payload)
-        publisher = Publisher(url, timeout=timeout)
     except msgspec.DecodeError as error:
         raise click.BadParameter(str(error), param_hint="PAYLOAD") from None
+    try:
+        check_event(event)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="EVENT") from None
+    with _publisher(url, timeout) as publisher:
+        publisher.broadcast(topic, event, msgspec.Raw(payload.encode()))
+
+
+@main.command()
+@click.argument("url")
+@click.argument("socket_id")
+@click.option("--code", default=1001, show_default=True, help="The code that clients see.")
+@click.option("--reason", default="disconnected", show_default=True, help="The reason that they see.")
+@TIMEOUT
+def disconnect(url: str, socket_id: str, code: int, reason: str, timeout: float) -> None:
+    """Close all connections of a running application whose socket_id this is.
+
+    URL is the address that the application's broker has. It waits until a server process has acknowledged it, which
+    repeats it to those that cannot be reached now.
+
+    \b
+    starlette-channels disconnect redis://localhost user:7 --code 4001 --reason "logged out"
+    """
+    with _publisher(url, timeout) as publisher, _usage_errors():
+        publisher.disconnect(socket_id, code=code, reason=reason)
+
+
+@main.command()
+@click.argument("url")
+@click.argument("socket_id")
+@click.argument("topic")
+@click.option("--reason", help="What the event `kicked` says to the client; without it there is no such event.")
+@TIMEOUT
+def kick(url: str, socket_id: str, topic: str, reason: str | None, timeout: float) -> None:
+    """End the channel of a topic on all connections of a running application whose socket_id this is.
+
+    URL is the address that the application's broker has. It waits as `disconnect` does.
+
+    \b
+    starlette-channels kick redis://localhost user:7 room:lobby --reason flooding
+    """
+    with _publisher(url, timeout) as publisher, _usage_errors():
+        publisher.kick(socket_id, topic, reason=reason)
+
+
+@contextlib.contextmanager
+def _publisher(url: str, timeout: float) -> Generator[Publisher]:
+    """Make a publisher, and say what is wrong with it as commands do."""
+    try:
+        publisher = Publisher(url, timeout=timeout)
     except (ValueError, ImportError, OSError) as error:
         raise click.BadParameter(str(error), param_hint="URL") from None
     try:
         with publisher:
-            publisher.broadcast(topic, event, msgspec.Raw(payload.encode()))
+            yield publisher
+    except SerializerError as error:
+        raise click.BadParameter(str(error), param_hint="PAYLOAD") from None
     except PublishError as error:
         raise click.ClickException(str(error)) from None
+
+
+@contextlib.contextmanager
+def _usage_errors() -> Generator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 class Unhandled(logging.Filter):

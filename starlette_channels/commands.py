@@ -5,8 +5,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
-REASON_BYTES = 123
-"""What a close frame has room for, in UTF-8."""
+from starlette_channels.close_codes import check_close
 
 
 class Disconnect(Struct, frozen=True, tag="disconnect"):
@@ -16,11 +15,12 @@ class Disconnect(Struct, frozen=True, tag="disconnect"):
     reason: str = "disconnected"
 
     def __post_init__(self) -> None:
-        if self.code not in _CODES and not 3000 <= self.code <= 4999:
-            known = ", ".join(map(str, _CODES))
-            raise ValueError(f"disconnect(code={self.code}): a server may send {known}, and 3000 to 4999")
-        if len(self.reason.encode()) > REASON_BYTES:
-            raise ValueError(f"disconnect(reason=...): it takes more than {REASON_BYTES} bytes in UTF-8")
+        check_close(self.code, self.reason, code_name="disconnect(code", reason_name="disconnect(reason")
+
+    @property
+    def slot(self) -> str:
+        """What the command is about: the later of two to one identity with the same slot does for both."""
+        return "disconnect"
 
 
 class Kick(Struct, frozen=True, tag="kick"):
@@ -32,10 +32,13 @@ class Kick(Struct, frozen=True, tag="kick"):
     def __post_init__(self) -> None:
         f"{self.topic}{self.reason}".encode()
 
+    @property
+    def slot(self) -> str:
+        """What the command is about: the later of two to one identity with the same slot does for both."""
+        return f"kick {self.topic}"
+
 
 Command: TypeAlias = Disconnect | Kick
-
-_CODES = (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 1014)
 
 
 def encode_command(command: Command) -> bytes:

@@ -15,6 +15,7 @@ from starlette_channels.channels import Channel, EndReason
 from starlette_channels.commands import Command, Disconnect
 from starlette_channels.endings import end, expel, fetched, settle
 from starlette_channels.exceptions import ProtocolError
+from starlette_channels.headers import check_header, is_plain, read_message
 from starlette_channels.hub import Hub, ShortCut
 from starlette_channels.identities import Excess
 from starlette_channels.limits import Bounds
@@ -22,21 +23,21 @@ from starlette_channels.members import Member
 from starlette_channels.messages import (
     EMPTY,
     Frame,
-    Gap,
     Message,
     encode_payload,
     frame_size,
     message_size,
-    nests_too_deeply,
     shown,
 )
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.protocol import UNMATCHED, Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
 from starlette_channels.senders import HEAVY, Sender
-from starlette_channels.serializers import Serializer
+from starlette_channels.serializers import Serializer, keeps_refs_raw
 from starlette_channels.service import Service
 from starlette_channels.tasks import Cancel, Tasks
 from starlette_channels.topics import Match
 from starlette_channels.transport import Transport
+from starlette_channels.uptime import uptime
 
 if TYPE_CHECKING:
     from weakref import WeakSet
@@ -57,6 +58,7 @@ class Connection(Sender):
         "_over",
         "_paused",
         "_protocol",
+        "_since",
         "_transport",
         "app",
         "assigns",
@@ -74,6 +76,7 @@ class Connection(Sender):
         assigns: object,
         socket_id: str | None = None,
         app: object = None,
+        since: float | None = None,
     ) -> None:
         super().__init__(service, transport.write, socket_id)
         self.app: Any = app
@@ -83,6 +86,7 @@ class Connection(Sender):
         self.serializer: Serializer = serializer
         self.tasks: Tasks = transport.tasks
         self._transport = transport
+        self._since = uptime() if since is None else since
         self._backlog = 0
         self._backlog_bytes = 0
         self._paused = False
@@ -105,16 +109,18 @@ class Connection(Sender):
             self._fail(1009, "message_too_big", f"a message of over {self.limits.message_bytes} bytes")
             return
         try:
-            message = self.serializer.decode(frame)
+            if size > self._service.plainly_small:
+                message = self.read(frame)
+            elif not is_plain(message := self.serializer.decode(frame)):
+                message = check_header(
+                    message, frame, self.limits.header_bytes, raw_refs=keeps_refs_raw(self.serializer)
+                )
         except ProtocolError as error:
             self._fail(1011, "malformed_message", str(error))
             return
-        except Exception:
-            logger.exception("The serializer of version %s failed", self.serializer.version)
+        except Exception as error:  # noqa: BLE001 - serializers may be the application's
+            self.note_failed_serializer(error)
             self._fail(1011, "malformed_message", "the serializer failed")
-            return
-        if nests_too_deeply(message):
-            self._fail(1011, "malformed_message", "a ref or name is nested too deeply")
             return
         decision = self._protocol.receive(message)
         if self._drawn and size < HEAVY and type(decision) is Push:
@@ -127,6 +133,42 @@ class Connection(Sender):
             self._obey(decision, message)
         else:
             self._curb(decision, message, excess, size, now)
+
+    def take(self, message: Message) -> None:
+        """Take a message that has been read, and whose bytes have been counted."""
+        decision = self._protocol.receive(message)
+        now = self._transport.heard
+        excess = self._draw(0, now, is_join=type(decision) is Join)
+        if excess is None:
+            self._obey(decision, message)
+        else:
+            self._curb(decision, message, excess, 0, now)
+
+    def count_bytes(self, before: int, after: int) -> Excess | None:
+        """Count the bytes of a body that grows; return what they are beyond, if they are."""
+        return self._draw_bytes(before, after, anyio.current_time())
+
+    def count_refused_body(self, size: int) -> None:
+        """Count a body that is refused as so many messages beyond the rates; the session of who goes on ends."""
+        if not self._draw_refusal(1 + size // HEAVY, anyio.current_time()):
+            self._fail(1008, "flooding", "too many bodies that were refused")
+
+    def count_frames(self, number: int) -> None:
+        """Count frames that are no messages, such as pings and fragments, as so many messages.
+
+        Nothing is refused, because there is nothing to answer; a client that goes on beyond the rates is closed.
+        """
+        now = self._transport.heard
+        excess = self._draw_messages(min(number, self._service.quotas.heaviest), now)
+        if excess is None:
+            return
+        self._service.mishaps.note(excess.code, logger, "%s: control frames or fragments", excess.code, number=number)
+        if not self._draw_refusal(number, now):
+            self._fail(1008, "flooding", f"too many frames beyond the limits, the last {excess.code}")
+
+    def read(self, frame: Frame) -> Message:
+        """Decode a message and check its header; raises `ProtocolError`, or what the serializer should not."""
+        return read_message(self.serializer, frame, self.limits.header_bytes)
 
     async def end(self) -> None:
         """Let the members end, now that the client is gone.
@@ -182,6 +224,11 @@ class Connection(Sender):
         return self._service.counts
 
     @property
+    def mishaps(self) -> Mishaps:
+        """What counts and logs mishaps."""
+        return self._service.mishaps
+
+    @property
     def channels(self) -> int:
         """How many topics the client has joined or is joining."""
         return len(self._protocol.members)
@@ -231,17 +278,19 @@ class Connection(Sender):
 
     # What the broker, the endpoint and the watch over expiry call.
 
-    def obey(self, command: Command) -> None:
-        """Do what the server says to all clients of this one's identity."""
+    def obey(self, command: Command, said_at: float) -> None:
+        """Do what the server said to all clients of this one's identity, if it was there at that time."""
         if isinstance(command, Disconnect):
-            self._transport.close(command.code, command.reason)
-        elif (member := self._protocol.members.get(command.topic)) is not None:
+            if self._since <= said_at:
+                self._transport.close(command.code, command.reason)
+        elif (member := self._protocol.members.get(command.topic)) is not None and member.since <= said_at:
             member.kick(command.reason)
             self.tasks.spawn(expel, member, self.limits.shutdown_seconds)
 
-    def miss(self, gap: Gap) -> None:
-        """Close the connection if commands may be lost, for one may have been to close it."""
-        self._transport.close(1012, "resync")
+    def resync(self, said_at: float) -> None:
+        """Close the connection if a command to it may be lost, for that may have been to close it."""
+        if self._since <= said_at:
+            self._transport.close(1012, "resync")
 
     def tell(self, event: str, payload: object) -> None:
         """Send an event in the name of the connection."""
@@ -314,7 +363,7 @@ class Connection(Sender):
         now: float,
     ) -> None:
         """Refuse a message beyond the rates, or hang up on a client that has been refused too many."""
-        if not self._draw_refusal(size, now):
+        if not self._draw_refusal(1 + size // HEAVY, now):
             self._fail(1008, "flooding", f"too many messages beyond the limits, the last {excess.code}")
         elif isinstance(decision, Leave | Stale) or (isinstance(decision, Answer) and not decision.code):
             self._obey(decision, message)
@@ -339,6 +388,11 @@ class Connection(Sender):
         """Whether as many messages wait as may, or as large ones; or that share of them."""
         limits = self.limits
         return self._backlog >= share * limits.backlog or self._backlog_bytes > share * limits.message_bytes
+
+    def note_failed_serializer(self, error: Exception) -> None:
+        """Log that the client's serializer raised something else than it may."""
+        text = "The serializer of version %s failed"
+        self.mishaps.note("serializer_failed", logger, text, self.serializer.version, cause=error)
 
     def _fail(self, code: int, counter: str, why: str) -> None:
         self._service.mishaps.note(counter, logger, "Connection closed with %d: %s", code, why)

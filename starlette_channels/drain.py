@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from starlette_channels.arguments import check_fields
+
 
 class Drain(Struct, frozen=True, kw_only=True):
     """How clients are sent away before the server stops: `Channels(drain=Drain(batch_size=500))`.
@@ -33,6 +35,7 @@ class Drain(Struct, frozen=True, kw_only=True):
     """
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.batch_size < 1 or not self.interval_seconds > 0:
             raise ValueError("Drain: batch_size must be at least 1, and interval_seconds greater than 0")
         if not self.timeout_seconds >= 0 or not (self.restart_seconds is None or self.restart_seconds >= 0):

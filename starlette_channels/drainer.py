@@ -5,6 +5,7 @@ import logging
 import anyio
 
 from starlette_channels.drain import Drain, batches
+from starlette_channels.hub import Hub
 from starlette_channels.service import Service
 from starlette_channels.transports import CLOSE_SECONDS
 
@@ -40,6 +41,13 @@ class Drainer:
             self._over = self._impatience = None
             over.set()
 
+    async def leave_loop(self) -> None:
+        """Close the connections of this event loop, which is about to end, and wait for their end.
+
+        Clients of other event loops stay, and nobody is refused.
+        """
+        await self._wait_patiently(self._service.broker.hub())
+
     def hurry(self) -> None:
         """Close all connections now, and cancel their handlers; `terminate` still has its time."""
         if self._impatience is not None:
@@ -50,7 +58,8 @@ class Drainer:
 
     async def _send_away(self, at_once: bool, impatience: anyio.Event) -> None:
         clients = tuple(self._service.connections)
-        self._service.close(self._drain.restart_seconds or self._drain.interval_seconds)
+        here = self._service.broker.hub()
+        self._service.close(self._drain.restart_seconds or self._drain.interval_seconds, here)
         logger.log(logging.INFO if clients else logging.DEBUG, "Draining %d connections", len(clients))
         began, first = anyio.current_time(), 0
         for batch in batches(len(clients), self._drain, at_once=at_once):
@@ -60,17 +69,19 @@ class Drainer:
             for client, wait in zip(clients[first:], batch.waits, strict=False):
                 client.hub.run(client.retire, RESTART, f"restart retry_after={wait:.2f}")
             first += len(batch.waits)
+        await self._wait_patiently(here)
+
+    async def _wait_patiently(self, here: Hub) -> None:
         with anyio.move_on_after(2 * (self._service.limits.shutdown_seconds + CLOSE_SECONDS), shield=True) as patience:
-            await self._wait_for_ends()
+            await self._wait_for_ends(here)
         if patience.cancelled_caught:
             logger.warning("%d connections have not ended in time", len(self._service.connections))
 
-    async def _wait_for_ends(self) -> None:
+    async def _wait_for_ends(self, here: Hub) -> None:
         """Wait for those who are left; among them may be some that were being let in when it began.
 
         In tests, there may be others, whose event loops are not this one.
         """
-        here = self._service.broker.hub()
         while left := [client for client in tuple(self._service.connections) if client.hub is here]:
             for client in left:
                 client.retire(RESTART, "restart")

@@ -11,15 +11,18 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from starlette_channels.admission import Admission, Connect, Connected
+from starlette_channels.arguments import check_type
 from starlette_channels.arrivals import Arrival
 from starlette_channels.broker import Broker
 from starlette_channels.brokers.addresses import MEMORY
 from starlette_channels.channels import Channel
 from starlette_channels.commands import Disconnect, Kick
+from starlette_channels.definitions import check_list
 from starlette_channels.drain import Drain
 from starlette_channels.drainer import Drainer
 from starlette_channels.expiry import Expiry
 from starlette_channels.handshake import Refused, note_refusal, refuse_websocket
+from starlette_channels.hub import Hub
 from starlette_channels.limits import Bounds, Limits
 from starlette_channels.logs import LogOptions
 from starlette_channels.messages import Payload
@@ -30,15 +33,19 @@ from starlette_channels.pages import Pages
 from starlette_channels.paths import TransportPath
 from starlette_channels.polling import LongPolling
 from starlette_channels.presence.presence import Presence
+from starlette_channels.readiness import Readiness
 from starlette_channels.serializers import V1, V2, Serializer
 from starlette_channels.service import Service
 from starlette_channels.signals import STOP_SIGNALS
 from starlette_channels.transports.longpoll import LongPoll
-from starlette_channels.transports.websocket import serve_websocket, warn_about_server
+from starlette_channels.transports.websocket import forget_what_comes, serve_websocket, warn_about_server
 from starlette_channels.workers import refuse_several_workers
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 transport_logger: logging.Logger = logging.getLogger("starlette_channels.transport")
+
+TESTING = "starlette_channels.testing"
+"""The ASGI extension by which the client for tests is known."""
 
 A = TypeVar("A")
 Attach: TypeAlias = Callable[[Connected, Bounds, Mishaps], bool]
@@ -122,6 +129,17 @@ class Channels(Generic[A]):
         drain: Drain | bool = True,
         log: LogOptions | None = None,
     ) -> None:
+        check_type(broker, (str, Broker), "Channels(broker=", 'give an address, as in broker="redis://localhost"')
+        check_list(serializers, object, "Channels(serializers", "serializers=[V2(), V1()]")
+        if subprotocols is not None:
+            check_list(subprotocols, str, "Channels(subprotocols", 'subprotocols=["phoenix"]')
+        check_type(auth_token, bool, "Channels(auth_token=", "it is True or False; `connect` looks at the token itself")
+        if expiry is not None:
+            check_type(expiry, Expiry, "Channels(expiry=", "write expiry=Expiry(at=...)")
+        check_type(longpoll, (bool, LongPoll), "Channels(longpoll=", "write longpoll=True, or LongPoll(...)")
+        check_type(drain, (bool, Drain), "Channels(drain=", "write drain=Drain(...), True or False")
+        if not isinstance(presence, Presence):
+            check_list(presence, Presence, "Channels(presence", "presence=[lobby, rooms], or one presence")
         broker_of_all = broker if isinstance(broker, Broker) else Broker(broker)
         self._service = Service(channels, broker_of_all, limits or Limits(), log)
         origins = OriginCheck(check_origin)
@@ -138,9 +156,11 @@ class Channels(Generic[A]):
         self._path = TransportPath(path, "Channels(path")
         self._longpoll = self._make_longpoll(LongPoll() if longpoll is True else longpoll or None)
         self._pages = Pages(self._path, origins, self._service)
+        self._misses_lifespan = drain is not False or broker_of_all.is_shared
         self._drainer = Drainer(self._service, drain if isinstance(drain, Drain) else Drain())
         self._minds_signals = drain is not False
         self._presences = (presence,) if isinstance(presence, Presence) else tuple(presence)
+        self._readiness = Readiness(broker_of_all, self._presences, self._service.counts)
         warn_about_server()
         if broker == MEMORY:
             refuse_several_workers()
@@ -151,7 +171,8 @@ class Channels(Generic[A]):
         """Send an event to everyone on a topic, from anywhere: a route, a task, another thread.
 
         It returns at once, and a topic without subscribers is no error. Raises `TypeError` if the payload cannot be
-        encoded.
+        encoded, and `ValueError` for the events that are the protocol's or Presence's own: those that begin with
+        `phx_` or `chan_reply_`, `presence_state` and `presence_diff`.
         """
         self._service.broker.broadcast(topic, event, payload)
 
@@ -159,7 +180,10 @@ class Channels(Generic[A]):
         """Close all connections whose `socket_id` this is, in whatever process; their channels end, as `"closed"`.
 
         Clients see both code and reason. They come back, older versions of phoenix.js not after 1000, and `connect`
-        decides again.
+        decides again. It means who is connected now, or whose `connect` is running. Processes that cannot be reached
+        do it within ten seconds of being reachable again, for up to an hour; the page on engines says what that does
+        not cover.
+
         Raises `ValueError` for a code that a server may not send, and for a reason of over 123 bytes in UTF-8. It may
         be called from any thread, returns at once, and an id that nobody has is no error.
         """
@@ -171,7 +195,8 @@ class Channels(Generic[A]):
         The client gets the event `kicked`, `{"reason": ...}`, if there is a reason, and `phx_close`: it stays away
         until it joins anew, which the join handler may refuse. A handler that is running may finish, for as long as
         `Limits.shutdown_seconds`; what waits behind it is answered `unmatched topic`. `terminate` gets `"kicked"`. It
-        may be called from any thread, returns at once, and nobody being there is no error.
+        reaches other processes as `disconnect` does, and means who is on the topic or joining it now. It may be called
+        from any thread, returns at once, and nobody being there is no error.
         """
         self._service.broker.command(socket_id, Kick(topic, reason))
 
@@ -189,8 +214,12 @@ class Channels(Generic[A]):
         )
 
     async def ready(self, _: Request) -> Response:
-        """Answer 200, or 503 once the server is to stop; for load balancers: `Route("/ready", channels.ready)`."""
-        return self._pages.readiness()
+        """Answer 200 if clients may be sent here, else 503; for load balancers: `Route("/ready", channels.ready)`.
+
+        That is so from when the engine is connected and each `Presence` of `Channels(presence=...)` has heard from the
+        other processes, or 10 seconds after the start, until the server is to stop. With `memory://` it is so at once.
+        """
+        return self._pages.readiness(self._readiness.check)
 
     async def drain(self) -> None:
         """Send all clients away, as before the server stops, and return when that is done.
@@ -208,17 +237,33 @@ class Channels(Generic[A]):
         On SIGTERM the clients are drained before the server hears of it: see `drain`. On SIGINT (Ctrl-C), under
         uvicorn's `--reload`, and if the lifespan ends without a signal, that is done at once instead of in batches. A
         second signal cancels handlers that are at work. With `Channels(drain=False)` the signals are the server's.
+
+        While it ends, nobody is let in. Afterwards the application is as it was before: it may run its lifespan again,
+        in this event loop or another one, or be used without, as in tests. Of several lifespans that run at a time in
+        different event loops, only the last one disconnects the broker; the others end the connections of their own.
         """
-        self._service.open()
+        self._misses_lifespan = False
         hub = self._service.broker.hub()
-        for presence in self._presences:
-            presence.attach(self._service.broker)
+        self._service.begin_lifespan(hub)
+        self._readiness.begin()
         with STOP_SIGNALS.held_for(self._drainer, hub) if self._minds_signals else nullcontext():
             try:
                 yield
             finally:
-                await self._drainer.drain(at_once=True)
-                await self._service.broker.close()
+                await self._end_lifespan(hub)
+
+    async def _end_lifespan(self, hub: Hub) -> None:
+        others = self._service.end_lifespan(hub)
+        if hub in others:
+            return  # one around this one, in the same event loop: that one sends the clients away
+        if others:
+            await self._drainer.leave_loop()
+            return
+        try:
+            await self._drainer.drain(at_once=True)
+            await self._service.broker.close()
+        finally:
+            self._service.open()
 
     # ASGI.
 
@@ -233,12 +278,14 @@ class Channels(Generic[A]):
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
+        if self._misses_lifespan:
+            self._warn_of_lifespan(scope)
         with self._admission.arrival() as arrival:
-            connected = await self._let_in(arrival, scope, send)
+            connected = await self._let_in(arrival, scope, receive, send)
         if connected is not None and not self._take_fast_lane(scope, connected):
             await serve_websocket(receive, send, connected, self._service.limits, self._service.mishaps)
 
-    async def _let_in(self, arrival: Arrival, scope: Scope, send: Send) -> Connected | None:
+    async def _let_in(self, arrival: Arrival, scope: Scope, receive: Receive, send: Send) -> Connected | None:
         """Answer a handshake; return what makes the connection, if there is to be one."""
         connected = None
         try:
@@ -249,6 +296,8 @@ class Channels(Generic[A]):
         except Refused as refusal:
             note_refusal(refusal, self._service.mishaps)
             answer = refuse_websocket(scope, send, refusal)
+            if refusal.close is not None:
+                forget_what_comes(receive)
         else:
             answer = send({"type": "websocket.accept", "subprotocol": subprotocol})
         try:
@@ -265,6 +314,17 @@ class Channels(Generic[A]):
         _say_which_transport(attach is not None)
         return attach is not None and attach(connected, self._service.limits, self._service.mishaps)
 
+    def _warn_of_lifespan(self, scope: Scope) -> None:
+        """Say once that nobody runs the lifespan; the client for tests does not, and knows it."""
+        if TESTING in (scope.get("extensions") or {}):
+            return
+        self._misses_lifespan = False
+        logger.warning(
+            "The lifespan of Channels is not run, so clients are not sent away in order when the server stops%s: write"
+            " Starlette(lifespan=channels.lifespan), or FastAPI(...); Channels(drain=False) does without",
+            ", nor does the broker say goodbye" if self._service.broker.is_shared else "",
+        )
+
     def _make_longpoll(self, options: LongPoll | None) -> LongPolling | None:
         if options is None:
             return None
@@ -273,6 +333,8 @@ class Channels(Generic[A]):
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         polled = None if self._longpoll is None else self._longpoll.path.match(scope)
         if self._longpoll is not None and polled is not None:
+            if self._misses_lifespan:
+                self._warn_of_lifespan(scope)
             await self._longpoll(scope, polled, receive, send)
         else:
             response = await self._pages(scope)

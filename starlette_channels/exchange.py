@@ -31,6 +31,11 @@ class Exchange:
         if relay is not None:
             relay.interests.add(self.channel)
 
+    @property
+    def is_in_force(self) -> bool:
+        """Whether what other processes send on this line is delivered."""
+        return self._relay is None or self._relay.interests.is_in_force(self.channel)
+
     def send(self, data: bytes, to: str | None = None) -> None:
         """Send bytes to this line's ends in all other processes, or to those of the line `to`, from any thread, without
         waiting.
@@ -61,5 +66,6 @@ class Exchange:
     def _call(self, function: Callable[..., None], *args: bytes) -> None:
         try:
             function(*args)
-        except Exception:
-            logger.exception("%r failed for what has come on %r", function, self.channel)
+        except Exception as error:  # noqa: BLE001 - the line goes on
+            text = "%r failed for what has come on %r"
+            self.hub.mishaps.note("delivery_failed", logger, text, function, self.channel, cause=error)

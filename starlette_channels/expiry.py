@@ -6,7 +6,6 @@ be known by. Only those whose identity expires cost anything: an entry in a tabl
 
 import contextvars
 import logging
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from time import time
@@ -15,11 +14,16 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio
 from msgspec import Struct
 
+from starlette_channels.arguments import check_fields
+from starlette_channels.callables import check_function, name_of
+from starlette_channels.cancellation import is_crash
 from starlette_channels.deadlines import Deadlines
-from starlette_channels.exceptions import ConnectError, InvalidPayload
+from starlette_channels.exceptions import ConnectError, InvalidPayload, SerializerError
 from starlette_channels.handlers import Handler, make_handler
 from starlette_channels.hub import Hub
 from starlette_channels.messages import Message
+from starlette_channels.mishaps import Mishaps
+from starlette_channels.rejections import rejection
 from starlette_channels.tasks import Tasks
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
@@ -50,6 +54,13 @@ class Expiry(Struct, Generic[A], frozen=True, kw_only=True):
     notice_seconds: float = 60.0
     """How long before the end the client gets the event `expiring`, `{"seconds": 60}`. A client that has less from the
     beginning gets it at once."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no function, and no time."""
+        check_fields(self)
+        check_function(self.at, "Expiry(at=...)", ("assigns",), to_await=False, by_name=False)
+        if self.refresh is not None:
+            check_function(self.refresh, "Expiry(refresh=...)", ("assigns", "payload"))
 
 
 class Mortal(Protocol):
@@ -92,14 +103,14 @@ class Mortal(Protocol):
 class Lifetimes:
     """How long the clients of one `Channels` have."""
 
-    def __init__(self, expiry: Expiry[Any], identify: Callable[[Any], str | None], counts: Counter[str]) -> None:
+    def __init__(self, expiry: Expiry[Any], identify: Callable[[Any], str | None], mishaps: Mishaps) -> None:
         self._at = expiry.at
         self._refresh: Handler | None = None
         if expiry.refresh is not None:
             self._refresh = make_handler(expiry.refresh, "Expiry(refresh=...)", ("assigns", "payload"))
         self._notice_seconds = expiry.notice_seconds
         self._identify = identify
-        self._counts = counts
+        self._mishaps = mishaps
         self._reminders: dict[Hub, Reminders] = {}
         self._refreshing: set[Mortal] = set()
 
@@ -122,7 +133,7 @@ class Lifetimes:
         if watch is None:
             if seconds is None:
                 return
-            watch = self._reminders[client.hub] = Reminders(self._counts)
+            watch = self._reminders[client.hub] = Reminders(self._mishaps)
         watch.set_end(client, seconds, self._notice_seconds)
         if not watch:
             del self._reminders[client.hub]
@@ -137,7 +148,7 @@ class Lifetimes:
         if self._refresh is None:
             return False
         if client in self._refreshing:
-            self._refuse(client, message, "refresh in progress")
+            self._refuse(client, message, {"reason": "refresh in progress"})
         else:
             self._refreshing.add(client)
             client.tasks.spawn(self._run_refresh, client, message)
@@ -146,14 +157,18 @@ class Lifetimes:
     async def _run_refresh(self, client: Mortal, message: Message) -> None:
         try:
             await self._try_refresh(client, message)
-        except ConnectError as error:
-            self._refuse(client, message, error.reason or "refused")
         except InvalidPayload as error:
-            self._refuse(client, message, "invalid payload", str(error))
-        except Exception:
-            self._counts["refresh_crashed"] += 1
-            logger.exception("A refresh crashed")
-            client.reply(message, "error", {"reason": "refresh crashed"})
+            self._refuse(client, message, {"reason": "invalid payload", "detail": str(error)})
+        except BaseException as error:
+            refusal = rejection(error)
+            if refusal is not None:
+                self._refuse(client, message, refusal.payload)
+            elif is_crash(error):
+                name = self._refresh and name_of(self._refresh.call)
+                self._mishaps.note("refresh_crashed", logger, "A refresh crashed: %s raised", name, cause=error)
+                client.reply(message, "error", {"reason": "refresh crashed"})
+            else:
+                raise
         finally:
             self._refreshing.discard(client)
 
@@ -171,19 +186,23 @@ class Lifetimes:
         self.watch(client, seconds)
         client.reply(message, "ok", {"seconds": None if seconds is None else round(seconds)})
 
-    def _refuse(self, client: Mortal, message: Message, reason: str, detail: str | None = None) -> None:
-        self._counts["refresh_refused"] += 1
-        logger.info("A refresh was refused")
-        client.reply(message, "error", {"reason": reason} if detail is None else {"reason": reason, "detail": detail})
+    def _refuse(self, client: Mortal, message: Message, payload: Any) -> None:
+        self._mishaps.note("refresh_refused", logger, "A refresh was refused", level=logging.INFO)
+        try:
+            client.reply(message, "error", payload)
+        except (TypeError, SerializerError) as error:
+            text = "The reason for refusing a refresh cannot be sent"
+            self._mishaps.note("refresh_refused", logger, text, cause=error, number=0)
+            client.reply(message, "error", {"reason": "refused"})
 
 
 class Reminders:
     """Those on one event loop whose identities expire. Its task exists while there are any."""
 
-    __slots__ = ("_changed", "_counts", "_deadlines", "_ends", "_running")
+    __slots__ = ("_changed", "_deadlines", "_ends", "_mishaps", "_running")
 
-    def __init__(self, counts: Counter[str]) -> None:
-        self._counts = counts
+    def __init__(self, mishaps: Mishaps) -> None:
+        self._mishaps = mishaps
         self._deadlines: Deadlines[Mortal] = Deadlines()
         self._ends: dict[Mortal, float] = {}
         self._changed: anyio.Event | None = None
@@ -232,6 +251,5 @@ class Reminders:
             client.tell("expiring", {"seconds": round(left)})
         else:
             del self._ends[client]
-            self._counts["expired"] += 1
-            logger.info("Connection closed: its identity has expired")
+            self._mishaps.note("expired", logger, "Connection closed: its identity has expired", level=logging.INFO)
             client.close(EXPIRED, "expired")

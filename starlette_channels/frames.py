@@ -4,6 +4,7 @@ No I/O. Home-made because it is the hot path of the fast lane; in the tests the 
 """
 
 from codecs import utf_8_decode
+from collections import deque
 from struct import pack
 
 from msgspec import Struct
@@ -21,6 +22,12 @@ _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x88, 0x89, 0x8A  # first byt
 _BETWEEN = frozenset((0x01, 0x02, _TEXT, _BINARY, _CLOSE, _PING, _PONG))  # first bytes allowed between messages,
 _WITHIN = frozenset((0x00, 0x80, _CLOSE, _PING, _PONG))  # and within one
 _SMALL = 125  # bytes: longest payload whose length fits into the second byte, and longest of any control frame
+
+SLICE_BYTES = 1 << 16
+"""So much of what one client sent is taken apart at once."""
+
+FRAMES_AT_ONCE = 64
+"""So many frames, whatever is in them: empty ones cost as much as others."""
 
 
 class Ping(Struct, frozen=True):
@@ -60,48 +67,82 @@ class FrameReader:
 
     __slots__ = (
         *("_ended", "_final", "_idle", "_mask", "_max_bytes", "_message"),
-        *("_missing", "_rest", "_room", "_text", "_valid"),
+        *("_missing", "_rest", "_room", "_text", "_valid", "uncounted"),
     )
 
     def __init__(self, max_bytes: int) -> None:
+        self.uncounted: int = 0
+        """Frames that have come and are no messages: control frames, and fragments other than the last of a message."""
         self._max_bytes = self._room = max_bytes  # what a message, and what the rest of this one, may have
         self._idle, self._ended = True, False  # idle: nothing is half read, and nothing has ended
         self._rest = b""  # the beginning of a frame: too little of a header, or of a control frame
         self._message: bytearray | None = None  # what has come of a message, unmasked, until it is complete
         self._text, self._valid = False, 0  # whether it is text, and how many bytes of it are whole characters
         # Of its current frame: whether it is the last one, how much has yet to come, the mask as it applies to that.
-        self._final, self._missing, self._mask = False, 0, b""
+        self._final, self._mask = False, b""
+        self._missing: int = 0
+
+    def read_one(self, data: bytes) -> str | None:
+        """Read one small text message that has come whole and alone, as nearly always; `None` for anything else.
+
+        Nothing is taken then, and `read` has to read it.
+        """
+        size = len(data)
+        if self._idle and 6 <= size <= 131 and data[0] == _TEXT and data[1] - 0x80 == size - 6 <= self._room:
+            try:
+                return apply_mask(data[6:], data[2:6]).decode()
+            except UnicodeDecodeError:
+                pass  # found once more, and reported, by `read`
+        return None
 
     def feed(self, data: bytes) -> list[Event]:
         """Take bytes in pieces of any size; return what they complete, in order. A `Close` or `Failure` is the last."""
-        size = len(data)
-        # A short cut for what is nearly always so: one small text message, whole and alone.
-        if self._idle and 6 <= size <= 131 and data[0] == _TEXT and data[1] - 0x80 == size - 6 <= self._room:
-            try:
-                return [apply_mask(data[6:], data[2:6]).decode()]
-            except UnicodeDecodeError:
-                pass  # found once more, and reported, on the long way
-        events: list[Event] = []
-        at = self._skim(data, events) if self._idle else 0
-        if at < len(data) and not self._ended:
-            try:
-                last = self._read(self._rest + data if self._rest else data[at:], events)
-            except UnicodeDecodeError:
-                last = Failure(1007, "text is not UTF-8")
-            if last is not None:
-                events.append(last)
-                self.stop()
-        return events
+        events, at = deque[Event](), 0
+        while at < len(data):
+            at = self.read(data, at, events)
+        return list(events)
+
+    def read(self, data: bytes, at: int, events: deque[Event]) -> int:
+        """Take some of the bytes from a position on, and return the position of the first that was not taken.
+
+        That is at most `SLICE_BYTES` and `FRAMES_AT_ONCE` further, so the time that it takes is bounded, whatever comes
+        out of it: half a millisecond at the most, and a few microseconds for each small message.
+        """
+        if self._ended:
+            return len(data)
+        end = min(len(data), at + SLICE_BYTES)
+        left = FRAMES_AT_ONCE
+        if self._idle:
+            before = len(events)
+            at = self._skim(data, at, end, events)
+            left -= len(events) - before
+        if at >= end or not left:
+            return at
+        try:
+            if self._rest:
+                rest, self._rest = self._rest, b""
+                joined = rest + data[at:end]
+                at += self._read(joined, 0, len(joined), left, events) - len(rest)
+            else:
+                at = self._read(data, at, end, left, events)
+        except UnicodeDecodeError:
+            self._fail(1007, "text is not UTF-8", events)
+        return len(data) if self._ended else at
 
     def stop(self) -> None:
         """Take nothing more: nothing that comes can be read, or something that came was dropped."""
         self._idle, self._ended, self._rest, self._message, self._missing = False, True, b"", None, 0
 
-    def _skim(self, data: bytes, events: list[Event]) -> int:
+    def _fail(self, code: int, reason: str, events: deque[Event]) -> int:
+        events.append(Failure(code, reason))
+        self.stop()
+        return 0
+
+    def _skim(self, data: bytes, at: int, end: int, events: deque[Event]) -> int:
         """Read small text messages, each whole, in a tight loop; return where the first of another kind begins."""
-        at, body, end = 0, 6, len(data)
+        body, room = at + 6, len(events) + FRAMES_AT_ONCE
         most = _SMALL if self._room > _SMALL else self._room
-        while body <= end and data[at] == _TEXT:
+        while body <= end and data[at] == _TEXT and len(events) < room:
             stop = body + data[at + 1] - 0x80
             if not body <= stop <= end or stop - body > most:
                 break
@@ -112,52 +153,61 @@ class FrameReader:
             at, body = stop, stop + 6
         return at
 
-    def _read(self, data: bytes, events: list[Event]) -> Close | Failure | None:
-        at, end = 0, len(data)
+    def _read(self, data: bytes, at: int, end: int, left: int, events: deque[Event]) -> int:
         if self._missing:
-            at = min(self._missing, end)
-            self._take(apply_mask(data[:at], self._mask), events)
-        while end - at >= 2:
+            stop = min(at + self._missing, end)
+            self._take(apply_mask(data[at:stop], self._mask), events)
+            at = stop
+        while left and end - at >= 2:
             first, second = data[at], data[at + 1]
             if second < 0x80 or first not in (_BETWEEN if self._message is None else _WITHIN):
-                return Failure(1002, _objection(first, second))
+                return self._fail(1002, _objection(first, second), events)
             length, body, control = second - 0x80, at + 6, first & 0x08
             if length > _SMALL:
                 if control:
-                    return Failure(1002, "control frame too long")
+                    return self._fail(1002, "control frame too long", events)
                 body = at + (4 if length == 126 else 10)
                 if body > end:
                     break
                 length = int.from_bytes(data[at + 2 : body], "big")
                 if length >> 63:
-                    return Failure(1002, "length out of range")
+                    return self._fail(1002, "length out of range", events)
                 body += 4
             if length > self._room and not control:
-                return Failure(1009, f"message of more than {self._max_bytes} bytes")
+                return self._fail(1009, f"message of more than {self._max_bytes} bytes", events)
             stop = body + length
             if stop > end and (control or body > end):
                 break
-            at, mask = stop, data[body - 4 : body]
-            payload = apply_mask(data[body:stop], mask)
+            left -= 1
+            mask = data[body - 4 : body]
+            payload = apply_mask(data[body : min(stop, end)], mask)
+            at = min(stop, end)
             if first == _TEXT and stop <= end:
                 events.append(payload.decode())
             elif first == _BINARY and stop <= end:
                 events.append(payload)
             elif first == _CLOSE:
-                return _close(payload)
+                events.append(_close(payload))
+                self.stop()
+                return 0
             elif control:
+                self.uncounted += 1
                 events.append(Ping(payload) if first == _PING else Pong(payload))
             else:  # one frame of several, or one that has not come in full
                 if self._message is None:
                     self._message, self._text, self._valid = bytearray(), first & 0x0F == 1, 0
+                if first < 0x80:
+                    self.uncounted += 1
                 self._room -= length
                 self._final, self._missing, self._mask = first >= 0x80, length, mask
                 self._take(payload, events)
-        self._rest = data[at:]
-        self._idle = at >= end and self._message is None
-        return None
+        if left and at < end:
+            self._rest = data[at:end]
+            at = end
+        self._idle = not self._rest and self._message is None
+        return at
 
-    def _take(self, payload: bytes, events: list[Event]) -> None:
+    def _take(self, payload: bytes, events: deque[Event]) -> None:
         message, turn = self._message, len(payload) % 4
         assert message is not None
         message += payload

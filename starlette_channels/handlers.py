@@ -2,15 +2,16 @@
 
 import inspect
 import typing
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from msgspec import Struct
 
+from starlette_channels.callables import check_function, defined_in
 from starlette_channels.payloads import Decode, payload_decoder
+from starlette_channels.segments import DecodeText, segment_decoders
 
 OURS = "starlette_channels."
-POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class Handler(Struct, frozen=True):
@@ -18,10 +19,13 @@ class Handler(Struct, frozen=True):
 
     call: Callable[..., Coroutine[Any, Any, Any]]
     decode: Decode
+    segments: Mapping[str, DecodeText] = {}
+    """What decodes the segments of a topic that are not to stay text."""
 
 
 def _hints(function: Callable[..., Any], label: str) -> dict[str, Any]:
     """Return the annotations of a handler; names that are local to where it is defined are found as well."""
+    function = defined_in(function)
     frame = inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(OURS):
         frame = frame.f_back
@@ -33,27 +37,16 @@ def _hints(function: Callable[..., Any], label: str) -> dict[str, Any]:
         raise TypeError(f"{label}: an annotation cannot be resolved: {error} (is it imported at run time?)") from None
 
 
-def check_handler(function: Any, label: str, takes: tuple[str, ...], extra: tuple[str, ...] = ()) -> inspect.Parameter:
-    """Return the parameter for the last of what a handler takes, or say what it should look like."""
-    name = getattr(function, "__name__", repr(function))
-    wanted = f"{label}: {name} must be `async def` and take ({', '.join((*takes, *extra))})"
-    if not inspect.iscoroutinefunction(function):
-        raise TypeError(wanted)
-    try:
-        inspect.signature(function).bind(*takes, **dict.fromkeys(extra))
-    except TypeError as error:
-        raise TypeError(f"{wanted}: {error}") from None
-    positional = [one for one in inspect.signature(function).parameters.values() if one.kind in POSITIONAL]
-    if len(positional) < len(takes):
-        raise TypeError(f"{wanted}, each by name")
-    return positional[len(takes) - 1]
-
-
 def make_handler(function: Any, label: str, takes: tuple[str, ...], extra: tuple[str, ...] = ()) -> Handler:
     """Check a handler and build the decoder for its last positional parameter."""
-    payload = check_handler(function, label, takes, extra)
-    annotation = _hints(function, label).get(payload.name, inspect.Parameter.empty)
+    payload = check_function(function, label, takes, extra)
+    hints = _hints(function, label)
+    annotation = hints.get(payload.name, inspect.Parameter.empty)
     try:
-        return Handler(function, payload_decoder(annotation))
+        segments = segment_decoders(inspect.signature(function).parameters, hints, extra)
+    except TypeError as error:
+        raise TypeError(f"{label}: {error}") from None
+    try:
+        return Handler(function, payload_decoder(annotation), segments)
     except TypeError as error:
         raise TypeError(f"{label}: the payload cannot be decoded as {annotation}: {error}") from None

@@ -1,8 +1,8 @@
 """From an HTTP request to a connection: what `connect` sees, and how a client is refused."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope, Send
@@ -13,6 +13,9 @@ from starlette_channels.mishaps import Mishaps
 from starlette_channels.params import Params, decode_query
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
+
+Refuse: TypeAlias = Callable[[int, str], bool]
+"""What the fast lane offers in the ASGI scope to close a WebSocket; see `transports.handshaking`."""
 
 
 class Handshake(HTTPConnection):
@@ -47,7 +50,7 @@ class Refused(Exception):
     """The handshake ends with this HTTP status and body; reason and advice are for the log, the code for the counters.
 
     The reason may quote the client; the advice may not. `retry_after` says in how many seconds another try may be worth
-    it.
+    it. With `close`, a WebSocket is accepted and closed with that code and the body instead.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Refused(Exception):
         code: str = "connect_refused",
         advice: str = "",
         retry_after: int | None = None,
+        close: int | None = None,
     ) -> None:
         super().__init__(status, reason)
         self.advice: str = advice
@@ -65,6 +69,9 @@ class Refused(Exception):
         self.reason: str = reason
         self.body: str = body
         self.code: str = code
+        self.close: int | None = close
+        self.subprotocol: str | None = None
+        """That which the server accepts, for a WebSocket that is accepted and closed."""
         self.headers: dict[str, str] = {} if retry_after is None else {"retry-after": str(retry_after)}
 
 
@@ -82,7 +89,12 @@ def note_refusal(refusal: Refused, mishaps: Mishaps) -> None:
     """Count and log that a client was refused."""
     reason = shown(refusal.reason) + (refusal.advice and f": {refusal.advice}")
     mishaps.note(
-        refusal.code, logger, "Connection refused with %d: %s", refusal.status, reason, cause=refusal.__cause__
+        refusal.code,
+        logger,
+        "Connection refused with %d: %s",
+        refusal.close or refusal.status,
+        reason,
+        cause=refusal.__cause__,
     )
 
 
@@ -108,8 +120,18 @@ def read_auth_token(handshake: Handshake) -> None:
 
 
 async def refuse_websocket(scope: Scope, send: Send, refusal: Refused) -> None:
-    """Answer a WebSocket handshake with an HTTP status; servers without the extension for it answer 403."""
-    if "websocket.http.response" not in (scope.get("extensions") or {}):
+    """Answer a WebSocket handshake with an HTTP status, or with a close code if the refusal has one.
+
+    Servers without the extension for statuses answer 403.
+    """
+    extensions: dict[str, Any] = scope.get("extensions") or {}
+    if refusal.close is not None:
+        await send({"type": "websocket.accept", "subprotocol": refusal.subprotocol})
+        refuse: Refuse | None = extensions.get("starlette_channels", {}).get("refuse")
+        if refuse is None or not refuse(refusal.close, refusal.body):
+            await send({"type": "websocket.close", "code": refusal.close, "reason": refusal.body})
+        return
+    if "websocket.http.response" not in extensions:
         await send({"type": "websocket.close", "code": 1008})
         return
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]

@@ -6,16 +6,23 @@ Source: Phoenix's fastlane (`channel/server.ex`, `dispatch/3`).
 import contextvars
 import logging
 import threading
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from starlette_channels.commands import Command
+from starlette_channels.brokers.reports import Reports
+from starlette_channels.commands import Command, Disconnect
+from starlette_channels.confirmations import Confirmations
 from starlette_channels.exceptions import SerializerError
-from starlette_channels.messages import Body, Frame, Gap
+from starlette_channels.messages import Body, Frame, Gap, shown
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.serializers import Serializer
+from starlette_channels.uptime import uptime
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
+
+REMEMBER_SECONDS = 60.0
+"""For how long a `disconnect` means those, too, who came before it and are let in after it."""
 
 Writer: TypeAlias = Any
 """What an outlet knows one of its clients by."""
@@ -58,6 +65,10 @@ class Interest(Protocol):
         """Take note that a topic has none any more."""
         ...
 
+    def is_in_force(self, topic: str) -> bool:
+        """Whether broadcasts of other processes on a topic that has a subscriber are delivered."""
+        ...
+
 
 class Subscriber(Protocol):
     """What can be subscribed to a topic; it is known by its identity."""
@@ -74,12 +85,12 @@ class Subscriber(Protocol):
 class Addressee(Protocol):
     """A client of an identity."""
 
-    def obey(self, command: Command) -> None:
-        """Do what the server says, without waiting."""
+    def obey(self, command: Command, said_at: float) -> None:
+        """Do what the server said at that time, without waiting, unless it came later."""
         ...
 
-    def miss(self, gap: Gap) -> None:
-        """Take the news that commands may be lost, without waiting."""
+    def resync(self, said_at: float) -> None:
+        """Take the news that commands of that time or before may be lost, without waiting."""
         ...
 
 
@@ -164,16 +175,33 @@ class Hub:
     All methods but `run`, `run_later` and `subscribers` belong to that loop's thread.
     """
 
-    __slots__ = ("_addressees", "_context", "_counts", "_groups", "_interest", "_native", "thread")
+    __slots__ = (
+        "_addressees",
+        "_context",
+        "_groups",
+        "_interest",
+        "_native",
+        "_recent",
+        "_remembered",
+        "confirmations",
+        "mishaps",
+        "thread",
+    )
 
-    def __init__(self, native: Any, counts: Counter[str], interest: Interest | None = None) -> None:
+    def __init__(self, native: Any, mishaps: Mishaps, interest: Interest | None = None) -> None:
         self.thread: int = threading.get_ident()
         self._native = native
         self._context = contextvars.copy_context()  # what other threads ask for runs in it, not in theirs
-        self._counts = counts
+        self.mishaps: Mishaps = mishaps
         self._interest = interest
         self._groups: dict[str, list[Group]] = {}
         self._addressees: dict[str, set[Addressee]] = {}
+        self._recent: dict[str, tuple[Command, float]] = {}
+        self._remembered: deque[tuple[float, str, tuple[Command, float]]] = deque()
+        self.confirmations: Confirmations | None = None
+        """Where to wait for a subscription to be in force, if there is an engine."""
+        if interest is not None:
+            self.confirmations = Confirmations(interest.is_in_force, self.run_later, Reports(mishaps.counts))
 
     @property
     def topics(self) -> int:
@@ -216,15 +244,22 @@ class Hub:
 
         One that is subscribed already changes its route. Costs the same whatever the number of subscribers.
         """
-        self.unsubscribe(topic, subscriber)
-        groups = self._groups.get(topic, [])
+        former = self._groups.get(topic)
+        if former is None and self._interest is not None:
+            self._interest.add(topic)
+        groups = [group for group in former or () if not group.remove(subscriber) or len(group)]
         group = next((group for group in groups if group.route == route), None)
         if group is None:
             group = Group(route)
-            if self._interest is not None and not groups:
-                self._interest.add(topic)
-            self._groups[topic] = [*groups, group]  # never changed in place: a fan-out may be going through it
+            groups.append(group)
         group.add(subscriber, writer)
+        self._groups[topic] = groups  # a new list: a fan-out may be going through the former one
+
+    def hears(self, topic: str) -> bool:
+        """Whether a subscriber who comes now gets what other processes broadcast on a topic: there is no engine, or the
+        topic has a subscriber here already, and its subscription at the engine is in force.
+        """
+        return self._interest is None or (topic in self._groups and self._interest.is_in_force(topic))
 
     def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
         """End a subscription; one that does not exist is no error."""
@@ -238,11 +273,11 @@ class Hub:
                     self._interest.remove(topic)
 
     def enlist(self, socket_id: str, addressee: Addressee) -> None:
-        """Let a client have the commands to an identity."""
-        addressees = self._addressees.setdefault(socket_id, set())
-        if self._interest is not None and not addressees:
-            self._interest.add(socket_id)
-        addressees.add(addressee)
+        """Let a client have the commands to an identity, those included that were said while it was let in."""
+        self._addressees.setdefault(socket_id, set()).add(addressee)
+        recent = self._recent.get(socket_id)
+        if recent is not None:
+            self.run_later(addressee.obey, *recent)
 
     def dismiss(self, socket_id: str, addressee: Addressee) -> None:
         """Let it have none any more."""
@@ -250,17 +285,35 @@ class Hub:
         addressees.discard(addressee)
         if not addressees and socket_id in self._addressees:
             del self._addressees[socket_id]
-            if self._interest is not None:
-                self._interest.remove(socket_id)
 
-    def command(self, socket_id: str, command: Command) -> None:
-        """Command the clients of an identity."""
+    def command(self, socket_id: str, command: Command, said_at: float) -> None:
+        """Command the clients of an identity that were there at that time, by the clock `uptime`."""
+        if isinstance(command, Disconnect):
+            self._remember(socket_id, command, said_at)
         for addressee in tuple(self._addressees.get(socket_id, ())):
-            addressee.obey(command)
+            addressee.obey(command, said_at)
+
+    def _remember(self, socket_id: str, command: Disconnect, said_at: float) -> None:
+        """Keep a command for the clients that are being let in: perhaps `connect` has seen what held before it."""
+        now = uptime()
+        former = self._recent.get(socket_id)
+        if former is None or former[1] <= said_at:
+            recent = self._recent[socket_id] = command, said_at
+            self._remembered.append((now, socket_id, recent))
+        while self._remembered and now - self._remembered[0][0] > REMEMBER_SECONDS:
+            _, other, recent = self._remembered.popleft()
+            if self._recent.get(other) is recent:
+                del self._recent[other]
+
+    def resync(self, said_at: float) -> None:
+        """Tell all clients with an identity that commands of that time or before may be lost."""
+        for addressees in tuple(self._addressees.values()):
+            for addressee in tuple(addressees):
+                addressee.resync(said_at)
 
     def abandon(self) -> None:
         """Want nothing any more: the event loop is over, and its subscribers did not say goodbye."""
-        wanted = (*self._groups, *self._addressees)
+        wanted = tuple(self._groups)
         self._groups, self._addressees = {}, {}
         if self._interest is not None:
             for topic in wanted:
@@ -283,20 +336,25 @@ class Hub:
             else:
                 refused, refusal = refused + number, error
         if refusal is not None:
-            self._counts["inexpressible_broadcast"] += refused
-            logger.error("%r on %r was not sent to %d: %s", publication.event, publication.topic, refused, refusal)
+            self._note(
+                "inexpressible_broadcast",
+                "%s on %s was not sent to %d: %s",
+                publication,
+                refused,
+                refusal,
+                number=refused,
+            )
             if not delivered:
                 raise refusal
 
     def miss(self, gap: Gap) -> None:
-        """Tell the subscribers of a topic, and the clients that are called as it is, that something is lost."""
-        subscribers = [one for group in self._groups.get(gap.topic, ()) for one in group]
-        for concerned in (*subscribers, *self._addressees.get(gap.topic, ())):
+        """Tell the subscribers of a topic that something is lost."""
+        for subscriber in [one for group in self._groups.get(gap.topic, ()) for one in group]:
             try:
-                concerned.miss(gap)
-            except Exception:
-                self._counts["delivery_failed"] += 1
-                logger.exception("Telling of a gap on %r failed", gap.topic)
+                subscriber.miss(gap)
+            except Exception as error:  # noqa: BLE001 - it does not concern the others
+                text = "Telling of a gap on %s failed"
+                self.mishaps.note("delivery_failed", logger, text, shown(gap.topic), cause=error)
 
     def _attempt(
         self, deliver: Callable[[Publication], None], publication: Publication, number: int
@@ -305,7 +363,19 @@ class Hub:
             deliver(publication)
         except SerializerError as error:
             return error
-        except Exception:
-            self._counts["delivery_failed"] += number
-            logger.exception("Delivering %r on %r failed for %d", publication.event, publication.topic, number)
+        except Exception as error:  # noqa: BLE001 - it does not concern the others
+            text = "Delivering %s on %s failed for %d"
+            self._note("delivery_failed", text, publication, number, cause=error, number=number)
         return None
+
+    def _note(
+        self,
+        code: str,
+        text: str,
+        publication: Publication,
+        *args: object,
+        cause: Exception | None = None,
+        number: int,
+    ) -> None:
+        where = shown(publication.event), shown(publication.topic)
+        self.mishaps.note(code, logger, text, *where, *args, cause=cause, number=number, level=logging.ERROR)

@@ -5,6 +5,7 @@ import sys
 
 from msgspec import Struct, structs
 
+from starlette_channels.arguments import check_fields
 from starlette_channels.buckets import UNLIMITED, Rate
 
 
@@ -25,6 +26,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     lower. Phoenix has 10,000,000.
     """
 
+    header_bytes: int | None = 4_096
+    """Size of the refs, the topic and the event of one incoming message together, in UTF-8; refs that are not strings
+    count as they are sent back. A message with more is malformed, and closes the connection with 1011.
+
+    Refs go back with every reply, and a joined topic keeps its own, so they must not be as large as a payload. Phoenix
+    has no such limit.
+    """
+
     outbox_bytes: int | None = 1_048_576
     """What may wait for a client that reads too slowly; beyond it the connection is closed with 1008."""
 
@@ -39,7 +48,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Messages of one connection, joins excepted; one more is answered `rate limited`, or dropped if it has no ref.
 
     A message counts as one more for each 16,384 bytes, a join as well. Heartbeats and `phx_leave` count, but are
-    always answered.
+    always answered. On the fast lane, pings, pongs and fragments count as messages, too.
     """
 
     identity_message_rate: Rate | None = Rate(1_000, burst=10_000)
@@ -83,12 +92,17 @@ class Limits(Struct, frozen=True, kw_only=True):
     shutdown_seconds: float | None = 5.0
     """Time that handlers have to finish, and then `terminate`, once their connection has ended."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is no limit."""
+        check_fields(self)
+
 
 class Bounds(Limits, frozen=True, kw_only=True):
     """The limits as the code has them: those that are off are out of reach."""
 
     channels: int = sys.maxsize
     message_bytes: int = sys.maxsize
+    header_bytes: int = sys.maxsize
     outbox_bytes: int = sys.maxsize
     backlog: int = sys.maxsize
     mailbox: int = sys.maxsize

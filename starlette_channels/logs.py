@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from starlette_channels.arguments import check_fields
 from starlette_channels.parameters import SECRETS
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"] | None
@@ -22,6 +23,10 @@ class LogOptions(Struct, frozen=True, kw_only=True):
 
     keep_parameters: tuple[str, ...] | None = None
     """If given, names whose values are shown, and no others."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no option."""
+        check_fields(self)
 
 
 def level_of(level: Level, what: str) -> int | None:

@@ -5,28 +5,37 @@ out. Source: Phoenix's `channel/server.ex`; on purpose different: pushes of a jo
 unknown events and payloads that do not fit are answered instead of crashing, and `terminate` runs on every way out.
 """
 
-import copy
 import functools
 import logging
 import math
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from threading import get_ident
 from typing import Any
 
 import anyio
 
-from starlette_channels.actors import Stage, is_crash
+from starlette_channels.actors import Stage, Step
+from starlette_channels.arguments import check_type
+from starlette_channels.assigns import copy_assigns
 from starlette_channels.broker import Subscriptions
+from starlette_channels.callables import check_call_later, name_of
 from starlette_channels.channels import Channel, EndReason
-from starlette_channels.exceptions import InvalidPayload, JoinError
+from starlette_channels.confirmations import WAIT_SECONDS
+from starlette_channels.encoding import TooDeep
+from starlette_channels.event_names import RESERVED_PREFIXES
+from starlette_channels.exceptions import InvalidPayload
 from starlette_channels.hub import Publication, Route
 from starlette_channels.links import Link, reply_frame
 from starlette_channels.messages import Broadcast, Frame, Gap, Message, Reply, encode_payload, shown
 from starlette_channels.payloads import decode_anything
 from starlette_channels.protocol import UNMATCHED, Answer
+from starlette_channels.rejections import rejection
 from starlette_channels.sockets import Cleanup
 from starlette_channels.speakers import SILENT, Speaker
+from starlette_channels.tasks import OutOfTime, within
 from starlette_channels.topics import Match
+from starlette_channels.uptime import uptime
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -38,14 +47,24 @@ logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 TOO_DEEP = {"reason": "invalid payload", "detail": "Nested too deeply"}
 
 
-class JoinTimeout(Exception):
-    """A join handler took longer than it may."""
+class JoinGivenUp(BaseException):
+    """A join handler has returned after the channel had ended without it."""
+
+
+class Hold:
+    """What a channel knows of the broadcasts that wait for the answer to its join."""
+
+    __slots__ = ("bytes", "is_full")
+
+    def __init__(self) -> None:
+        self.bytes: int = 0
+        self.is_full: bool = False
 
 
 class Member(Speaker):
     """One client on one topic."""
 
-    __slots__ = ("_replaces", "_subscriptions", "assigns", "subtopic", "topic_params")
+    __slots__ = ("_arguments", "_hold", "_replaces", "_subscriptions", "assigns", "since", "subtopic", "topic_params")
 
     def __init__(
         self,
@@ -58,9 +77,13 @@ class Member(Speaker):
         super().__init__(link, channel, message)
         self.subtopic: str = match.subtopic
         self.topic_params: Mapping[str, str] = match.params
+        self._arguments: Mapping[str, Any] = match.params if match.decoded is None else match.decoded
         self.assigns: Any = link.assigns
         self._replaces = replaces
         self._subscriptions: Subscriptions | None = None
+        self.since: float = uptime()
+        """When the client asked to join; a `kick` that was said before does not mean this channel."""
+        self._hold: Hold | None = None  # from the subscription to the answer, if that is not one moment
 
     # What the connection calls.
 
@@ -114,11 +137,14 @@ class Member(Speaker):
         """Take a broadcast of the own topic that has no short cut to the client."""
         if self._stage is not Stage.LIVING or self.fate in SILENT:
             return
+        if self._hold is not None and not self._has_room_for(publication):
+            return
         if publication.event in self._channel.intercepts:
             self._post(self._handle_intercepted, publication)
         else:
             frame = publication.frame(self._link.serializer)
-            self._link.write(frame, self._place(publication.event, publication.body))
+            write = self._send if self._joined is None else self._link.write
+            write(frame, self._place(publication.event, publication.body))
 
     def hear(self, publication: Publication) -> None:
         """Take a broadcast of a topic that a handler subscribed to."""
@@ -135,6 +161,19 @@ class Member(Speaker):
 
     # What handlers call.
 
+    @override
+    async def admit(self) -> bool:
+        if self._joined is not None or self._stage is not Stage.LIVING or get_ident() != self._link.hub.thread:
+            raise RuntimeError(
+                "socket.admit(): no join is going on; await it in the join handler, the function under @channel, "
+                "after its checks and before it reads what it answers"
+            )
+        if self.fate is None:
+            self._subscribe_early()
+            if self._link.hub.confirmations is not None and not self._is_in_force():
+                await self._until_in_force()
+        return False
+
     @property
     @override
     def app(self) -> Any:
@@ -148,10 +187,12 @@ class Member(Speaker):
 
     @override
     def start_soon(self, function: Any, *args: Any) -> None:
+        check_call_later(function, "socket.start_soon", args="*args")
         self._link.hub.run(self._start_child, function, args)
 
     @override
     def subscribe(self, topic: str) -> None:
+        check_type(topic, str, "socket.subscribe(", "it takes the name of a topic")
         self._link.hub.run(self._subscribe, topic)
 
     @override
@@ -160,6 +201,7 @@ class Member(Speaker):
 
     @override
     def on_close(self, function: Cleanup) -> None:
+        check_call_later(function, "socket.on_close")
         self._link.hub.run(self._clean_up_with, function)
 
     @override
@@ -176,37 +218,82 @@ class Member(Speaker):
             with anyio.move_on_after(2 * self._link.limits.shutdown_seconds):
                 await self._replaces.ended()
         try:
-            self.assigns = copy.copy(self._link.assigns)
+            self.assigns = copy_assigns(self._link.assigns)
             reply = self._join_reply(message, await self._ask(message))
-        except JoinError as error:
-            self._refuse(message, "join_refused", error.payload)
+            if self._link.hub.confirmations is not None and self.fate is None and not self._is_in_force():
+                await self._until_in_force()
         except InvalidPayload as error:
             self._refuse(message, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
-        except JoinTimeout:
+        except OutOfTime:
             seconds = self._link.limits.handler_seconds
-            logger.error("The join of %r took more than %g seconds", self, seconds)
+            text = "The join of %r took more than %g seconds"
+            self._link.mishaps.note("join_timeout", logger, text, self, seconds, level=logging.ERROR, number=0)
             self._refuse(message, "join_timeout", {"reason": "join timed out"})
-        except BaseException as error:
-            if not is_crash(error):
-                raise
-            logger.exception("The join of %r crashed", self)
-            self._refuse(message, "join_crashed", {"reason": "join crashed"})
+        except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
+            reply = rejection(error)
+            if reply is not None:
+                self._refuse(message, "join_refused", reply.payload)
+            else:
+                self._join_crashed(message, error)
         else:
+            if self._hold is not None and self._hold.is_full:
+                self._refuse(message, "join_overflow", {"reason": "join overflow"})
+                return
             self._log(self._channel.log_join, "joined", message)
-            self._admit(reply)
+            self._accept(reply)
 
     async def _ask(self, message: Message) -> object:
         """Ask the join handler, for as long as a handler may take."""
         handler, seconds = self._channel.join, self._link.limits.handler_seconds
-        coroutine = handler.call(self, handler.decode(message.payload), **self.topic_params)
-        if seconds == math.inf:
-            return await coroutine
-        with anyio.move_on_after(seconds):
-            return await coroutine
-        raise JoinTimeout
+        coroutine = handler.call(self, handler.decode(message.payload), **self._arguments)
+        answer = await (coroutine if seconds == math.inf else within(seconds, self._link.counts, coroutine))
+        if self._given_up:
+            raise JoinGivenUp
+        return answer
 
-    def _admit(self, reply: Frame) -> None:
+    def _join_crashed(self, message: Message, error: BaseException) -> None:
+        if isinstance(error, JoinGivenUp) or not (self._is_crash(error) or isinstance(error, KeyboardInterrupt)):
+            raise error
+        text, name = "The join of %r crashed: %s raised", name_of(self._channel.join.call)
+        self._link.mishaps.note("join_crashed", logger, text, self, name, cause=error, number=0)
+        self._refuse(message, "join_crashed", {"reason": "join crashed"})
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+
+    def _subscribe_early(self) -> None:
+        """Take broadcasts from now on, and hold them until the join is answered."""
+        if self._hold is None:
+            self._hold = Hold()
+            self._link.hub.subscribe(self.topic, self)
+
+    def _is_in_force(self) -> bool:
+        """Whether the engine delivers all topics of this channel already; that is not waited for, and costs nothing."""
+        hears = self._link.hub.hears
+        return hears(self.topic) and (self._subscriptions is None or all(map(hears, self._subscriptions.topics)))
+
+    async def _until_in_force(self) -> None:
+        """Subscribe, and wait until the engine delivers all topics of this channel, but not for ever."""
+        self._subscribe_early()
+        confirmations = self._link.hub.confirmations
+        if confirmations is not None and not (self._hold is not None and self._hold.is_full):
+            topics = (self.topic, *(self._subscriptions.topics if self._subscriptions else ()))
+            await confirmations.wait(topics, self, min(WAIT_SECONDS, self._link.limits.handler_seconds / 2))
+
+    def _has_room_for(self, publication: Publication) -> bool:
+        """Count a broadcast that is to be held; beyond the limit none is any more, and the join will be refused."""
+        hold = self._hold
+        if hold is None or hold.is_full:
+            return hold is None
+        hold.bytes += memoryview(publication.body).nbytes
+        if hold.bytes > self._link.limits.outbox_bytes:
+            hold.is_full = True
+            self._held = None
+            self._link.hub.unsubscribe(self.topic, self)
+        return not hold.is_full
+
+    def _accept(self, reply: Frame) -> None:
         self._joined = True
+        self._hold = None
         self._link.write(reply)
         self._say_goodbye_of_replaced(self._link.write)
         held, self._held = self._held, None
@@ -219,14 +306,15 @@ class Member(Speaker):
     def _refuse(self, message: Message, code: str, payload: object) -> None:
         try:
             reply = self._join_reply(message, Reply("error", payload))
-        except Exception:
-            logger.exception("The reason for refusing %r cannot be sent", self)
+        except Exception as error:  # noqa: BLE001 - whatever the encoder raises
+            text = "The reason for refusing %r cannot be sent"
+            self._link.mishaps.note("join_crashed", logger, text, self, cause=error, number=0)
             reply = self._join_reply(message, Reply("error", {"reason": "join crashed"}))
         self._joined = False
-        self._held = None
+        self._held = self._hold = None
+        self._link.hub.unsubscribe(self.topic, self)
         self._settle("refused")
-        self._link.counts[code] += 1
-        self._log(self._channel.log_join, f"refused, {code}", message)
+        self._note_refusal(code, message)
         self._link.refuse(reply)
         self._say_goodbye_of_replaced(self._link.refuse)
 
@@ -251,7 +339,7 @@ class Member(Speaker):
         try:
             if handler is not None:
                 return handler.call(self, handler.decode(message.payload))
-            if any_event is not None:
+            if any_event is not None and not (isinstance(event, str) and event.startswith(RESERVED_PREFIXES)):
                 name = event if isinstance(event, str) else bytes(encode_payload(event)).decode()
                 return any_event.call(self, name, any_event.decode(message.payload))
         except InvalidPayload as error:
@@ -260,11 +348,48 @@ class Member(Speaker):
             self._blame(message, "unmatched_event", {"reason": "unmatched event"})
         return None
 
+    def _refused(self, letter: object, error: Exception) -> bool:
+        if type(letter) is Publication and rejection(error) is not None:
+            self._link.counts["event_refused"] += 1  # this client does not get the broadcast
+            return True
+        if type(letter) is not Message:
+            return False
+        if isinstance(error, InvalidPayload):
+            self._blame(letter, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
+            return True
+        refusal = rejection(error)
+        if refusal is None:
+            return False
+        if letter.ref is not None:
+            try:
+                self._reply(letter, refusal)
+            except Exception as unsendable:  # noqa: BLE001 - the refusal is the application's
+                text, name = "The reason for refusing event %s of %r cannot be sent", shown(letter.event)
+                self._link.mishaps.note("event_refused", logger, text, name, self, cause=unsendable, number=0)
+                return False
+        self._link.counts["event_refused"] += 1
+        self._log(self._channel.log_handle_in, f"refused, event {shown(letter.event)}", letter)
+        return True
+
+    def _describe(self, step: Step, letter: object) -> str:
+        channel, what, function = self._channel, type(letter).__name__, None
+        if isinstance(letter, Message):
+            handler = channel.events.get(letter.event) if isinstance(letter.event, str) else None
+            handler = handler or channel.any_event
+            what, function = f"event {shown(letter.event)}", handler and handler.call
+        elif step == self._handle_intercepted and isinstance(letter, Publication):
+            what, function = f"intercept {shown(letter.event)}", channel.intercepts[letter.event].call
+        elif step == self._handle_info:
+            what, function = f"info {what}", channel.info_handler(letter)
+        elif step == self._handle_refresh:
+            what, function = "on_refresh", channel.refreshed
+        return what if function is None else f"{what}, {name_of(function)},"
+
     def _answered(self, letter: object, answer: object) -> None:
         if type(letter) is Message:
             try:
                 self._reply(letter, answer)
-            except RecursionError:  # decoding the question took a little less of the stack than encoding it again
+            except TooDeep:  # decoding the question took a little less of the stack than encoding it again
                 self._blame(letter, "invalid_payload", TOO_DEEP)
 
     def _blame(self, message: Message, code: str, payload: Mapping[str, str]) -> None:
@@ -285,22 +410,23 @@ class Member(Speaker):
         try:
             payload = handler.decode(publication.body)
         except InvalidPayload as error:
-            self._link.counts["inexpressible_broadcast"] += 1
-            logger.error("%r: broadcast %r does not fit its intercept handler: %s", self, publication.event, error)
+            text, event = "%r: broadcast %s does not fit its intercept handler: %s", shown(publication.event)
+            mishaps = self._link.mishaps
+            mishaps.note("inexpressible_broadcast", logger, text, self, event, error, level=logging.ERROR)
             return None
         return handler.call(self, payload)
 
     def _handle_info(self, message: object) -> Coroutine[Any, Any, object] | None:
         handler = self._channel.info_handler(message)
         if handler is None:
-            self._link.counts["unmatched_info"] += 1
-            logger.warning("%r: no info handler for %s", self, type(message).__name__)
+            text = "%r: no info handler for %s"
+            self._link.mishaps.note("unmatched_info", logger, text, self, type(message).__name__)
             return None
         return handler(self, message)
 
     def _handle_refresh(self, assigns: Any) -> Coroutine[Any, Any, object] | None:
         handler = self._channel.refreshed
-        return None if handler is None else handler(self, copy.copy(assigns))
+        return None if handler is None else handler(self, copy_assigns(assigns))
 
     def _keep(self, letter: object) -> None:
         if type(letter) is Message:
@@ -325,7 +451,10 @@ class Member(Speaker):
             self._subscriptions.remove(topic)
 
     async def _end(self, leftovers: Iterable[Any]) -> None:
-        self._link.hub.unsubscribe(self.topic, self)
+        hub = self._link.hub
+        hub.unsubscribe(self.topic, self)
+        if hub.confirmations is not None and hub.confirmations.is_wanted:
+            hub.confirmations.forget((self.topic, *(self._subscriptions.topics if self._subscriptions else ())), self)
         if self._subscriptions is not None:
             self._subscriptions.clear()
         if self.fate in ("left", "stopped", "kicked"):
@@ -333,9 +462,9 @@ class Member(Speaker):
             self._link.free(self.topic, self)
         terminator = self._channel.terminator
         if self._joined and terminator is not None and self.fate is not None and self.fate != "refused":
-            await self._within_time("terminate", terminator(self, self.fate))
+            await self._within_time(f"terminate, {name_of(terminator)},", terminator(self, self.fate))
         if self._joined and self._channel.log_join is not None:
-            logger.debug("%r ended: %s", self, self.fate)
+            logger.debug("%r ended: %s, %s", self, self.fate, self._who)
         if self._joined and self.fate == "error":
             self._link.write(self._event_frame("phx_error", {"reason": "channel_crash"}))
         self._link.free(self.topic, self)

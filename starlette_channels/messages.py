@@ -1,21 +1,19 @@
 """The words that all layers share: message, reply, broadcast, and what payloads are."""
 
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
 import msgspec
 from msgspec import Raw, Struct
 
-from starlette_channels.exceptions import SerializerError
-
-T = TypeVar("T")
+from starlette_channels.encoding import encoders, json_encoder
 
 Frame: TypeAlias = str | bytes
 """One WebSocket message: `str` goes as a text frame, `bytes` as a binary frame."""
 
 Ref: TypeAlias = Any
-"""A ref is whatever JSON value the client chose; it is only compared and handed back."""
+"""A ref is whatever JSON value the client chose, lists and objects as `Raw`; it is only compared and handed back."""
 
 Body: TypeAlias = Raw | bytes
 """A payload on its way: JSON that nobody has decoded yet (`Raw`), or the bytes of a binary frame."""
@@ -91,29 +89,25 @@ class Gap(Struct, frozen=True):
     topic: str
 
     lost: int
-    """How many there were."""
+    """How many there were.
+
+    At least so many, if it is the first that is heard of a process that spoke on the topic before this one listened.
+    0 if nobody can say: a join was answered before the engine had the subscription, which is in force by now.
+    """
 
     publisher: str
-    """The process that sent them: an id that it has until it ends."""
-
-
-def _encode_pydantic(instance: Any) -> Any:
-    """Encode what msgspec does not know; pydantic is known by its methods, so it is no dependency."""
-    if hasattr(instance, "model_dump"):
-        return instance.model_dump(mode="json")
-    raise TypeError(f"Encoding objects of type {type(instance).__name__} is unsupported")
-
-
-_encode = msgspec.json.Encoder(enc_hook=_encode_pydantic).encode
+    """The process that sent them: an id that it has until it ends, or nothing if `lost` is 0."""
 
 
 def encode_payload(payload: object) -> Body:
     """Return a payload as it travels: JSON encoded once, bytes as they are.
 
-    Raises `TypeError` for what msgspec cannot encode and for a `Reply`, which only a handler can return, and
-    `SerializerError` for text that is no Unicode.
+    A type is written as it is read: pydantic's by its aliases and without what it excludes, as in FastAPI's answers.
+    What is not a number (`nan`, `inf`) is null, as in JavaScript. Raises `TypeError` for what cannot be encoded and for
+    a `Reply`, which only a handler can return, and `SerializerError` for text that is no Unicode, and for what contains
+    itself or is nested too deeply.
     """
-    return (_payload_encoders.get(type(payload)) or _payload_encoder(type(payload)))(payload)
+    return (_known_payload_encoder(type(payload)) or _payload_encoder(type(payload)))(payload)
 
 
 def encode_answer(answer: object) -> tuple[str, Body]:
@@ -121,21 +115,20 @@ def encode_answer(answer: object) -> tuple[str, Body]:
 
     Raises `TypeError` for what is neither payload, `Reply` nor `None`, and what `encode_payload` raises.
     """
-    return (_answer_encoders.get(type(answer)) or _answer_encoder(type(answer)))(answer)
-
-
-# How to encode is a question of the class, and remembered: asking takes longer than encoding does.
+    return (_known_answer_encoder(type(answer)) or _answer_encoder(type(answer)))(answer)
 
 
 def _payload_encoder(kind: type[Any]) -> Callable[[Any], Body]:
-    encoder: Callable[[Any], Body] = _as_json
+    encoder: Callable[[Any], Body]
     if issubclass(kind, Raw | bytes):
         encoder = _as_it_is
     elif issubclass(kind, bytearray):
         encoder = bytes
     elif issubclass(kind, Reply):
         encoder = _refuse_reply
-    return _remember(_payload_encoders, kind, encoder)
+    else:
+        encoder = json_encoder(kind)
+    return _payload_encoders.remember(kind, encoder)
 
 
 def _answer_encoder(kind: type[Any]) -> Callable[[Any], tuple[str, Body]]:
@@ -147,27 +140,15 @@ def _answer_encoder(kind: type[Any]) -> Callable[[Any], tuple[str, Body]]:
     elif issubclass(kind, Raw | bytes):
         encoder = _ok_as_it_is
     elif issubclass(kind, Mapping | Struct) or any(hasattr(kind, mark) for mark in _OBJECT_MARKS):
-        encoder = _ok_as_json
-    return _remember(_answer_encoders, cast("type", kind), encoder)
+        encoder = _ok_as(_payload_encoder(cast("type[Any]", kind)))
+    return _answer_encoders.remember(cast("type", kind), encoder)
 
 
-def _remember(encoders: dict[type, T], kind: type[Any], encoder: T) -> T:
-    if len(encoders) < MAX_KNOWN_CLASSES:  # classes that are made again and again must not be held for ever
-        encoders[kind] = encoder
-    return encoder
-
-
-_payload_encoders: dict[type, Callable[[Any], Body]] = {}
-_answer_encoders: dict[type, Callable[[Any], tuple[str, Body]]] = {}
-MAX_KNOWN_CLASSES = 1_000
+_payload_encoders = encoders()
+_answer_encoders = encoders()
+_known_payload_encoder: Callable[[type], Callable[[Any], Body] | None] = _payload_encoders.get
+_known_answer_encoder: Callable[[type], Callable[[Any], tuple[str, Body]] | None] = _answer_encoders.get
 _OBJECT_MARKS = ("__dataclass_fields__", "__attrs_attrs__", "model_dump")
-
-
-def _as_json(payload: object) -> Body:
-    try:
-        return Raw(_encode(payload))
-    except UnicodeEncodeError as error:
-        raise SerializerError(f"text that is no Unicode: {error}") from None
 
 
 def _as_it_is(payload: Body) -> Body:
@@ -178,8 +159,11 @@ def _refuse_reply(_: object) -> Body:
     raise TypeError("a Reply is an answer: return it from a handler; push and broadcast take the payload itself")
 
 
-def _ok_as_json(answer: object) -> tuple[str, Body]:
-    return "ok", _as_json(answer)
+def _ok_as(encode: Callable[[Any], Body]) -> Callable[[Any], tuple[str, Body]]:
+    def encoder(answer: object) -> tuple[str, Body]:
+        return "ok", encode(answer)
+
+    return encoder
 
 
 def _ok_as_it_is(answer: Body) -> tuple[str, Body]:
@@ -208,7 +192,7 @@ _repr.maxlevel = 2
 
 def shown(value: object) -> str:
     """Return what a client sent as a log line may have it: quoted, and about 100 characters at most."""
-    text = _repr.repr(value)
+    text = _repr.repr(bytes(value).decode(errors="replace") if isinstance(value, Raw) else value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
@@ -221,7 +205,11 @@ def same_ref(one: Ref, other: Ref) -> bool:
         return one == other
     if type(one) is not type(other):
         return False
-    return msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
+    return _sorted(one) == _sorted(other)
+
+
+def _sorted(ref: Ref) -> bytes:
+    return msgspec.json.encode(msgspec.json.decode(ref) if type(ref) is Raw else ref, order="sorted")
 
 
 def frame_size(frame: Frame) -> int:
@@ -230,33 +218,9 @@ def frame_size(frame: Frame) -> int:
 
 
 def message_size(message: Message) -> int:
-    """Return about how many bytes a waiting message holds."""
+    """Return about how many bytes a waiting message holds; `headers.check_header` sees to it that it holds no more."""
     size = memoryview(message.payload).nbytes
-    for text in (message.join_ref, message.ref, message.topic, message.event):
-        if isinstance(text, str):
-            size += len(text)
+    for field in (message.join_ref, message.ref, message.topic, message.event):
+        if isinstance(field, str | Raw):
+            size += len(field) if isinstance(field, str) else memoryview(field).nbytes
     return size
-
-
-MAX_REF_DEPTH = 32
-"""How deeply the names and refs of a message may be nested; no client nests them at all."""
-
-
-def nests_too_deeply(message: Message) -> bool:
-    """Whether a ref, the topic or the event is nested so deeply that it might be decoded, but not encoded again."""
-    if type(message.topic) is type(message.event) is type(message.ref) is str and type(message.join_ref) in _FLAT:
-        return False  # as good as every message
-    fields = (message.join_ref, message.ref, message.topic, message.event)
-    return any(_is_deeper(field, MAX_REF_DEPTH) for field in fields)
-
-
-_FLAT = frozenset((str, type(None)))
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    if not isinstance(value, list | dict):
-        return False
-    if levels == 0:
-        return True
-    inside = cast("Iterable[object]", value.values() if isinstance(value, dict) else value)
-    return any(_is_deeper(one, levels - 1) for one in inside)

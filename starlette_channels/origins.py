@@ -2,14 +2,16 @@
 
 Source: `check_origin` in Phoenix's `socket/transport.ex`. On purpose different: `True` compares with the `Host` of the
 request, since there is no configured one; schemes and hosts are compared as URLs are, without regard to case; and an
-origin is what RFC 6454 §6.2 lets a browser send, not all that a URL parser makes something of.
+origin is what RFC 6454 §6.2 lets a browser send, not all that a URL parser makes something of; and a plain HTTP request
+without an origin must not be one that a browser makes for a page of another origin (Fetch Metadata's `Sec-Fetch-Site`).
 """
 
-import inspect
 import re
 from collections.abc import Callable, Collection
 from typing import NamedTuple, TypeAlias, cast
 
+from starlette_channels.callables import check_function, is_async
+from starlette_channels.cancellation import is_crash
 from starlette_channels.handshake import Handshake, Refused
 
 CheckOrigin: TypeAlias = bool | Collection[str] | Callable[[Handshake], bool]
@@ -19,6 +21,13 @@ ADVICE = (
     "a page from elsewhere. If it is yours, Channels(check_origin=[...]) takes a list of all origins that are. "
     "If it is of the same host, a proxy in front has changed the Host header"
 )
+
+WITHOUT_ORIGIN = (
+    "an image, a script or a navigation of another page; a client that polls by fetch or XMLHttpRequest sends an Origin"
+)
+
+ELSEWHERE = frozenset({"cross-site", "same-site"})
+"""What `Sec-Fetch-Site` says of requests of other origins: of other domains, and of other hosts of the same one."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -106,27 +115,43 @@ class OriginCheck:
         """Refuse a page that may not connect; raises `Refused`.
 
         A request without the header comes from no page, and passes: a program that could leave it out could forge it.
+        But browsers leave it out, too, of requests whose answer the page does not read: images, scripts, navigations.
+        Of those, HTTP requests of other origins are refused whatever the setting, as `Sec-Fetch-Site` tells.
         """
         origin = conn.headers.get("origin")
         if origin is None:
+            if conn.scope["type"] == "http":
+                _refuse_what_no_script_asks(conn)
             return
         try:
             admitted = cast("object", self._admits(conn))
             if not isinstance(admitted, bool):
                 raise TypeError(f"check_origin returned {admitted!r}: it must be True or False")
-        except Exception as error:
+        except BaseException as error:
+            if not is_crash(error):
+                raise
             raise Refused(500, "check_origin raised", "Internal Server Error", "connect_crashed") from error
         if not admitted:
             reason = f"origin {origin}, host {conn.headers.get('host', '')}"
             raise Refused(403, reason, code="origin_refused", advice=ADVICE)
 
 
+def _refuse_what_no_script_asks(conn: Handshake) -> None:
+    """Refuse a request of another origin that browsers make without CORS: no script of a client reads its answer."""
+    sites = ",".join(conn.headers.getlist("sec-fetch-site")).lower()
+    site = next((site.strip() for site in sites.split(",") if site.strip() in ELSEWHERE), None)
+    if site is not None:
+        reason = f"no origin, and Sec-Fetch-Site {site}"
+        raise Refused(403, reason, code="origin_refused", advice=WITHOUT_ORIGIN)
+
+
 def _rule(setting: CheckOrigin) -> Callable[[Handshake], bool]:
     if isinstance(setting, bool):
         return _from_the_same_host if setting else _from_anywhere
     if callable(setting):
-        if inspect.iscoroutinefunction(setting):
+        if is_async(setting):
             raise TypeError("Channels(check_origin=...): the function must not be async; ask what is slow in `connect`")
+        check_function(setting, "Channels(check_origin=...)", ("conn",), to_await=False, by_name=False)
         return setting
     try:
         if isinstance(setting, str):

@@ -1,5 +1,6 @@
 """What is answered over HTTP to requests that are no transport's: the client's files, and what there is to say."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -12,7 +13,19 @@ from starlette_channels.origins import OriginCheck
 from starlette_channels.paths import TransportPath, path_below_mount
 from starlette_channels.service import Service
 
-CLIENT_FILES = ("channels.js", "channels.d.ts", "presence.js", "presence.d.ts")
+JAVASCRIPT = "text/javascript; charset=utf-8"
+TYPESCRIPT = "application/typescript; charset=utf-8"
+CLIENT_FILES = {
+    "channels.js": JAVASCRIPT,
+    "channels.d.ts": TYPESCRIPT,
+    "presence.js": JAVASCRIPT,
+    "presence.d.ts": TYPESCRIPT,
+    "shared.js": JAVASCRIPT,
+}
+"""The files, and their content types. `mimetypes` would ask the machine: its registry or `mime.types` may say that
+JavaScript is plain text, and no browser runs a module of that type."""
+
+NOT_SNIFFED = {"x-content-type-options": "nosniff"}
 UNCACHED = {"cache-control": "no-store"}
 
 
@@ -25,17 +38,26 @@ class Pages:
         self._service = service
         self._static = StaticFiles(directory=Path(__file__).parent / "static")
 
-    def readiness(self) -> Response:
+    def readiness(self, has_started: Callable[[], bool]) -> Response:
         """Return the answer to whoever asks whether clients may be sent here."""
-        if not self._service.closing:
-            return PlainTextResponse("ready", headers=UNCACHED)
-        return PlainTextResponse("draining", 503, {**UNCACHED, "retry-after": str(self._service.retry_after)})
+        if self._service.closing:
+            return PlainTextResponse("draining", 503, {**UNCACHED, "retry-after": str(self._service.retry_after)})
+        if not has_started():
+            return PlainTextResponse("starting", 503, {**UNCACHED, "retry-after": "1"})
+        return PlainTextResponse("ready", headers=UNCACHED)
 
     async def __call__(self, scope: Scope) -> Response:
         """Return the answer to a request."""
-        path = path_below_mount(scope)
-        if path.removeprefix("/") in CLIENT_FILES and scope["method"] in ("GET", "HEAD"):
-            response = await self._static.get_response(path.removeprefix("/"), scope)
+        response = await self._answer(scope)
+        response.headers.update(NOT_SNIFFED)
+        return response
+
+    async def _answer(self, scope: Scope) -> Response:
+        name = path_below_mount(scope).removeprefix("/")
+        if name in CLIENT_FILES and scope["method"] in ("GET", "HEAD"):
+            response = await self._static.get_response(name, scope)
+            if "content-type" in response.headers:  # an answer 304 has none
+                response.headers["content-type"] = CLIENT_FILES[name]
             # Pages of other origins may import the client, and get a new one when the server is upgraded.
             response.headers.update({"access-control-allow-origin": "*", "cache-control": "no-cache"})
             return response

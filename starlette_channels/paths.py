@@ -10,6 +10,8 @@ class TransportPath:
     """A path below the mount, variables included: `"/websocket"`, `"/ws/{region}"`."""
 
     def __init__(self, path: str, option: str) -> None:
+        if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
+            raise TypeError(f"{option}={path!r}): it is a text that begins with a slash")
         if not path.startswith("/"):
             raise ValueError(f"{option}={path!r}): it must begin with a slash")
         self._regex, _, self._convertors = compile_path(path)

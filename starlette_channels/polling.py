@@ -5,11 +5,11 @@ Source: Phoenix's `transports/long_poll.ex`.
 """
 
 import logging
+import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
-import anyio
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -21,7 +21,8 @@ from starlette_channels.handshake import Handshake, Refused, note_refusal
 from starlette_channels.messages import Frame
 from starlette_channels.paths import TransportPath
 from starlette_channels.service import Service
-from starlette_channels.transports.batches import is_batch, read_lines, read_text, split
+from starlette_channels.transports.batches import is_batch
+from starlette_channels.transports.bodies import Bodies, Body, BodyRefused
 from starlette_channels.transports.longpoll import LongPoll, LongPollTransport
 from starlette_channels.transports.sessions import Sessions
 
@@ -32,21 +33,17 @@ TOKEN_HEADER = "x-phoenix-longpoll-token"
 ANY_ORIGIN = {"access-control-allow-origin": "*"}
 """Pages of any origin may read the answers: whoever has its token has the session, and cookies open none by that."""
 
+ADVICE = (
+    "A long-poll session of another process was asked for: several processes need sticky sessions, so let the proxy "
+    "send all requests of a client to the same one"
+)
+
 HEADERS = {**ANY_ORIGIN, "cache-control": "no-store"}
 JSON = "application/json; charset=utf-8"
 
 
 class Unsent(Exception):
     """The client of a request was gone before its answer."""
-
-
-class BodyRefused(Exception):
-    """The body of a request is too big, or does not come; with the code for the counters."""
-
-    def __init__(self, status: int, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.code = code
 
 
 class LongPolling:
@@ -56,8 +53,8 @@ class LongPolling:
         self.path: TransportPath = TransportPath(options.path, "LongPoll(path")
         self._options = options
         self._limits = service.limits
-        self._counts = service.counts
         self._mishaps = service.mishaps
+        self._bodies = Bodies(options.held_bytes)
         self._admission = admission
         self._sessions: Sessions[LongPollTransport] = Sessions()
 
@@ -91,8 +88,7 @@ class LongPolling:
         session = self._sessions.find(token)
         if session.is_here if session is not None else not self._sessions.is_foreign(token):
             return session
-        self._counts["foreign_session"] += 1
-        self._sessions.warn_of_foreigners()
+        self._mishaps.note("foreign_session", logger, ADVICE)
         return None
 
     async def _open(self, exchange: "Exchange", handshake: Handshake) -> None:
@@ -104,49 +100,36 @@ class LongPolling:
     async def _post(self, exchange: "Exchange", session: LongPollTransport | None) -> Response:
         if session is None:
             return render(410)
+        is_in_lines = is_batch(exchange.headers.get("content-type", ""))
+        body = Body(self._bodies, self._options.batch_lines if is_in_lines else None)
         try:
-            body = await self._read(exchange)
-            return render(await session.receive(self._frames(exchange.headers.get("content-type", ""), body)))
+            session.check_announced(body, exchange.announced)
+            async with aclosing(exchange.stream()) as chunks:
+                status = await session.take(body, chunks)
+            return render(status)
         except ProtocolError as error:
             return self._refuse_body(BodyRefused(400, "malformed_message", str(error)))
         except BodyRefused as refused:
             return self._refuse_body(refused)
-
-    def _frames(self, content_type: str, body: bytes) -> Iterable[Frame]:
-        if not is_batch(content_type):
-            return (read_text(body),)
-        lines, beyond = split(body, self._options.batch_lines)
-        if beyond:
-            text = "%d lines of a batch were ignored: it may have %d"
-            self._mishaps.note("batch_too_long", logger, text, beyond, self._options.batch_lines, number=beyond)
-        return read_lines(lines)
-
-    async def _read(self, exchange: "Exchange") -> bytes:
-        with anyio.move_on_after(self._limits.idle_seconds):
-            return await exchange.read(self._options.body_bytes)
-        raise BodyRefused(408, "body_timeout", f"the body has not come within {self._limits.idle_seconds:g} seconds")
+        finally:
+            self._bodies.release(body)
 
     def _refuse_body(self, refused: BodyRefused) -> Response:
         self._mishaps.note(refused.code, logger, "A batch was refused with %d: %s", refused.status, refused)
-        return render(refused.status, refused.status, reason=str(refused))
+        response = render(refused.status, refused.status, reason=str(refused))
+        if refused.seconds is not None:
+            response.headers["retry-after"] = str(max(1, math.ceil(refused.seconds)))
+        return response
 
 
 class Exchange(Request):
     """A request and the way to answer it."""
 
-    async def read(self, most: int) -> bytes:
-        """Read the body; raises `BodyRefused` if it has more than so many bytes, without reading those."""
+    @property
+    def announced(self) -> int:
+        """The length that the body will have, as far as the client says."""
         length = self.headers.get("content-length", "")
-        size = int(length[:20]) if length.isdecimal() else 0
-        body = bytearray()
-        async with aclosing(self.stream()) as chunks:
-            while size <= most:
-                chunk = await anext(chunks, None)
-                if chunk is None:
-                    return bytes(body)
-                body += chunk
-                size = len(body)
-        raise BodyRefused(400, "body_too_big", f"a body of over {most} bytes")
+        return int(length[:20]) if length.isdecimal() else 0
 
     async def gone(self) -> None:
         """Wait until the client is gone."""
@@ -175,7 +158,12 @@ def render(status: int, true_status: int = 200, **fields: Any) -> Response:
 
 
 def refuse(refusal: Refused) -> Response:
-    """Make the answer to a client that gets no session: 403 whatever the reason, but for what is an error or passes."""
+    """Make the answer to a client that gets no session: 403 whatever the reason, but for what is an error or passes.
+
+    A refusal with a close code says it beside the status, with its reason; phoenix.js looks at the status only.
+    """
+    if refusal.close is not None:
+        return render(403, code=refusal.close, reason=refusal.body)
     if refusal.status == 400 or refusal.headers or refusal.status >= 500:
         return Response(status_code=refusal.status, headers={**HEADERS, **refusal.headers})
     return render(403)

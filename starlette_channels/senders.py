@@ -90,6 +90,12 @@ class Sender:
             self._messages = bucket
         return excess
 
+    def _draw_bytes(self, before: int, after: int, now: float) -> Excess | None:
+        """Count what a body has grown by, from so many bytes to so many; return what it is beyond, if it is."""
+        heaviest = self._service.quotas.heaviest
+        number = min(after // HEAVY, heaviest) - min(before // HEAVY, heaviest)
+        return self._draw_messages(number, now) if number else None
+
     def _draw_join(self, now: float) -> Excess | None:
         meter = self._service.quotas.joins
         bucket = meter.draw(self._joins, now)
@@ -98,11 +104,11 @@ class Sender:
         self._joins = bucket
         return None if self._identity is None else self._identity.draw_join(now)
 
-    def _draw_refusal(self, size: int, now: float) -> bool:
-        """Count a message beyond the rates; return whether there may be so many."""
+    def _draw_refusal(self, number: int, now: float) -> bool:
+        """Count messages beyond the rates; return whether there may be so many."""
         self._refusals = self._refusals or Refusals()
         quotas = self._service.quotas
-        return self._refusals.draw(quotas.refusals, now, min(1 + size // HEAVY, quotas.most_refused))
+        return self._refusals.draw(quotas.refusals, now, min(number, quotas.most_refused))
 
     def refuse(self, frame: Frame) -> None:
         """Send the answer to a refused join, when `refusal_seconds` are over."""

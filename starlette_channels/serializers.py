@@ -69,6 +69,40 @@ def negotiate(vsn: object, serializers: Iterable[Serializer]) -> Serializer | No
     return next((one for one in serializers if one.version == f"{parts[1]}.{parts[2]}"), None)
 
 
+class Parts(Struct, array_like=True, frozen=True, gc=False):
+    """A JSON message with none of its parts decoded."""
+
+    join_ref: Raw
+    ref: Raw
+    topic: Raw
+    event: Raw
+    payload: Raw
+
+
+class _ObjectParts(Struct, gc=False):
+    topic: Raw
+    event: Raw
+    payload: Raw
+    ref: Raw
+    join_ref: Raw = Raw(b"null")
+
+
+def take_apart(serializer: Serializer, frame: Frame) -> Parts | None:
+    """Return the parts of a JSON message of version 1 or 2, so that they can be measured before they are decoded.
+
+    `None` says that the serializer is another one, or the frame binary. Raises `ProtocolError` as `decode` does.
+    """
+    wrapped = serializer.wrapped if isinstance(serializer, TextOnly) else serializer
+    if type(wrapped) is V1:
+        return wrapped.take_apart(frame)
+    return wrapped.take_apart(frame) if type(wrapped) is V2 and isinstance(frame, str) else None
+
+
+def keeps_refs_raw(serializer: Serializer) -> bool:
+    """Whether a serializer can write lists and objects in refs that are given to it as JSON: those of this module."""
+    return isinstance(serializer.wrapped if isinstance(serializer, TextOnly) else serializer, V1 | V2)
+
+
 class _Object(Struct, gc=False):
     topic: Any
     event: Any
@@ -82,6 +116,7 @@ class V1:
 
     version: str = "1.0"
     _decode = msgspec.json.Decoder(_Object).decode
+    _take_apart = msgspec.json.Decoder(_ObjectParts).decode
 
     def decode(self, frame: Frame) -> Message:
         """Decode an object with `topic`, `event`, `payload` and `ref`, in a frame of either kind."""
@@ -90,6 +125,14 @@ class V1:
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ProtocolError(f"no version 1 message: {error}") from None
         return Message(one.join_ref, one.ref, one.topic, one.event, one.payload)
+
+    def take_apart(self, frame: Frame) -> Parts:
+        """Return the parts of an object, undecoded."""
+        try:
+            one = self._take_apart(frame if isinstance(frame, str) else frame.decode())
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ProtocolError(f"no version 1 message: {error}") from None
+        return Parts(one.join_ref, one.ref, one.topic, one.event, one.payload)
 
     def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> str:
         """Encode a push; version 1 has no place for the `join_ref`."""
@@ -117,6 +160,7 @@ class V2:
 
     version: str = "2.0"
     _decode = msgspec.json.Decoder(Message).decode
+    _take_apart = msgspec.json.Decoder(Parts).decode
 
     def decode(self, frame: Frame) -> Message:
         """Decode an array of at least five elements, or the header and bytes of a binary frame."""
@@ -127,22 +171,29 @@ class V2:
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ProtocolError(f"no version 2 message: {error}") from None
 
+    def take_apart(self, frame: str) -> Parts:
+        """Return the parts of an array, undecoded."""
+        try:
+            return self._take_apart(frame)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ProtocolError(f"no version 2 message: {error}") from None
+
     def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> Frame:
         """Encode a push; JSON payloads must be objects."""
         if not isinstance(body, Raw):
-            return self._binary(_PUSH, (_text(join_ref), topic, event), body)
+            return binary_frame(_PUSH, (_text(join_ref), topic, event), body)
         return _encode((join_ref, ref, topic, event, _object(body)))
 
     def reply(self, join_ref: Ref, ref: Ref, topic: Any, status: str, body: Body) -> Frame:
         """Encode a reply; its payload may be any JSON value."""
         if type(body) is not Raw:
-            return self._binary(_REPLY, (_text(join_ref), _text(ref), _text(topic), status), body)
+            return binary_frame(_REPLY, (_text(join_ref), _text(ref), _text(topic), status), body)
         return _encode((join_ref, ref, topic, "phx_reply", {"status": status, "response": body}))
 
     def broadcast(self, topic: str, event: str, body: Body) -> Frame:
         """Encode a broadcast; JSON payloads must be objects."""
         if not isinstance(body, Raw):
-            return self._binary(_BROADCAST, (topic, event), body)
+            return binary_frame(_BROADCAST, (topic, event), body)
         return _encode((None, None, topic, event, _object(body)))
 
     def _decode_binary(self, frame: bytes) -> Message:
@@ -162,20 +213,36 @@ class V2:
         join_ref, ref, topic, event = fields
         return Message(join_ref, ref, topic, event, frame[start:])
 
-    def _binary(self, kind: bytes, fields: tuple[str, ...], data: bytes) -> bytes:
-        try:
-            names = [field.encode() for field in fields]
-        except UnicodeEncodeError as error:
-            raise SerializerError(f"a name that is no Unicode: {error}") from None
-        if any(len(name) > 255 for name in names):
-            raise SerializerError("a name of more than 255 bytes does not fit a binary frame")
-        return b"".join((kind, bytes(map(len, names)), *names, data))
+
+def binary_frame(kind: bytes, fields: tuple[str, ...], data: bytes) -> bytes:
+    """Encode a binary frame: its names with a byte of length each, and its data."""
+    try:
+        names = [field.encode() for field in fields]
+    except UnicodeEncodeError as error:
+        raise SerializerError(f"a name that is no Unicode: {error}") from None
+    if any(len(name) > 255 for name in names):
+        raise SerializerError("a name of more than 255 bytes does not fit a binary frame")
+    return b"".join((kind, bytes(map(len, names)), *names, data))
 
 
 def _object(body: Raw) -> Raw:
     if bytes(memoryview(body)[:64]).lstrip()[:1] != b"{":
         raise SerializerError("the payload of a push or broadcast must be an object (or bytes)")
     return body
+
+
+def refuse_inexpressible(topic: str, event: str, body: Body, *, heard: bool = False) -> None:
+    """Raise `SerializerError` for a broadcast that version 2 of the protocol cannot express.
+
+    That is JSON that is no object, names of over 255 bytes beside bytes, and names that are no Unicode. If it is heard,
+    only the last are refused: the wires of the subscribers may express more.
+    """
+    _encode((topic, event))
+    if isinstance(body, Raw):
+        if not heard:
+            _object(body)
+    elif not heard:
+        binary_frame(_BROADCAST, (topic, event), b"")
 
 
 def _text(ref: Ref) -> str:
@@ -193,24 +260,24 @@ class TextOnly:
     """Another serializer, for a transport that takes no binary frames to the client."""
 
     def __init__(self, serializer: Serializer) -> None:
-        self._serializer = serializer
+        self.wrapped: Serializer = serializer
         self.version: str = serializer.version
 
     def decode(self, frame: Frame) -> Message:
         """Decode what a client sent; that may be binary."""
-        return self._serializer.decode(frame)
+        return self.wrapped.decode(frame)
 
     def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> str:
         """Encode a push."""
-        return _as_text(self._serializer.push(join_ref, ref, topic, event, body))
+        return _as_text(self.wrapped.push(join_ref, ref, topic, event, body))
 
     def reply(self, join_ref: Ref, ref: Ref, topic: Any, status: str, body: Body) -> str:
         """Encode a reply."""
-        return _as_text(self._serializer.reply(join_ref, ref, topic, status, body))
+        return _as_text(self.wrapped.reply(join_ref, ref, topic, status, body))
 
     def broadcast(self, topic: str, event: str, body: Body) -> str:
         """Encode a broadcast."""
-        return _as_text(self._serializer.broadcast(topic, event, body))
+        return _as_text(self.wrapped.broadcast(topic, event, body))
 
 
 def _as_text(frame: Frame) -> str:

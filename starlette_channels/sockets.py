@@ -58,7 +58,8 @@ class Socket(ABC, Generic[A]):
     """What follows the fixed part of the pattern: "lobby" for `room:lobby` under `room:*`."""
 
     topic_params: Mapping[str, str]
-    """The named segments of the topic: `{"room_id": "7"}` for `room:7` under `room:{room_id}`."""
+    """The named segments of the topic: `{"room_id": "7"}` for `room:7` under `room:{room_id}`. They are text, whatever
+    the join handler's annotations say."""
 
     assigns: A
     """What `connect` returned: a shallow copy for each join, so channels do not see each other's changes."""
@@ -69,11 +70,39 @@ class Socket(ABC, Generic[A]):
         """The application that the `Channels` are mounted in: `socket.app.state.db`."""
 
     @abstractmethod
+    async def admit(self) -> bool:
+        """Subscribe the client now, in the join handler: await it after the checks, and before you read the state that
+        the join answers. Then nothing is missed between the state and the first event::
+
+            @channel("list:{list_id}")
+            async def listing(socket: Socket, payload: dict, list_id: str) -> dict:
+                if not await may_read(socket.assigns, list_id):
+                    raise JoinError("unauthorized")
+                await socket.admit()
+                return {"items": await read_items(list_id)}
+
+        What is broadcast from here on is held, and follows the ok reply, in order with what is pushed. If the join is
+        refused after all, or crashes, it is dropped. It may be in the state as well, so let events carry what tells the
+        client that it has them. The client's own `socket.broadcast` reaches it, too; `broadcast_from` does not.
+
+        With an engine between processes it returns when the subscription is in force there, and those that
+        `socket.subscribe` has made. That takes a round trip for a topic that is new in this process, nothing for
+        others, and two seconds at most; then the join goes on, `relay_subscribe_timeout` is counted, and the channel's
+        handler of `Gap` is called as soon as the engine delivers the topic. A second call changes nothing.
+
+        At most `Limits.outbox_bytes` of payloads are held; beyond them the join is refused with `join overflow`.
+        Returns `False`; `True` will mean that all follows which the client has missed while it was away.
+        Raises `RuntimeError` outside of a join handler.
+        """
+
+    @abstractmethod
     def push(self, event: str, payload: Payload) -> None:
         """Send an event to this client only.
 
         In a join handler it is held until the ok reply has gone, and dropped if the join is refused. Raises
-        `TypeError` or `SerializerError` if the payload cannot be sent.
+        `TypeError` or `SerializerError` if the payload cannot be sent, and `ValueError` for the events that are the
+        protocol's or Presence's own: those that begin with `phx_` or `chan_reply_`, `presence_state`, `presence_diff`.
+        A handler that intercepts a `presence_diff` may push it.
         """
 
     @abstractmethod
@@ -81,7 +110,8 @@ class Socket(ABC, Generic[A]):
         """Send an event to everyone on this topic, this client included.
 
         The payload is encoded once, whatever the number of clients. Channels that intercept the event get it through
-        their handler instead. In a join handler it does not reach the joining client, which is not subscribed yet.
+        their handler instead. In a join handler it does not reach the joining client, which is
+        not subscribed yet, unless `admit` has been awaited. Raises what `push` raises.
         """
 
     @abstractmethod

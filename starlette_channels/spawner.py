@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from starlette_channels.limits import Bounds
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.tasks import Cancel, Tasks
 
 
@@ -24,6 +25,11 @@ class Spawner(Protocol):
     @property
     def counts(self) -> Counter[str]:
         """Where mishaps are counted."""
+        ...
+
+    @property
+    def mishaps(self) -> Mishaps:
+        """What counts and logs mishaps."""
         ...
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:

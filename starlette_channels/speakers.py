@@ -2,14 +2,18 @@
 
 import logging
 import sys
+from functools import partial
 from typing import Any
 
 from starlette_channels.actors import Actor, Stage
 from starlette_channels.broker import Broker
 from starlette_channels.channels import Channel
+from starlette_channels.event_names import ORDINARY_EVENTS, PRESENCE_STATE, check_event
+from starlette_channels.hub import Publication
 from starlette_channels.links import Link, PromisedReply
 from starlette_channels.log_context import Scene
 from starlette_channels.messages import EMPTY, Body, Frame, Message, Payload, Ref, encode_answer, encode_payload
+from starlette_channels.mishaps import Lazily
 from starlette_channels.payloads import decode_anything
 from starlette_channels.slow import LatestByKey, Place
 from starlette_channels.sockets import LaterReply, Socket
@@ -54,13 +58,43 @@ class Speaker(Actor, Socket[Any]):
     def _log(self, level: int | None, what: str, message: Message) -> None:
         """Log what has become of a message, with its payload, if that is wanted."""
         if level is not None and logger.isEnabledFor(level):
-            logger.log(level, "%r: %s, parameters %s", self, what, self._link.parameters.show(message.payload))
+            shown = self._link.parameters.show(message.payload)
+            logger.log(level, "%r: %s, %s, parameters %s", self, what, self._who, shown)
+
+    @property
+    def _who(self) -> str:
+        """Who the client is, for logs: the number of its connection, and its `socket_id` if it has one."""
+        link = self._link
+        return f"connection {link.number}" + (f" of {link.socket_id!r}" if link.socket_id is not None else "")
+
+    def _note_refusal(self, code: str, message: Message) -> None:
+        """Count a refused join, and log it, with its payload, if that is wanted."""
+        mishaps, level = self._link.mishaps, self._channel.log_join
+        if level is None:
+            mishaps.counts[code] += 1
+            return
+        parameters = Lazily(partial(self._link.parameters.show, message.payload))
+        mishaps.note(code, logger, "%r: refused, %s, parameters %s", self, code, parameters, level=level)
 
     @override
     def push(self, event: str, payload: Payload) -> None:
+        if event not in ORDINARY_EVENTS:
+            self._check_push(event)
         body = encode_payload(payload)
         frame = self._link.serializer.push(self._push_ref, None, self.topic, event, body)
         self._link.hub.run(self._send, frame, self._place(event, body))
+
+    def _check_push(self, event: str) -> None:
+        """Raise `ValueError` for a reserved event, unless it is the one that an intercept handler passes on."""
+        letter = self._letter
+        if type(letter) is not Publication or letter.event != event:
+            check_event(event)
+
+    def push_state(self, payload: object) -> None:
+        """Send `presence_state`, which is Presence's own."""
+        body = encode_payload(payload)
+        frame = self._link.serializer.push(self._push_ref, None, self.topic, PRESENCE_STATE, body)
+        self._link.hub.run(self._send, frame, self._place(PRESENCE_STATE, body))
 
     @override
     def broadcast(self, event: str, payload: Payload) -> None:

@@ -55,6 +55,18 @@ class ConnectionClosed(Exception):
         self.reason = reason
 
 
+class ChannelCrashed(Exception):
+    """The channel ended with `phx_error` before a reply came: a handler raised, most likely, and the log says which.
+
+    `payload` is that of the `phx_error`.
+    """
+
+    def __init__(self, topic: str, payload: Any) -> None:
+        super().__init__(f"{topic!r} ended with phx_error {payload}: look into the log")
+        self.topic = topic
+        self.payload = payload
+
+
 class Received(Struct, frozen=True):
     """A frame from the server; the payload is JSON decoded, or bytes."""
 
@@ -80,6 +92,8 @@ class Client:
         self._refs = count(1)
         self._outgoing, self._incoming = anyio.create_memory_object_stream[Message](float("inf"))
         self._unread: list[Received] = []
+        self._crashes: list[Received] = []
+        self._sent: dict[Any, tuple[Any, int]] = {}
         self._news: anyio.Event | None = None
         self._accepted = False
         self._refusal: tuple[int, bytes] | None = None
@@ -109,6 +123,7 @@ class Client:
     def send(self, join_ref: Any, ref: Any, topic: Any, event: Any, payload: Any) -> None:
         """Send a message, in a binary frame if the payload is bytes, and do not wait for anything."""
         body = encode_payload(payload)
+        self._sent[str(ref)] = (join_ref, len(self._crashes))
         if self._version_1 and not isinstance(body, Raw):
             raise ValueError("version 1 of the protocol has no binary frames")
         if self._version_1:
@@ -126,12 +141,25 @@ class Client:
         self._outgoing.send_nowait({"type": "websocket.receive", key: frame})
 
     async def reply(self, ref: Any) -> Reply:
-        """Wait for the reply to a message."""
-        received = await self.receive(lambda one: one.event == "phx_reply" and one.ref == ref, f"the reply to {ref!r}")
+        """Wait for the reply to a message, which may come after the end of its channel."""
+        return await self._reply(ref, lambda: None)
+
+    async def reply_unless_crashed(self, ref: Any) -> Reply:
+        """Wait for the reply to a message. Raises `ChannelCrashed` at once if its channel crashes before."""
+        return await self._reply(ref, lambda: self._raise_if_crashed(str(ref)))
+
+    async def _reply(self, ref: Any, give_up: Callable[[], None]) -> Reply:
+        what = f"the reply to {ref!r}"
+        received = await self._wait_for(lambda one: one.event == "phx_reply" and one.ref == ref, what, give_up)
         return received.reply
 
     async def receive(self, wanted: Callable[[Received], bool] | None = None, what: str = "a frame") -> Received:
         """Wait for the next frame that is wanted, any by default; others stay for later calls."""
+        return await self._wait_for(wanted, what, lambda: None)
+
+    async def _wait_for(
+        self, wanted: Callable[[Received], bool] | None, what: str, give_up: Callable[[], None]
+    ) -> Received:
         with anyio.move_on_after(self.timeout):
             while True:
                 for position, received in enumerate(self._unread):
@@ -139,8 +167,16 @@ class Client:
                         return self._unread.pop(position)
                 if self._closed is not None:
                     raise ConnectionClosed(*self._closed)
+                give_up()
                 await self._wait()
         raise AssertionError(f"{what} did not come within {self.timeout} s; unread: {self._unread}")
+
+    def _raise_if_crashed(self, ref: str) -> None:
+        """Raise if the channel that a message was sent to has crashed since: nobody will answer it."""
+        join_ref, before = self._sent.get(ref, (None, 0))
+        for crash in self._crashes[before:]:
+            if join_ref is not None and crash.join_ref == join_ref:
+                raise ChannelCrashed(crash.topic, crash.payload)
 
     async def received_nothing(self, wanted: Callable[[Received], bool] | None = None) -> bool:
         """Let the server do all that it can do now, and fail if a frame that is wanted has come.
@@ -218,7 +254,10 @@ class Client:
                 self._closed = (message.get("code", 1000), message.get("reason") or "")
             case _:
                 text = message.get("text")
-                self._unread.append(_decode(message["bytes"] if text is None else text))
+                received = _decode(message["bytes"] if text is None else text)
+                self._unread.append(received)
+                if received.event == "phx_error":
+                    self._crashes.append(received)
         self._tell()
 
     async def _open(self) -> None:
@@ -241,8 +280,8 @@ class Joined:
         self.reply = reply
 
     async def push(self, event: str, payload: Any = None) -> Reply:
-        """Send an event and wait for its reply."""
-        return await self.client.reply(self.send(event, payload))
+        """Send an event and wait for its reply. Raises `ChannelCrashed` at once if the channel crashes before."""
+        return await self.client.reply_unless_crashed(self.send(event, payload))
 
     def send(self, event: str, payload: Any = None) -> str:
         """Send an event, and return the ref with which `client.reply(ref)` can wait for the reply."""
@@ -305,7 +344,7 @@ async def connect(
         "server": ("testserver", 80),
         "subprotocols": [*subprotocols, *([] if auth_token is None else [SUBPROTOCOL, encode_token(auth_token)])],
         "state": {},
-        "extensions": {"websocket.http.response": {}},
+        "extensions": {"websocket.http.response": {}, "starlette_channels.testing": {}},
     }
     client = Client(timeout, vsn)
     async with client.talking_to(app, scope):

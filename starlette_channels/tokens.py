@@ -40,13 +40,15 @@ class Tokens:
     __slots__ = ("_max_age", "_serializer")
 
     def __init__(self, secret_key: str | Sequence[str], *, salt: str, max_age: float = 86_400) -> None:
+        if isinstance(secret_key, bytes) or not isinstance(secret_key, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance] - of the environment, it may be None
+            raise TypeError("Tokens(secret_key): it is a text, or a list of some; is the variable for it set?")
         keys = [secret_key] if isinstance(secret_key, str) else list(secret_key)
         if not keys or min(len(key.encode()) for key in keys) < MIN_KEY_BYTES:
             make = "python -c 'import secrets; print(secrets.token_urlsafe())'"
             raise ValueError(f"Tokens(secret_key): it must have {MIN_KEY_BYTES} bytes or more; make one with {make}")
         if not salt:
             raise ValueError('Tokens(salt=...): say what the tokens are for, as in salt="user socket"')
-        if not max_age > 0:
+        if isinstance(max_age, bool) or not isinstance(max_age, int | float) or not max_age > 0:  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
             raise ValueError(f"Tokens(max_age={max_age!r}): it is a number of seconds, more than 0")
         self._max_age = max_age
         self._serializer = URLSafeTimedSerializer(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 NO_PARAMS: Mapping[str, str] = MappingProxyType({})
 _SEGMENT = re.compile(r"\{([^{}]*)\}")
@@ -20,6 +20,9 @@ class Match(NamedTuple):
     params: Mapping[str, str]
     """The named segments."""
 
+    decoded: Mapping[str, Any] | None = None
+    """The named segments as the join handler takes them, if not all of them are text."""
+
 
 class Pattern:
     """A topic pattern: fixed text, `{name}` for one segment (anything but a colon), and at the end `*` for any rest.
@@ -32,7 +35,9 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         head = text.removesuffix("*")
-        if not text or "*" in head:
+        if not text:
+            raise ValueError("topic pattern '': it would match no topic; name one, as in 'room:*', or '*' for all")
+        if "*" in head:
             raise ValueError(f"topic pattern {text!r}: a `*` is allowed only at the end, as in 'room:*'")
         names = _SEGMENT.findall(head)
         if any(not name.isidentifier() for name in names) or re.search(r"[{}]", _SEGMENT.sub("", head)):

@@ -50,6 +50,17 @@ class EngineServer:
             self._process.wait()
             self._process = None
 
+    def tell(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self) -> None:
+        """Wait until it has ended by itself."""
+        assert self._process is not None
+        self._process.wait(SECONDS)
+        self._process = None
+
     def restart(self) -> None:
         """A power cut, and power again."""
         self.kill()

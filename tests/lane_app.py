@@ -17,16 +17,17 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from starlette_channels import Channels, Handshake, Limits, Socket, channel, latest_by_key
+from starlette_channels import Channels, ConnectError, Handshake, Limits, Socket, channel, latest_by_key
 from starlette_channels.connection import Connection
 from starlette_channels.tokens import Tokens
+from starlette_channels.transports.closing import Closing
 from starlette_channels.transports.handshaking import Handshaking
 from starlette_channels.transports.lane import Lane
 from starlette_channels.transports.uvicorn import FastLane
 
 gc.disable()
 
-WATCHED = (FastLane, Handshaking, Lane, Connection, Handshake, HttpRequestParser, BadSignature)
+WATCHED = (FastLane, Handshaking, Closing, Lane, Connection, Handshake, HttpRequestParser, BadSignature)
 """Kinds of which every client, or every refused one, has an instance for some time."""
 
 tokens = Tokens("the key of a test is no secret", salt="lane")
@@ -52,9 +53,11 @@ class CountCalls:
 
 
 async def connect(conn: Handshake) -> dict[str, Any]:
-    """Let everybody in, but for those with a bad token; who wants to be held waits at the gate."""
+    """Refuse those with a bad token or the wish to be refused; who wants to be held waits at the gate."""
     if "token" in conn.params:
         tokens.verify(conn.params["token"])
+    if "close" in conn.params:
+        raise ConnectError("as you wish", close=4401)
     if "hold" in conn.params:
         await gate.wait()
     return {}

@@ -101,11 +101,12 @@ class Pipe(asyncio.Transport):
 class Client:
     """A client of the fast lane that takes what it wants when it wants."""
 
-    def __init__(self) -> None:
-        self.loop, self.pipe, self.counts = Loop(), Pipe(), Counter[str]()
+    def __init__(self, loop: Loop | None = None, pulse: Pulse | None = None) -> None:
+        self.loop, self.pipe, self.counts = loop or Loop(), Pipe(), Counter[str]()
         service = Service([], Broker(), Limits(outbox_bytes=LIMIT))
-        loop: Any = self.loop
-        self.lane = Lane(self.pipe, loop, Pulse(loop), service.limits, Mishaps(self.counts), 1 << 20, set(), set())
+        any_loop: Any = self.loop
+        pulse = pulse or Pulse(any_loop)
+        self.lane = Lane(self.pipe, any_loop, pulse, service.limits, Mishaps(self.counts), 1 << 20, set(), set())
         self.lane.start(lambda transport: self._connect(service, transport))
 
     def _connect(self, service: Service, transport: Transport) -> Connection:

@@ -1,6 +1,7 @@
 """A site that knows its users by a cookie, with pages on any host name: `uvicorn tests.origin_app:app`.
 
 `/guarded` checks origins, as it is by default; `/open` does not, to show that pages from elsewhere would get in.
+`/polled` is for pages of `friend.localhost` and its own, and offers long-polling; `/figures` tells of its sessions.
 """
 
 from typing import Any
@@ -9,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Mount, Route
 
 from starlette_channels import Channels, Handshake, Socket, channel
@@ -33,11 +34,21 @@ async def log_in(request: Request) -> HTMLResponse:
     return await page(request)
 
 
+polled = Channels([me], connect=connect, longpoll=True, check_origin=["//app.localhost", "//friend.localhost"])
+
+
+async def figures(request: Request) -> JSONResponse:
+    numbers = polled.statistics()
+    return JSONResponse({"sessions": numbers.connections, "refused": numbers.counts.get("origin_refused", 0)})
+
+
 app = Starlette(
     routes=[
         Route("/", page),
         Route("/login/{name}", log_in),
         Mount("/guarded", app=Channels([me], connect=connect)),
+        Route("/figures", figures),
+        Mount("/polled", app=polled),
         Mount("/open", app=Channels([me], connect=connect, check_origin=False)),
     ],
     middleware=[Middleware(SessionMiddleware, secret_key="of this test")],

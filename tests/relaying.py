@@ -61,6 +61,7 @@ class Ear:
                 other.broadcast(self.topic, "probe", {})
                 with anyio.move_on_after(0.05):
                     await self.until(lambda: len(self.heard) > before)
+        self.gaps.clear()  # what was tried while the subscription took its time
 
     def leave(self) -> None:
         self.broker.hub().unsubscribe(self.topic, self)

@@ -294,6 +294,90 @@ def test_a_blank_page_needs_only_channels_js(browser: Browser, plain_server: Ser
     assert visits.elsewhere == []
 
 
+REFUSALS = """async () => {
+    const { Socket } = await import("/socket/channels.js");
+    let token = "expired";
+    const socket = new Socket("/socket", { params: () => ({ user: "ann", token }), reconnectAfterMs: () => 20 });
+    const told = [], codes = [];
+    socket.onClose(({ code }) => codes.push(code));
+    socket.onRefused(async (refusal) => {
+        told.push(refusal);
+        token = told.length < 3 ? "expired" : "fresh";
+    });
+    socket.connect();
+    await socket.channel("room:page").join();
+    socket.disconnect();
+    const strict = new Socket("/socket", { params: { user: "ann", token: "expired" }, reconnectAfterMs: () => 20 });
+    let attempts = 0;
+    strict.onClose(() => attempts++);
+    strict.onRefused(({ code }) => code !== 4401);
+    const join = strict.channel("room:page").join();
+    strict.connect();
+    const rejected = await join.catch(({ status, reason }) => ({ status, reason }));
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    const silent = new Socket("/socket", { params: { user: "" } });
+    const [refused, refusedOverHttp] = [[], new Promise((resolve) => silent.onClose(({ code }) => resolve(code)))];
+    silent.onRefused((refusal) => refused.push(refusal));
+    silent.connect();
+    return { told, codes: codes.slice(0, 3), rejected, attempts, overHttp: await refusedOverHttp, refused };
+}"""
+
+
+def test_a_page_can_tell_a_refusal_with_a_code_from_a_dead_network(browser: Browser, plain_server: Server) -> None:
+    visits = Visits(browser, plain_server)
+    visits.expected = "WebSocket connection to '[^']*' failed: Error during WebSocket handshake"
+    page = visits.page()
+    page.goto(plain_server.http)
+    refusal = {"code": 4401, "reason": "expired token"}
+    assert page.evaluate(REFUSALS) == {
+        "told": [refusal] * 3,
+        "codes": [4401] * 3,
+        "rejected": {"status": "refused", "reason": "expired token"},
+        "attempts": 1,
+        "overHttp": 1006,
+        "refused": [],
+    }
+    visits.leave()
+    assert visits.errors == []
+
+
+SHARED = """async () => {
+    const { Socket, Presence } = await import("/socket/channels.js");
+    const socket = new Socket("/socket", { params: { user: "ann" } });
+    socket.connect();
+    const [one, two] = [socket.shared("room:page"), socket.shared("room:page", { other: true })];
+    const heard = [];
+    one.on("said", ({ body }) => heard.push(`one: ${body}`));
+    two.on("said", ({ body }) => heard.push(`two: ${body}`));
+    const joined = [await one.join(), await two.join()];
+    await one.push("say", { body: "both" });
+    one.leave();
+    await two.push("say", { body: "the second" });
+    const states = [one.state, two.state];
+    const [first, second] = [socket.channel("room:page"), socket.channel("room:page")];
+    await first.join();
+    await second.join();
+    return { joined, heard, states, after: [two.state, first.state, second.state] };
+}"""
+
+
+def test_parts_of_a_page_share_a_channel_and_mistakes_are_in_the_console(
+    browser: Browser, plain_server: Server
+) -> None:
+    visits = Visits(browser, plain_server)
+    page = visits.page()
+    page.goto(plain_server.http)
+    ann = {"you": "ann", "topic": "room:page", "tags": None}
+    assert page.evaluate(SHARED) == {
+        "joined": [ann, ann],
+        "heard": ["one: both", "two: both", "two: the second"],
+        "states": ["closed", "joined"],
+        "after": ["closed", "closed", "joined"],
+    }
+    visits.leave()
+    assert [text.partition(" ")[0] for text in visits.errors] == ['socket.shared("room:page"):', *['"room:page"'] * 2]
+
+
 WHO_AM_I = """(socket) => new Promise((resolve) => {
     const connection = new WebSocket(`${socket}/websocket?vsn=2.0.0`);
     connection.onopen = () => connection.send('["1", "1", "me", "phx_join", {}]');
@@ -320,6 +404,51 @@ def test_a_page_from_elsewhere_cannot_connect_with_the_cookies_of_a_user(browser
         assert page.evaluate(WHO_AM_I, f"ws://{ours}/guarded") == "refused"
         assert page.evaluate(WHO_AM_I, f"ws://{theirs}/guarded") == "nobody"
     assert f"'origin http://{theirs}, host {ours}'" in site.tail()
+
+
+IMAGES = """(url) => Promise.all([...Array(10)].map((_, n) => new Promise((resolve) => {
+    const image = new Image();
+    image.onload = image.onerror = resolve;
+    image.src = `${url}&n=${n}`;
+})))"""
+NO_CORS = """(url) => fetch(url, { mode: "no-cors", credentials: "include" }).then(() => null)"""
+FRAME = """(url) => new Promise((resolve) => {
+    const frame = document.createElement("iframe");
+    frame.onload = resolve;
+    frame.src = url;
+    document.body.append(frame);
+})"""
+FETCH = """(url) => fetch(url).then((answer) => answer.json()).then(({ status }) => status, () => "unreadable")"""
+XHR = """(url) => new Promise((resolve) => {
+    const request = new XMLHttpRequest();
+    request.open("GET", url);
+    request.onload = () => resolve(JSON.parse(request.responseText).status);
+    request.send();
+})"""
+
+
+def test_only_scripts_of_admitted_pages_open_sessions_of_long_polling(browser: Browser, site: Server) -> None:
+    """What browsers really send: an `Origin` only where a script may read the answer, or changes something."""
+
+    def sessions() -> int:
+        return httpx.get(f"{site.http}/figures", trust_env=False).json()["sessions"]
+
+    poll = f"http://app.localhost:{site.port}/polled/longpoll?vsn=2.0.0"
+    with contextlib.closing(browser.new_context()) as context:
+        page = context.new_page()
+        page.goto(f"http://app.localhost:{site.port}/login/ann")
+        for elsewhere in ("evil.app.localhost", "evil.localhost"):  # of the same site, and of another one
+            page.goto(f"http://{elsewhere}:{site.port}/")
+            for how in (IMAGES, NO_CORS, FRAME, FETCH):
+                page.evaluate(how, poll)
+                assert sessions() == 0, (elsewhere, how)
+            with page.expect_navigation():
+                page.evaluate("(url) => { location = url; }", poll)
+            assert sessions() == 0, elsewhere
+        for number, (ours, how) in enumerate([("app", FETCH), ("app", XHR), ("friend", FETCH), ("friend", XHR)], 1):
+            page.goto(f"http://{ours}.localhost:{site.port}/")
+            assert page.evaluate(how, poll) == 410, ours
+            assert sessions() == number
 
 
 PHOENIX_JS = """async (url) => {

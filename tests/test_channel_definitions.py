@@ -10,7 +10,8 @@ from starlette_channels import Channel, InvalidPayload
 
 PRELUDE = """
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from fastapi import Depends, Query, Security
 import msgspec
 from msgspec import Struct
 from starlette_channels import Broadcast, Channel, Socket, channel

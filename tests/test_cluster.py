@@ -92,12 +92,12 @@ async def test_an_engine_that_dies_takes_nobody_away_for_good_and_nothing_withou
 
 
 @with_an_engine
-@pytest.mark.parametrize("how", ["cut", "hanging"])
+@pytest.mark.parametrize("how", ["cut", "hanging", "deaf"])
 async def test_the_sides_of_a_partition_know_their_own_and_agree_when_it_is_over(running: Cluster, how: str) -> None:
     one, two, three = running.nodes
     async with running.guests() as guests:
         async with running.talking(guests):
-            with three.network.cut() if how == "cut" else three.network.hanging():
+            with {"cut": three.network.cut, "hanging": three.network.hanging, "deaf": three.network.deaf}[how]():
                 await running.agree(guests[:2], [one, two])
                 await running.agree(guests[2:], [three])
             await running.agree(guests)

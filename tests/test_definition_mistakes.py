@@ -224,10 +224,88 @@ MISTAKES = {
         TypeError,
         "lobby.on_any(): the payload cannot be decoded as <class 'complex'>",
     ),
-    "a partial function": Mistake(
-        'async def handle(more, socket, payload): ...\nlobby.on("e")(functools.partial(handle, 1))',
+    "no topic": Mistake(
+        '@channel("")\nasync def room(socket, payload): ...', ValueError, "topic pattern '': it would match no topic"
+    ),
+    "a partial function that lacks something": Mistake(
+        'async def handle(more, socket, payload): ...\nlobby.on("e")(functools.partial(handle))',
         TypeError,
-        "lobby.on('e'): ",
+        "lobby.on('e'): partial(handle) must be `async def` and take (socket, payload): missing a required argument",
+    ),
+    "a partial of a plain function": Mistake(
+        'def handle(more, socket, payload): ...\nlobby.on("e")(functools.partial(handle, 1))',
+        TypeError,
+        "lobby.on('e'): partial(handle) must be `async def`",
+    ),
+    "a class with an async call, and no instance of it": Mistake(
+        "@lobby.on_any\nclass Handle:\n    async def __call__(self, socket, event, payload): ...",
+        TypeError,
+        "it is a class; pass an instance",
+    ),
+    "an instance whose call takes something else": Mistake(
+        "class Handle:\n    async def __call__(self, socket): ...\nlobby.on('e')(Handle())",
+        TypeError,
+        "must be `async def` and take (socket, payload): too many positional arguments",
+    ),
+    "a decorator that is not async": Mistake(
+        """
+        def logged(function):
+            @functools.wraps(function)
+            def wrapper(*args, **kwargs):
+                return function(*args, **kwargs)
+            return wrapper
+
+        @lobby.on("e")
+        @logged
+        async def handle(socket, payload): ...
+        """,
+        TypeError,
+        "let the wrapper be `async def`, and await the function",
+    ),
+    "a decorated function that takes something else": Mistake(
+        """
+        def logged(function):
+            @functools.wraps(function)
+            async def wrapper(*args, **kwargs):
+                return await function(*args, **kwargs)
+            return wrapper
+
+        @lobby.on("e")
+        @logged
+        async def handle(socket): ...
+        """,
+        TypeError,
+        "lobby.on('e'): handle must be `async def` and take (socket, payload): too many positional arguments",
+    ),
+    "a dependency as the default of a parameter": Mistake(
+        '@lobby.on("e")\nasync def handle(socket, payload, db=Depends(dict)): ...',
+        TypeError,
+        "nobody fills db: there is no request here that Depends could belong to",
+    ),
+    "a dependency by keyword": Mistake(
+        '@channel("room:{n}")\nasync def room(socket, payload, n, *, user=Security(dict)): ...',
+        TypeError,
+        "nobody fills user: there is no request here",
+    ),
+    "a dependency in an annotation": Mistake(
+        "@lobby.terminate\nasync def handle(socket, reason, db: Annotated[dict, Depends(dict)]): ...",
+        TypeError,
+        "missing a required argument: 'db': there is no request here that Depends could belong to",
+    ),
+    "a dependency in an annotation, and a default": Mistake(
+        "@lobby.info(Moved)\nasync def handle(socket, message, db: Annotated[dict, Depends(dict)] = None): ...",
+        TypeError,
+        "nobody fills db",
+    ),
+    "a parameter of a route": Mistake(
+        "@lobby.on_refresh\nasync def handle(socket, assigns, page: int = Query(1)): ...",
+        TypeError,
+        "nobody fills page",
+    ),
+    "a parameter that nobody fills": Mistake(
+        '@lobby.intercept("e")\nasync def handle(socket, payload, db): ...',
+        TypeError,
+        "missing a required argument: 'db'",
     ),
 }
 

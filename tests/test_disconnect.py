@@ -3,12 +3,15 @@
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from msgspec import Struct
 
-from starlette_channels import Channels, Handshake, Reply, Socket, channel
+from starlette_channels import Broker, Channels, Handshake, Reply, Socket, channel
+from starlette_channels.commands import Command, Disconnect, Kick
 from starlette_channels.testing import ConnectionClosed, connect
+from starlette_channels.uptime import uptime
 from tests.conftest import frames
 
 pytestmark = pytest.mark.anyio
@@ -89,7 +92,7 @@ async def test_an_id_that_nobody_has_is_no_error_and_anonymous_clients_have_none
 async def test_only_the_event_disconnect_means_anything_and_its_payload_means_nothing() -> None:
     channels = House().channels
     async with connect(channels, user="ann") as client:
-        for event in ("Disconnect", "phx_close", "news", ""):
+        for event in ("Disconnect", "close", "news", ""):
             channels.broadcast("user:ann", event, {})
         assert await client.heartbeat() == Reply("ok", {})
         assert await client.received_nothing()
@@ -159,3 +162,31 @@ async def test_without_socket_id_nobody_can_be_disconnected() -> None:
     async with connect(channels) as client:
         channels.disconnect("")
         assert await client.heartbeat() == Reply("ok", {})
+
+
+class Newcomer:
+    """A client that has just been let in."""
+
+    def __init__(self) -> None:
+        self.obeyed: list[tuple[Command, float]] = []
+
+    def obey(self, command: Command, said_at: float) -> None:
+        self.obeyed.append((command, said_at))
+
+    def resync(self, said_at: float) -> None:
+        raise AssertionError("nothing is lost")
+
+
+async def test_who_is_let_in_is_told_of_the_last_disconnect_and_of_none_that_came_late() -> None:
+    hub = Broker().hub()
+    now = uptime()
+    for command, said_at in ((Disconnect(4001), now), (Disconnect(4002), now - 100), (Kick("room:a"), now + 1)):
+        hub.command("ann", command, said_at)
+    ann, bob = Newcomer(), Newcomer()
+    hub.enlist("ann", ann)
+    hub.enlist("bob", bob)
+    assert ann.obeyed == [], "its constructor is not over"
+    with anyio.fail_after(5):
+        while not ann.obeyed:
+            await anyio.lowlevel.checkpoint()
+    assert (ann.obeyed, bob.obeyed) == ([(Disconnect(4001), now)], [])

@@ -214,6 +214,7 @@ def test_every_counter_is_on_the_page_about_limits() -> None:
         r"(?:refuse|blame)\(message, \"(\w+)\"",
         r"Refused\(.*\"(\w+_\w+)\"",
         r"code: str = \"(\w+)\"",
+        r"note\(\s*\"(\w+)\"",
         r"_fail\(\d+, \"(\w+)\"",
         r"\"error\", \"\w+ [^\"]*\", \"(\w+)\"",
     )
@@ -267,8 +268,14 @@ def guide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Serv
 
 @pytest.mark.parametrize(
     ("number", "said"),
-    [(0, "lobby has heard 5 letters"), (1, "unauthorized"), (2, "joined lobby"), (3, "")],
-    ids=["channels.js", "leave", "phoenix.js", "node"],
+    [
+        (0, "lobby has heard 5 letters"),
+        (1, "unauthorized"),
+        (2, "badge shows lobby"),
+        (5, "joined lobby"),
+        (6, ""),
+    ],
+    ids=["channels.js", "leave", "shared", "phoenix.js", "node"],
 )
 def test_the_examples_for_clients_run_under_node(
     number: int, said: str, guide: tuple[Path, Server], tmp_path: Path

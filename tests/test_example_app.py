@@ -238,6 +238,7 @@ def names(presences: dict[str, Any]) -> list[str]:
 async def test_who_joins_a_room_is_told_who_is_in_it_and_the_others_are_told_of_the_newcomer() -> None:
     async with enter("Ann") as ann, enter("Cid", "room:garden"):
         assert names(await ann.receive("presence_state")) == ["Ann"]
+        assert names((await ann.receive("presence_diff"))["joins"]) == ["Ann"]  # she was admitted when it happened
         async with enter("Bob") as bob:
             assert names(await bob.receive("presence_state")) == ["Ann", "Bob"]
             assert names((await ann.receive("presence_diff"))["joins"]) == ["Bob"]
@@ -256,6 +257,7 @@ async def test_who_stands_before_the_private_room_does_not_see_who_is_in_it_and_
         enter("Ann", "room:attic", {"passphrase": chat.PASSPHRASE}) as ann,
     ):
         await ann.receive("presence_state")
+        assert names((await ann.receive("presence_diff"))["joins"]) == ["Ann"]
         await refusal(eve, "room:attic")
         assert await eve.received_nothing()
         assert await ann.received_nothing("presence_diff")

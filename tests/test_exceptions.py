@@ -8,6 +8,7 @@ import starlette_channels
 from starlette_channels import (
     ChannelsError,
     ConnectError,
+    EventError,
     ExpiredToken,
     InvalidPayload,
     InvalidToken,
@@ -20,6 +21,7 @@ from starlette_channels import (
 
 ERRORS = [
     ConnectError,
+    EventError,
     ExpiredToken,
     InvalidPayload,
     InvalidToken,

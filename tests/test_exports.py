@@ -28,6 +28,7 @@ PROMISED = {
     "ConnectError",
     "Drain",
     "EndReason",
+    "EventError",
     "ExpiredToken",
     "Expiry",
     "Gap",
@@ -60,7 +61,16 @@ PROMISED = {
     "channel",
     "latest_by_key",
 }
-KIT = {"Client", "ConnectionClosed", "HandshakeRefused", "JoinRefused", "Joined", "Received", "connect"}
+KIT = {
+    "Client",
+    "ConnectionClosed",
+    "HandshakeRefused",
+    "ChannelCrashed",
+    "JoinRefused",
+    "Joined",
+    "Received",
+    "connect",
+}
 
 
 def test_the_package_exports_what_it_promises_and_nothing_else() -> None:

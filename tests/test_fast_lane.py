@@ -94,6 +94,8 @@ async def test_clients_that_have_gone_or_were_refused_leave_nothing_to_the_colle
             pass
         with pytest.raises(Refused):
             await Wire.open(Address(server.port), f"{PATH}&token=guess-{number}")
+        async with opened(Address(server.port), f"{PATH}&close=please") as wire:
+            assert (await wire.closed()).code == 4401
     await figures(open_calls=0, connections=0, kept=before)
 
 
@@ -185,7 +187,7 @@ async def test_other_websocket_endpoints_stay_what_they_are(server: Server, figu
     await figures(open_calls=0)
 
 
-async def test_a_client_that_does_not_wait_for_the_handshake_is_served_through_asgi(
+async def test_a_client_that_does_not_wait_for_the_handshake_is_heard_and_is_on_the_fast_lane(
     server: Server, figures: Callable[..., Any]
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -198,7 +200,7 @@ async def test_a_client_that_does_not_wait_for_the_handshake_is_served_through_a
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
     wire = Wire(reader, writer)
     assert json.loads(await wire.receive())[3] == "phx_reply"
-    await figures(open_calls=1, connections=1)
+    await figures(open_calls=0, connections=1)
     assert await wire.call("1", "2", "room:a", "echo", {}) == {"status": "ok", "response": {}}
     await wire.close()
     await figures(open_calls=0, connections=0)

@@ -12,7 +12,9 @@ import pytest
 import redis
 
 from starlette_channels import Broadcast, Broker, Channels, Gap, Handshake, Publisher, Reply, Socket, channel
+from starlette_channels.brokers.command_log import CommandLog
 from starlette_channels.brokers.envelope import Kind, seal
+from starlette_channels.brokers.names import COMMANDS
 from starlette_channels.testing import connect
 from tests.engines import EngineServer, engine
 from tests.relaying import Ear
@@ -38,9 +40,15 @@ class Process:
     async def publish(self, topic: str, event: str = "told", *, lose: int = 0, kind: Kind = Kind.JSON) -> None:
         """Publish on a topic, after some that were lost; again and again, until there is somebody who hears it."""
         number = self._numbers[topic] = self._numbers.get(topic, 0) + lose + 1
-        data = seal(kind, STRANGER, 1, number, f"t:{topic}", event, b'{"n":%d}' % number)
+        await self._publish(f"t:{topic}", seal(kind, STRANGER, 1, number, f"t:{topic}", event, b'{"n":%d}' % number))
+
+    async def say(self, channel: str, body: bytes) -> None:
+        """Say something on a channel about commands, until there is somebody who hears it."""
+        await self._publish(channel, seal(Kind.COMMAND, STRANGER, 1, 1, channel, "", body))
+
+    async def _publish(self, channel: str, data: bytes) -> None:
         with anyio.fail_after(10):
-            while not await anyio.to_thread.run_sync(self._redis.publish, f"channels:t:{topic}", data):
+            while not await anyio.to_thread.run_sync(self._redis.publish, f"channels:{channel}", data):
                 await anyio.lowlevel.checkpoint()
 
     def close(self) -> None:
@@ -116,24 +124,21 @@ async def test_a_topic_that_a_handler_subscribed_to_has_gaps_as_well(channels: C
         assert await joined.receive("heard") == {"topic": "news"}
 
 
-async def test_a_client_comes_back_when_its_disconnect_may_have_been_lost(
+async def test_a_gap_on_a_topic_that_is_called_like_a_client_is_nothing_to_its_connection(
     channels: Channels[Any], process: Process
 ) -> None:
-    async with connect(channels, user="ann") as ann, connect(channels, user="bob") as bob:
-        await bob.join("plain:a")
-        await process.publish("ann", "something else")
-        await process.publish("ann", "something else")
+    async with connect(channels, user="room:ann") as ann, connect(channels, user="bob") as bob:
+        joined = await bob.join("room:ann")
+        await process.publish("room:ann")
+        await process.publish("room:ann", lose=3)
+        assert await joined.receive("resync") == told("room:ann", 3)
         assert await ann.heartbeat() == Reply("ok")
-        await process.publish("ann", "something else", lose=1)
-        assert await ann.closed() == 1012
-        assert await bob.heartbeat() == Reply("ok")
 
 
 async def test_a_disconnect_reaches_the_connections_of_other_processes(
     server: EngineServer, channels: Channels[Any], process: Process
 ) -> None:
     async with connect(channels, user="ann") as ann:
-        await process.publish("ann", "something else")
         other = Channels([room], broker=server.url)
         other.disconnect("ann")
         assert await ann.closed() == 1001
@@ -146,8 +151,6 @@ async def test_so_do_codes_and_kicks_and_those_of_a_publisher(
 ) -> None:
     async with connect(channels, user="ann") as ann, connect(channels, user="bob") as bob:
         rooms = [await client.join(topic) for client in (ann, bob) for topic in ("plain:a", "plain:b")]
-        for name in ("ann", "bob"):
-            await process.publish(name, "something else")
         other = Channels([room], broker=server.url)
         other.kick("ann", "plain:a", reason="flooding")
         assert await rooms[0].receive("kicked") == {"reason": "flooding"}
@@ -156,10 +159,8 @@ async def test_so_do_codes_and_kicks_and_those_of_a_publisher(
         assert await ann.closed() == 4003
         async with Publisher(server.url) as publisher:
             publisher.kick("bob", "plain:b")
-            await publisher.aflush()
             await rooms[3].receive("phx_close")
-            publisher.disconnect("bob", code=4004)
-            await publisher.aflush()
+            await publisher.adisconnect("bob", code=4004)
             assert await bob.closed() == 4004
         async with other.lifespan():
             pass
@@ -168,20 +169,30 @@ async def test_so_do_codes_and_kicks_and_those_of_a_publisher(
 async def test_a_plain_broadcast_of_a_publisher_disconnects_too(
     server: EngineServer, channels: Channels[Any], process: Process
 ) -> None:
-    async with connect(channels, user="ann") as ann:
-        await process.publish("ann", "disconnect")  # as a client's, by way of a handler: no command
+    async with connect(channels, user="plain:ann") as ann:
+        await ann.join("plain:ann")
+        await process.publish("plain:ann", "disconnect")  # as a client's, by way of a handler: no command
         async with Publisher(server.url) as publisher:
             assert await ann.heartbeat() == Reply("ok")
-            publisher.broadcast("ann", "disconnect", {})
+            publisher.broadcast("plain:ann", "disconnect", {})
             await publisher.aflush()
             assert await ann.closed() == 1001
 
 
-async def test_a_command_that_is_not_known_here_is_counted(channels: Channels[Any], process: Process) -> None:
+async def test_a_command_that_is_not_known_here_is_counted_and_where_there_are_none_it_is_junk(
+    channels: Channels[Any], process: Process
+) -> None:
+    log = CommandLog(STRANGER, lambda: 0.5)
+    log.say(b"ann", b"later", b'{"type":"later"}', 0)
     async with connect(channels, user="ann") as ann:
-        await process.publish("ann", kind=Kind.COMMAND)
+        await ann.join("plain:a")
+        await process.publish("plain:a", kind=Kind.COMMAND)
+        for message in (*log.outgoing(0)[0], b"junk"):
+            await process.say(COMMANDS, message)
         with anyio.fail_after(10):
             while not channels.statistics().counts.get("unknown_command"):
+                await anyio.lowlevel.checkpoint()
+            while channels.statistics().counts.get("relay_junk") != 2:
                 await anyio.lowlevel.checkpoint()
         assert await ann.heartbeat() == Reply("ok")
 

@@ -107,11 +107,15 @@ async def test_connects_joins_events_and_ends_are_logged_with_what_was_sent(capl
     parameters = '{"user":"ann","token":"[FILTERED]","vsn":"2.0.0"}'
     assert ours(caplog) == [
         ("INFO", f"Connected: number 1, parameters {parameters}"),
-        ("INFO", "<Member 'room:a'>: joined, parameters {\"page\":1}"),
-        ("DEBUG", '<Member \'room:a\'>: event \'say\', parameters {"text":"hi","password":"[FILTERED]"}'),
-        ("DEBUG", "<Member 'room:a'>: event 'say', parameters <5 bytes>"),
-        ("INFO", "<Member 'room:b'>: refused, join_refused, parameters {\"refuse\":1}"),
-        ("DEBUG", "<Member 'room:a'> ended: left"),
+        ("INFO", "<Member 'room:a'>: joined, connection 1 of 'ann', parameters {\"page\":1}"),
+        (
+            "DEBUG",
+            "<Member 'room:a'>: event 'say', connection 1 of 'ann', parameters "
+            '{"text":"hi","password":"[FILTERED]"}',
+        ),
+        ("DEBUG", "<Member 'room:a'>: event 'say', connection 1 of 'ann', parameters <5 bytes>"),
+        ("INFO", "<Member 'room:b'>: refused, join_refused, connection 1 of 'ann', parameters {\"refuse\":1}"),
+        ("DEBUG", "<Member 'room:a'> ended: left, connection 1 of 'ann'"),
         ("INFO", "Disconnected: number 1"),
     ]
 
@@ -129,7 +133,9 @@ async def test_none_means_not_at_all_and_crashes_are_told_even_so(caplog: pytest
         await room.push("say")
         room.send("crash")
         await room.receive("phx_error")
-    assert ours(caplog) == [("ERROR", "<Member 'room:a'> ended: _handle_event raised")]
+    assert ours(caplog) == [
+        ("ERROR", "<Member 'room:a'> ended: event 'crash', tests.test_logs.House.__init__.<locals>.crash, raised")
+    ]
 
 
 async def test_what_nobody_wants_to_see_is_not_computed(

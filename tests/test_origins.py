@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from starlette_channels import Channels, Handshake, Socket, channel
 from starlette_channels.origins import Allowed, Origin, is_same_host, parse_allowed, parse_origin
 from starlette_channels.testing import HandshakeRefused, connect
+from tests.polling import Poller
 
 pytestmark = pytest.mark.anyio
 PROPERTY = settings(derandomize=True, database=None, deadline=None)
@@ -241,6 +242,56 @@ async def test_a_plain_request_to_the_websocket_is_checked_too(origin: str, expe
         # Pages from anywhere may import the client.
         assert (await http.get("/channels.js", headers={"origin": origin})).status_code == 200
     assert channels.statistics().counts.get("origin_refused", 0) == (expected == 403)
+
+
+SITES = [
+    ("cross-site", False),
+    ("same-site", False),
+    ("Cross-Site", False),
+    ("same-origin, cross-site", False),
+    ("same-origin", True),
+    ("none", True),  # the user has typed the address
+    ("", True),
+    ("rubbish", True),
+]
+
+
+@pytest.mark.parametrize("setting", [True, False, ["https://page.example"], nobody])
+@pytest.mark.parametrize(("site", "admitted"), SITES)
+async def test_what_a_browser_asks_for_without_an_origin_opens_no_session_for_a_page_from_elsewhere(
+    site: str, setting: Any, *, admitted: bool
+) -> None:
+    channels = Channels([room], check_origin=setting, longpoll=True)
+    answer = (await Poller(channels).request("GET", host="chat.example", sec_fetch_site=site)()).json
+    assert answer["status"] == (410 if admitted else 403)
+    assert channels.statistics().connections == admitted
+    assert channels.statistics().counts.get("origin_refused", 0) == (not admitted)
+
+
+def everybody(conn: Handshake) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("setting", [False, ["https://page.example"], everybody])
+async def test_a_script_of_an_admitted_page_sends_an_origin_and_gets_its_session(setting: Any) -> None:
+    channels = Channels([room], check_origin=setting, longpoll=True)
+    headers = {"host": "chat.example", "origin": "https://page.example", "sec_fetch_site": "cross-site"}
+    poller = Poller(channels)
+    poller.token = (await poller.request("GET", **headers)()).json["token"]
+    assert (await poller.request("POST", b'[null,null,"phoenix","heartbeat",{}]', **headers)()).json["status"] == 200
+    assert (await poller.request("GET", **headers)()).json["status"] == 200
+
+
+async def test_the_refusal_of_what_has_no_origin_is_logged_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    channels = Channels([room], longpoll=True)
+    await Poller(channels).request("GET", sec_fetch_site="same-site")()
+    assert "no origin, and Sec-Fetch-Site same-site" in caplog.text
+
+
+@pytest.mark.parametrize("entry", ["//*.WILD.example", "//*.wild.EXAMPLE", "HTTPS://*.Wild.Example"])
+@pytest.mark.parametrize("origin", ["https://a.wild.example", "https://A.WILD.example", "HTTPS://wild.Example"])
+async def test_a_star_compares_hosts_without_regard_to_case(entry: str, origin: str) -> None:
+    assert await status(Channels([room], check_origin=[entry]), origin=origin) == 101
 
 
 async def test_a_name_of_the_attackers_that_leads_to_our_address_is_stopped_by_trusted_hosts() -> None:

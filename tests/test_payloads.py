@@ -235,8 +235,6 @@ class WithUnknown(Struct):
         NewMsg | dict[str, Any],
         list[int] | set[int],
         "NewMsg",
-        Model | None,
-        list[Model],
         Unknown,
         Unknown | bytes,
         list[Unknown],

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import anyio
 import anyio.to_thread
@@ -87,6 +88,42 @@ def test_what_is_dropped_is_an_error_as_well(nowhere: str) -> None:
     publisher = Publisher(f"{nowhere}?buffer_seconds=0&queue=5", timeout=5)
     publisher.broadcast("t", "e", {})
     with pytest.raises(PublishError, match="1 broadcasts were not published"):
+        publisher.close()
+
+
+def test_an_error_counts_all_that_was_lost_and_not_only_what_is_left(engine_server: EngineServer) -> None:
+    engine_server.start()
+    publisher = Publisher(f"{engine_server.url}?queue=5", timeout=0.5)
+    with engine_server.paused():  # so that it hangs while it connects
+        for number in range(20):
+            publisher.broadcast("t", "e", {"n": number})
+        with pytest.raises(PublishError, match="20 broadcasts were not published") as caught:
+            publisher.flush()
+        assert caught.value.left == 20, "fifteen were dropped, and five wait"
+        for number in range(3):
+            publisher.broadcast("t", "e", {"n": number})
+        with pytest.raises(PublishError, match="8 broadcasts were not published"):
+            publisher.close()
+        for number in range(20):
+            publisher.broadcast("t", "e", {"n": number})
+        with pytest.raises(PublishError, match="20 broadcasts were not published"):
+            publisher.close()
+    publisher.close()
+
+
+def test_what_was_dropped_for_its_age_is_counted_with_what_is_left(
+    nowhere: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher = Publisher(f"{nowhere}?buffer_seconds=0.3", timeout=0.2)
+    for _ in range(10):
+        publisher.broadcast("t", "e", {})
+    deadline = time.monotonic() + 10
+    while "broadcasts do not get to the other processes" not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # a log gives no sign
+    for _ in range(3):
+        publisher.broadcast("t", "e", {})
+    with pytest.raises(PublishError, match="13 broadcasts were not published"):
         publisher.close()
 
 

@@ -4,6 +4,7 @@
 
 import contextlib
 import re
+import tempfile
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -11,8 +12,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from starlette_channels import Broker
-from tests.engines import EngineServer, cluster_node, engine, sentinel
+from starlette_channels import Broker, Publisher
+from starlette_channels.brokers import redis as redis_engine
+from starlette_channels.testing import connect
+from tests.commanding import closed, processes
+from tests.engines import EngineServer, cluster_node, engine, running, sentinel, valkey
 from tests.ports import HOST
 from tests.relaying import Ear, all_is_accounted_for, broadcast, brokers
 
@@ -121,6 +125,23 @@ def node_id(node: EngineServer) -> str:
         return str(client.execute_command("CLUSTER", "MYID"))
 
 
+async def test_a_disconnect_reaches_the_processes_of_a_cluster_and_those_that_sentinels_lead(
+    cluster: list[EngineServer],
+) -> None:
+    with engine("redis") as primary, sentinel(primary) as watcher:
+        for url in (
+            f"redis+cluster://{HOST}:{cluster[0].port}",
+            f"redis+sentinel://{HOST}:{watcher.port}/main/0",
+        ):
+            async with processes(url) as (one, two), connect(two, user="ann") as ann:
+                one.disconnect("ann", code=4001)
+                assert await closed(ann) == 4001
+            async with processes(url, 1) as (there,), connect(there, user="ann") as ann:
+                async with Publisher(url, timeout=SECONDS) as publisher:
+                    await publisher.adisconnect("ann", code=4002)
+                assert await closed(ann) == 4002
+
+
 async def test_the_primary_of_a_name_is_found_through_sentinels(tmp_path: Path) -> None:
     with engine("redis") as primary, engine("redis") as replica:
         with admin(replica) as client:
@@ -143,6 +164,48 @@ async def test_the_primary_of_a_name_is_found_through_sentinels(tmp_path: Path) 
                     wait_until(lambda: "channels:t:t" in str(client.execute_command("PUBSUB", "CHANNELS")))
                 await broadcast(one, range(1_000, 1_100))
                 await all_is_accounted_for(ear, 1_100)
+
+
+async def test_sentinels_that_do_not_answer_are_no_reason_to_leave_a_primary_that_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_engine, "PING_SECONDS", 0.2)
+    with engine("redis") as primary, sentinel(primary) as watcher:
+        url = f"redis+sentinel://{HOST}:{watcher.port}/main"
+        async with brokers(url) as (one, two), brokers(f"{url}/1") as (other, another):
+            ear, stranger = Ear(two, "t"), Ear(another, "t")
+            await ear.hears(one)
+            await stranger.hears(other)
+            watcher.kill()
+            with admin(primary) as client:
+                asked = pings(client)
+                wait_until(lambda: pings(client) > asked + 20)
+            await broadcast(one, range(100))
+            await all_is_accounted_for(ear, 100)
+            await stranger.hears(other)
+            assert one.counts == two.counts == {}
+            assert stranger.numbers == [], "another database of the same server"
+
+
+def pings(client: "redis.Redis") -> int:
+    return client.info("commandstats").get("cmdstat_ping", {}).get("calls", 0)
+
+
+@pytest.mark.parametrize("where", ["", "?db=1"])
+async def test_a_socket_of_the_machine_is_an_address_as_well(where: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        path = Path(folder) / "socket"
+
+        def command(port: int, folder: Path) -> list[str]:
+            return [*valkey(port, folder), "--unixsocket", str(path)]
+
+        with running("redis", command):
+            async with brokers(f"unix://{path}{where}") as (one, two):
+                ear = Ear(two, "t")
+                await ear.hears(one)
+                await broadcast(one, range(100))
+                await all_is_accounted_for(ear, 100)
+                assert one.counts == two.counts == {}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,15 @@ from starlette.types import Receive, Scope, Send
 from trio.testing import MockClock
 
 from starlette_channels import Channels, ConnectError, Handshake, JoinError, Reply, SerializerError, Socket, channel
-from starlette_channels.testing import Client, ConnectionClosed, HandshakeRefused, JoinRefused, Received, connect
+from starlette_channels.testing import (
+    ChannelCrashed,
+    Client,
+    ConnectionClosed,
+    HandshakeRefused,
+    JoinRefused,
+    Received,
+    connect,
+)
 from tests.conftest import frames
 
 pytestmark = pytest.mark.anyio
@@ -294,3 +302,52 @@ async def test_parameters_headers_and_subprotocols_reach_the_application() -> No
     assert handshake.params == {"user": {"name": "a&b", "tags": ["1", "2"]}, "vsn": "2.0.0"}
     assert handshake.headers["x-name"] == "é"
     assert handshake.headers["host"] == "testserver"
+
+
+async def test_a_crash_of_the_handler_fails_the_push_at_once(virtual_clock: MockClock) -> None:
+    async def crash(socket: Socket[Any], payload: Any) -> None:
+        raise Boom("no")
+
+    async with connect(channels_with(crash=crash)) as client:
+        began = virtual_clock.current_time()
+        room, other = await client.join("room:a"), await client.join("room:b")
+        with pytest.raises(ChannelCrashed, match=r"'room:a' ended with phx_error .*channel_crash") as crashed:
+            await room.push("crash")
+        assert (crashed.value.topic, crashed.value.payload) == ("room:a", {"reason": "channel_crash"})
+        assert await other.push("echo", {"n": 1}) == Reply("ok", {"n": 1})
+        assert await room.receive("phx_error") == {"reason": "channel_crash"}
+        assert virtual_clock.current_time() == began
+
+
+async def test_a_push_that_waits_while_another_one_crashes_the_channel_fails_at_once(virtual_clock: MockClock) -> None:
+    async def ignore(socket: Socket[Any], payload: Any) -> None:
+        """No reply."""
+
+    async def crash(socket: Socket[Any], payload: Any) -> None:
+        raise Boom("no")
+
+    began = virtual_clock.current_time()
+    async with connect(channels_with(crash=crash, ignore=ignore)) as client, anyio.create_task_group() as tasks:
+        room = await client.join("room:a")
+
+        async def wait() -> None:
+            with pytest.raises(ChannelCrashed):
+                await room.push("ignore")
+
+        tasks.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        room.send("crash")
+    assert virtual_clock.current_time() == began
+
+
+async def test_an_earlier_crash_does_not_fail_what_is_pushed_afterwards() -> None:
+    async def crash(socket: Socket[Any], payload: Any) -> None:
+        raise Boom("no")
+
+    async with connect(channels_with(crash=crash)) as client:
+        room = await client.join("room:a")
+        room.send("crash")
+        await client.received_nothing(lambda one: one.event != "phx_error")
+        assert await room.push("echo") == Reply("error", {"reason": "unmatched topic"})
+        again = await client.join("room:a")
+        assert await again.push("echo", {"n": 1}) == Reply("ok", {"n": 1})

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from starlette_channels import Channels, Handshake, Socket, channel
+from starlette_channels import Channels, Handshake, JoinError, Socket, channel
 from starlette_channels.tokens import Tokens
 
 FEED_BYTES = 20_000
@@ -48,7 +48,26 @@ async def shout(socket: Socket[User], payload: Raw) -> None:
     socket.broadcast("shout", payload)
 
 
-channels = Channels([room], connect=connect, socket_id=lambda user: f"user:{user.name}")
+@room.on("crash")
+async def crash(socket: Socket[User], payload: Raw) -> None:
+    """Have a bug."""
+    raise ZeroDivisionError
+
+
+@channel("relay:*")
+async def relay(socket: Socket[User], payload: dict[str, Any]) -> None:
+    """Let everybody in who is not to be refused."""
+    if "refuse" in payload:
+        raise JoinError("no")
+
+
+@relay.on_any
+async def pass_on(socket: Socket[User], event: str, payload: Raw) -> None:
+    """Tell everybody whatever it is, by the name that the client has chosen."""
+    socket.broadcast(event, payload)
+
+
+channels = Channels([room, relay], connect=connect, socket_id=lambda user: f"user:{user.name}", longpoll=True)
 
 
 @asynccontextmanager

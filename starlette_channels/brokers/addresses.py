@@ -11,6 +11,7 @@ from starlette_channels.brokers.engine import MakeEngine
 from starlette_channels.brokers.options import NAMES, Options
 
 MEMORY = "memory://"
+MAX_PORT = 65_535
 
 ENGINES: Mapping[str, str] = {
     "redis": "redis",
@@ -48,6 +49,8 @@ def read_address(url: str) -> Address | None:
     Raises `ValueError` for what is no address, with what is wrong and never with the password, and `ImportError` with
     the command that installs what is missing.
     """
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - of the environment, it may be None
+        raise TypeError(f'broker {url!r}: give an address, as in "redis://localhost"; is the variable for it set?')
     if url == MEMORY:
         return None
     scheme, separator, _ = url.partition("://")
@@ -56,9 +59,21 @@ def read_address(url: str) -> Address | None:
     if not separator or scheme not in ENGINES:
         known = ", ".join(f"{name}://" for name in ("memory", *ENGINES))
         raise ValueError(f"broker {without_secrets(url)!r}: it must begin with one of {known}")
+    _check_ports(url)
     rest, options = _split(url)
     make: MakeEngine = _module(ENGINES[scheme]).engine_maker(rest, options)
     return Address(options, make)
+
+
+def _check_ports(url: str) -> None:
+    """Raise `ValueError` for a port that is no number, or none that there is."""
+    for host in urlsplit(url).netloc.rpartition("@")[2].split(","):
+        _, colon, port = host.rpartition("]")[2].rpartition(":")
+        if colon and port and not (port.isascii() and port.isdecimal() and int(port) <= MAX_PORT):
+            raise ValueError(
+                f"broker {without_secrets(url)!r}: what follows the last colon is no port, which is a number up to"
+                f" {MAX_PORT}; in a password, a / or # must be quoted, as urllib.parse.quote(password, '') does"
+            )
 
 
 def without_secrets(url: str) -> str:

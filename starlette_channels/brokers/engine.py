@@ -43,7 +43,15 @@ class Engine(Protocol):
         ...
 
     async def subscribe(self, channels: Collection[str]) -> None:
-        """Ask for what others publish on channels; it need not be in force when this returns."""
+        """Subscribe to what others publish on channels, and return when that is in force at the engine: what others
+        publish from then on comes here.
+
+        Redis confirms each channel (in a cluster, the node that has it). NATS answers a PING that follows. A Zenoh
+        router answers a query that follows on the same link; of several routers, only the one that this process is
+        connected to. With `zenoh://` each of the other processes answers such a query; one that does not for
+        `zenoh.PEER_SECONDS` hangs or has died, and is not waited for any longer. The relay gives at most
+        `life.SUBSCRIBE_BATCH` channels at once.
+        """
         ...
 
     async def unsubscribe(self, channels: Collection[str]) -> None:

@@ -1,6 +1,7 @@
 """How a message travels between processes: who sent it, its number, and the payload as it was encoded."""
 
 from enum import IntEnum
+from math import inf, nan
 from typing import Annotated, Literal, TypeAlias
 from zlib import crc32
 
@@ -35,7 +36,9 @@ class Kind(IntEnum):
     """What the library has to say to itself in other processes; see `Exchange`."""
 
     COMMAND = 6
-    """What is to be done to the clients of an identity, on the channel of the topic that is called as they are."""
+    """What is to be done to clients of an identity, and who knows of it, on a channel that all hear; see `CommandLog`.
+    It has no number of its own.
+    """
 
 
 class Envelope(Struct, array_like=True, frozen=True, gc=False):
@@ -50,6 +53,15 @@ class Envelope(Struct, array_like=True, frozen=True, gc=False):
     event: str
     body: bytes
 
+    sent: float = nan
+    """When it was sent, by its publisher's clock, in seconds of any origin."""
+
+    age: float = inf
+    """How many seconds before that its publisher said the message with number 1 of this epoch on the channel."""
+
+    quiet: float = inf
+    """The same for the message with the number before this one; for a mark, the one with its number."""
+
 
 def payload_kind(body: Body) -> Kind:
     """Return what a broadcast with this payload is."""
@@ -62,10 +74,19 @@ def payload_of(envelope: Envelope) -> Body:
 
 
 def seal(
-    kind: Kind, publisher: bytes, epoch: int, number: int, channel: str, event: str = "", body: Body = b""
+    kind: Kind,
+    publisher: bytes,
+    epoch: int,
+    number: int,
+    channel: str,
+    event: str = "",
+    body: Body = b"",
+    sent: float = nan,
+    age: float = inf,
+    quiet: float = inf,
 ) -> bytes:
     """Return an envelope as it travels. Raises `UnicodeEncodeError` for names that are no Unicode."""
-    return checked(_encode(Envelope(1, kind, publisher, epoch, number, channel, event, bytes(body))))
+    return checked(_encode(Envelope(1, kind, publisher, epoch, number, channel, event, bytes(body), sent, age, quiet)))
 
 
 def checked(content: bytes) -> bytes:

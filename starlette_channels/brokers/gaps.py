@@ -8,6 +8,7 @@ Epochs of one publisher only grow. No clock and no I/O: the time (in seconds, of
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
+from math import inf
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -18,12 +19,27 @@ MARK_SECONDS = (1.0, 4.0, 16.0, 64.0, 256.0)
 KEEP_SECONDS = 2 * sum(MARK_SECONDS)
 """How long a receiver keeps a count of which it hears nothing: longer than its publisher does."""
 
+PATIENCE_SECONDS = 2.0
+"""How long a subscription may take until what is missed meanwhile counts. So long does a join wait for it."""
+
+ENDED_SECONDS = 30.0
+"""How long a receiver keeps the count of a publisher that has stopped."""
+
 
 class Stamp(NamedTuple):
-    """The number of a message among those of its publisher on its channel."""
+    """The number of a message among those of its publisher on its channel, and how old the series of numbers is.
+
+    Ages are in seconds before the message is sent, so that no two clocks need to agree.
+    """
 
     epoch: int
     number: int
+
+    age: float = 0.0
+    """How long ago the message with number 1 was said; infinite if that is not known."""
+
+    quiet: float = inf
+    """How long ago the message with the number before was said; for a mark, the one with this number."""
 
 
 class Count(Struct):
@@ -31,6 +47,12 @@ class Count(Struct):
 
     epoch: int
     number: int
+    began: float
+    """When the first message was said."""
+
+    spoke: float
+    """When the last message was said."""
+
     due: float
     """When the next mark is to be sent, or the count forgotten."""
 
@@ -58,14 +80,15 @@ class Numbers:
         due = now + self._mark_seconds[0]
         if count is None:
             self._epoch += 1
-            count = self._counts[channel] = Count(self._epoch, 0, due)
+            self._counts[channel] = Count(self._epoch, 1, now, now, due)
             self._steps[0].append((due, channel))
-        elif count.marks:
+            return Stamp(self._epoch, 1)
+        if count.marks:
             self._steps[0].append((due, channel))
+        stamp = Stamp(count.epoch, count.number + 1, now - count.began, now - count.spoke)
         count.number += 1
-        count.due = due
-        count.marks = 0
-        return Stamp(count.epoch, count.number)
+        count.spoke, count.due, count.marks = now, due, 0
+        return stamp
 
     def due(self) -> float | None:
         """Return when `marks` is to be called, at the latest."""
@@ -82,7 +105,7 @@ class Numbers:
                 if count.due > now:
                     step.append((count.due, channel))
                     continue
-                yield channel, Stamp(count.epoch, count.number)
+                yield channel, _mark(count, now)
                 self._put_off(channel, count, now)
 
     def _put_off(self, channel: str, count: Count, now: float) -> None:
@@ -102,10 +125,14 @@ class Numbers:
             step.clear()
         self._steps[0].extend((due, channel) for channel in self._counts)
 
-    def all(self) -> Iterator[tuple[str, Stamp]]:
+    def all(self, now: float) -> Iterator[tuple[str, Stamp]]:
         """Return all counts, for a publisher that stops."""
         for channel, count in self._counts.items():
-            yield channel, Stamp(count.epoch, count.number)
+            yield channel, _mark(count, now)
+
+
+def _mark(count: Count, now: float) -> Stamp:
+    return Stamp(count.epoch, count.number, now - count.began, now - count.spoke)
 
 
 class News(Enum):
@@ -135,22 +162,47 @@ class Heard(Struct):
 
 
 class Listener:
-    """What one receiver has heard, of all publishers. The first that it hears of one on a channel is taken as it is."""
+    """What one receiver has heard, of all publishers, and what it must have missed.
+
+    Of a publisher that is heard for the first time on a channel, everything is missing that was said since the channel
+    has been wanted. If the series of numbers is younger than that, this is known to the number. If it is older, the
+    last message before is known to be missing, if it was said since then; there may be more.
+    """
 
     def __init__(self, keep_seconds: float = KEEP_SECONDS) -> None:
         self._keep_seconds = keep_seconds
+        self._since: dict[str, float] = {}
+        self._unconfirmed: set[str] = set()
         self._heard: dict[str, dict[bytes, Heard]] = {}
         self._order: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+        self._ended: deque[tuple[float, str, bytes]] = deque()
+        self._checked: float | None = None
 
     def __len__(self) -> int:
         return len(self._order)
 
+    def has_heard(self, channel: str, publisher: bytes) -> bool:
+        """Whether it knows how far a publisher has come on a channel."""
+        return publisher in self._heard.get(channel, _NOTHING)
+
+    def want(self, channel: str, since: float) -> None:
+        """Note since when a channel has been wanted; one that nothing is said of has always been."""
+        if channel not in self._since:
+            self._since[channel] = since
+            self._unconfirmed.add(channel)
+
+    def confirm(self, channel: str, now: float) -> None:
+        """Note that the subscription to a channel is in force."""
+        if channel in self._unconfirmed:
+            self._unconfirmed.discard(channel)
+            if now - self._since[channel] <= PATIENCE_SECONDS:
+                self._since[channel] = now
+
     def take(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> tuple[News, int]:
-        """Take a message: return what it is, and how many before it are lost."""
+        """Take a message: return what it is, and how many before it are lost. `now` is when it was sent."""
         heard = self._of(channel, publisher)
         if heard is None:
-            self._begin(channel, publisher, stamp, now)
-            return News.FRESH, 0
+            return News.FRESH, self._begin(channel, publisher, stamp, stamp.number, now)
         if stamp.epoch < heard.epoch:
             return News.LATE, 0
         if stamp.epoch == heard.epoch and stamp.number <= heard.number:
@@ -158,27 +210,40 @@ class Listener:
         return News.FRESH, self._go_on(channel, publisher, heard, stamp, stamp.number, now)
 
     def mark(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> int:
-        """Take a mark: return how many messages are lost, up to the one with its number."""
+        """Take a mark: return how many messages are lost, up to the one with its number. `now` is when it was sent."""
         heard = self._of(channel, publisher)
         if heard is None:
-            self._begin(channel, publisher, stamp, now)
-            return 0
+            return self._begin(channel, publisher, stamp, stamp.number + 1, now)
         if stamp.epoch < heard.epoch or (stamp.epoch == heard.epoch and stamp.number < heard.number):
             return 0
         return self._go_on(channel, publisher, heard, stamp, stamp.number + 1, now)
 
     def end(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> int:
-        """Take the last mark of a publisher: as `mark`, and forget what has been heard of it on the channel."""
+        """Take the last mark of a publisher: as `mark`, and forget soon what has been heard of it on the channel.
+
+        Not at once: what it has published last may come twice.
+        """
         lost = self.mark(channel, publisher, stamp, now)
-        self._forget(channel, publisher)
+        self._ended.append((now, channel, publisher))
         return lost
 
     def _of(self, channel: str, publisher: bytes) -> Heard | None:
         return self._heard.get(channel, _NOTHING).get(publisher)
 
-    def _begin(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> None:
-        self._heard.setdefault(channel, {})[publisher] = Heard(stamp.epoch, stamp.number, now)
+    def _begin(self, channel: str, publisher: bytes, stamp: Stamp, until: int, now: float) -> int:
+        """Note the first that is heard of a publisher; return how many are surely missing before `until`."""
+        since = self._since.get(channel, -inf)
+        lost = 0
+        if channel in self._unconfirmed and now - since <= PATIENCE_SECONDS:
+            since = now
+        if now - stamp.age >= since:
+            lost = until - 1
+        elif until > 1 and now - stamp.quiet >= since:
+            lost = 1
+        heard = Heard(stamp.epoch, stamp.number, now, until - lost, until)
+        self._heard.setdefault(channel, {})[publisher] = heard
         self._order[channel, publisher] = None
+        return lost
 
     def _go_on(self, channel: str, publisher: bytes, heard: Heard, stamp: Stamp, until: int, now: float) -> int:
         """Note what has come; return how many are missing before `until`."""
@@ -193,11 +258,24 @@ class Listener:
 
     def forget(self, channel: str) -> None:
         """Forget a channel that nobody wants to hear any more."""
+        self._since.pop(channel, None)
+        self._unconfirmed.discard(channel)
         for publisher in tuple(self._heard.get(channel, ())):
             self._forget(channel, publisher)
 
     def expire(self, now: float) -> None:
-        """Forget the publishers that have been silent on a channel for longer than they remember themselves."""
+        """Forget the publishers that have been silent on a channel for longer than they remember themselves.
+
+        If much time has passed since the last call, this process may have been suspended, and what was said meanwhile
+        may still come: then everything is kept for its full time from now on.
+        """
+        if self._checked is not None and now - self._checked > self._keep_seconds / 4:
+            self.touch(now)
+        self._checked = now
+        while self._ended and now - self._ended[0][0] > ENDED_SECONDS:
+            _, channel, publisher = self._ended.popleft()
+            if self._of(channel, publisher) is not None:
+                self._forget(channel, publisher)
         while self._order:
             channel, publisher = next(iter(self._order))
             if now - self._heard[channel][publisher].when <= self._keep_seconds:
@@ -206,6 +284,7 @@ class Listener:
 
     def touch(self, now: float) -> None:
         """Keep everything for its full time from now on: nobody could be heard meanwhile."""
+        self._checked = now
         for channel, publisher in self._order:
             self._heard[channel][publisher].when = now
 

@@ -1,7 +1,8 @@
 """NATS: core subjects, one for each channel. Nothing is stored there.
 
-nats-py's own way to connect anew is not used: it hides that something was missed. Its limits on what waits for a
-subscription are off, since it drops what is beyond them; those of the server remain, which end the connection.
+nats-py's own way to connect anew is not used: it hides that something was missed. Nor are its queues, of which it has
+one, with a task, for each subscription: it drops what is beyond their limits. Those of the server remain, which end the
+connection.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -15,11 +16,10 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from starlette_channels.brokers.engine import Broken, Deliver, MakeEngine, Parcel
 from starlette_channels.brokers.names import as_token
-from starlette_channels.brokers.options import Options
+from starlette_channels.brokers.options import Options, check_known
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -35,7 +35,20 @@ SETTINGS = ("credentials", "ca", "cert", "key")
 """What the query of an address may say, beside what is common to all engines."""
 
 
-class EncryptedClient(Client):
+class DeliveringClient(Client):
+    """Hands on what comes for a subscription at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deliver: Deliver | None = None
+
+    @override
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        if self.deliver is not None and sid in self._subs:
+            self.deliver(data)
+
+
+class EncryptedClient(DeliveringClient):
     """Says who it is only to a server that does TLS; nats-py's own takes what a server offers, also with `tls://`."""
 
     @override
@@ -51,14 +64,14 @@ class NatsEngine:
     def __init__(self, servers: list[str], settings: Mapping[str, Any], prefix: str) -> None:
         self.max_bytes = 0
         self._servers, self._settings, self._prefix = servers, settings, prefix
-        self._client = EncryptedClient() if "tls" in settings else Client()
+        self._client = EncryptedClient() if "tls" in settings else DeliveringClient()
         self._unsubscribe: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
         self._error: Exception | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self, deliver: Deliver, broken: Broken) -> None:
         """Connect."""
-        self._deliver, self._broken = deliver, broken
+        self._client.deliver, self._broken = deliver, broken
         await self._client.connect(
             self._servers,
             error_cb=self._note_error,
@@ -80,18 +93,14 @@ class NatsEngine:
         """Publish, and ask the server whether it has taken everything."""
         for parcel in parcels:
             await self._client.publish(self._subject(parcel.channel), parcel.data)
-        await self._client.flush()  # nats-py sends this PING before what it has kept back,
-        await self._client.flush()  # so the answer to the next one tells that the server has it
-        if self._error is not None:
-            raise self._error
+        await self._round_trip()
 
     async def subscribe(self, channels: Collection[str]) -> None:
-        """Subscribe to the channels' subjects."""
+        """Subscribe to the channels' subjects, and return when the server has taken all of them."""
         for channel in channels:
-            subscription = await self._client.subscribe(
-                self._subject(channel), cb=self._deliver_message, pending_msgs_limit=0, pending_bytes_limit=0
-            )
+            subscription = await self._client.subscribe(self._subject(channel))
             self._unsubscribe[channel] = subscription.unsubscribe
+        await self._round_trip()
 
     async def unsubscribe(self, channels: Collection[str]) -> None:
         """Want no more of channels."""
@@ -105,8 +114,12 @@ class NatsEngine:
         if not self._client.is_closed:
             await self._client.close()
 
-    async def _deliver_message(self, message: Msg) -> None:
-        self._deliver(message.data)
+    async def _round_trip(self) -> None:
+        """Return when the server has done all that it was told; raise if it has refused some of it."""
+        await self._client.flush()  # nats-py sends this PING before what it has kept back,
+        await self._client.flush()  # so the answer to the next one tells that the server has it
+        if self._error is not None:
+            raise self._error
 
     async def _note_error(self, error: Exception) -> None:
         """Take what is wrong; a server that forbids something goes on as if nothing had been."""
@@ -131,9 +144,7 @@ def engine_maker(url: str, options: Options) -> MakeEngine:
     """Return what makes engines for an address: `nats://user:password@host:4222,host2:4222?credentials=FILE`."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unknown = query.keys() - set(SETTINGS)
-    if unknown:
-        raise ValueError(f"a broker's address has an option that is unknown: {', '.join(sorted(unknown))}")
+    check_known(query, SETTINGS)
     if parts.path not in ("", "/") or not parts.hostname:
         raise ValueError("a broker's address for NATS is nats://host:4222, with nothing but options behind it")
     try:

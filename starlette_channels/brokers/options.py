@@ -1,5 +1,6 @@
 """How a relay is used, whatever its engine."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -23,3 +24,13 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 NAMES: frozenset[str] = frozenset(field.name for field in msgspec.structs.fields(Options))
+
+
+def check_known(names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `ValueError` for options of an address that its engine does not know, with those that it does."""
+    unknown = set(names) - set(known)
+    if unknown:
+        raise ValueError(
+            f"a broker's address has an option that is unknown: {', '.join(sorted(unknown))};"
+            f" it may have {', '.join(sorted(NAMES | set(known)))}"
+        )

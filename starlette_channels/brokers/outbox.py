@@ -12,6 +12,9 @@ from starlette_channels.messages import Body
 BATCH = 512
 """How many are published at once, at most."""
 
+BATCH_BYTES = 4_000_000
+"""How many bytes are published at once, at most, if it is more than one: a step has a time limit."""
+
 OVERHEAD = 100
 """About what one takes beside its payload, in bytes."""
 
@@ -49,6 +52,10 @@ class Outbox:
         with self._lock:
             return sum(waiting.kind not in _MARKS for waiting in (*self._taken, *self._waiting))
 
+    def is_empty(self) -> bool:
+        """Whether nothing waits that has not been taken."""
+        return not self._waiting
+
     def put(self, kind: Kind, channel: str, event: str, body: Body) -> None:
         """Put a message behind the others."""
         with self._lock:
@@ -63,7 +70,12 @@ class Outbox:
         """
         with self._lock:
             if not self._taken:
-                self._taken = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                left = BATCH_BYTES
+                while self._waiting and len(self._taken) < BATCH:
+                    left -= self._waiting[0].size
+                    if self._taken and left < 0:
+                        break
+                    self._taken.append(self._waiting.popleft())
             return self._taken
 
     def done(self) -> None:
@@ -101,7 +113,8 @@ class Outbox:
     def put_ends(self) -> None:
         """Put the last mark of each channel behind everything: nothing else will come."""
         with self._lock:
-            self._put_all(Kind.END, self._numbers.all(), self._clock())
+            now = self._clock()
+            self._put_all(Kind.END, self._numbers.all(now), now)
 
     def _put_all(self, kind: Kind, marks: Iterable[tuple[str, Stamp]], now: float) -> None:
         for channel, stamp in marks:

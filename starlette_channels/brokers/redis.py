@@ -9,21 +9,28 @@ redis-py's own ways to connect anew are not used: they hide that something was m
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from starlette_channels.brokers.engine import Broken, Deliver, MakeEngine, Parcel
-from starlette_channels.brokers.names import as_bytes
-from starlette_channels.brokers.options import Options
+from starlette_channels.brokers.names import as_short_bytes
+from starlette_channels.brokers.options import Options, check_known
+from starlette_channels.brokers.reports import logger
 
 PING_SECONDS = 3.0
-"""After so much silence the server is asked whether it is there; after twice as much, it is not."""
+"""How often the server is asked whether it is there."""
+
+SILENT_PERIODS, BUSY_PERIODS = 2, 3
+"""After so many periods without an answer to a command the server counts as away: while nothing comes at all, and while
+messages of others do, behind which the answer may be waiting.
+"""
 
 
 class Verbs(NamedTuple):
@@ -37,6 +44,16 @@ class Verbs(NamedTuple):
 CLASSIC = Verbs("PUBLISH", "SUBSCRIBE", "UNSUBSCRIBE")
 SHARDED = Verbs("SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE")
 
+_PONG = b"pong"
+
+
+class _Asked(NamedTuple):
+    """A command on the hearing connection whose answer is still to come."""
+
+    verb: bytes
+    name: bytes
+    answered: asyncio.Future[None] | None
+
 
 class RedisEngine:
     """One connection to publish on, and one to hear."""
@@ -47,35 +64,37 @@ class RedisEngine:
         self._speaking, self._hearing = connect(), connect()
         self._prefix = f"{prefix}:".encode()
         self._verbs = verbs
-        self._leaving: set[bytes] = set()
+        self._asked: deque[_Asked] = deque()
         self._tasks: list[asyncio.Task[None]] = []
-        self._heard_at = 0.0
+        self._turn_to_speak = asyncio.Lock()
+        self._heard = self._answered = 0
+        self._has_spoken = True
 
     async def start(self, deliver: Deliver, broken: Broken) -> None:
         """Connect, and begin to read."""
         for connection in (self._speaking, self._hearing):  # not at once: if one fails, none may be on its way
             await connection.connect()
-        self._heard_at = asyncio.get_running_loop().time()
-        self._tasks = [asyncio.create_task(work) for work in (self._read(deliver), self._ask())]
+        works = (self._read(deliver), self._ask_hearing(), self._ask_speaking(), self._watch_server())
+        self._tasks = [asyncio.create_task(work) for work in works]
         for task in self._tasks:
             task.add_done_callback(lambda done: done.cancelled() or broken(_error_of(done)))
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
         """Publish in one go, and see that the server has taken everything."""
         commands = [(self._verbs.publish, self.name(parcel.channel), parcel.data) for parcel in parcels]
-        await self._speaking.send_packed_command(self._speaking.pack_commands(commands), check_health=False)
-        for _ in commands:
-            await self._speaking.read_response(disconnect_on_error=False)
+        async with self._turn_to_speak:
+            self._has_spoken = True
+            await self._speaking.send_packed_command(self._speaking.pack_commands(commands), check_health=False)
+            for _ in commands:
+                await self._speaking.read_response(disconnect_on_error=False)
 
     async def subscribe(self, channels: Collection[str]) -> None:
-        """Ask for channels; the answers are read among the messages."""
-        await self._tell(self._verbs.subscribe, map(self.name, channels))
+        """Subscribe to channels, and return when the server has confirmed each of them."""
+        await self._tell(self._verbs.subscribe, channels)
 
     async def unsubscribe(self, channels: Collection[str]) -> None:
         """Want no more of channels."""
-        names = [self.name(channel) for channel in channels]
-        self._leaving.update(names)
-        await self._tell(self._verbs.unsubscribe, names)
+        await self._tell(self._verbs.unsubscribe, channels)
 
     async def close(self) -> None:
         """Close both connections."""
@@ -88,40 +107,105 @@ class RedisEngine:
 
     def name(self, channel: str) -> bytes:
         """Return what the server knows a channel by."""
-        return self._prefix + as_bytes(channel)
+        return self._prefix + as_short_bytes(channel)
 
-    async def _tell(self, verb: str, names: Iterable[bytes]) -> None:
-        commands = [(verb, name) for name in names]  # in a cluster, one command must not have more
+    # The hearing connection: the server answers in order, among the messages.
+
+    async def _tell(self, verb: str, channels: Collection[str]) -> None:
+        commands = [(verb, self.name(channel)) for channel in channels]  # in a cluster, a command must not have more
+        if not commands:
+            return
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        last = len(commands) - 1
+        self._asked.extend(
+            _Asked(verb.lower().encode(), name, answered if number == last else None)
+            for number, (_, name) in enumerate(commands)
+        )
         await self._hearing.send_packed_command(self._hearing.pack_commands(commands), check_health=False)
+        await answered
 
     async def _read(self, deliver: Deliver) -> None:
-        clock = asyncio.get_running_loop().time
         while True:
-            answer = cast(
-                "Sequence[Any]", await self._hearing.read_response(disconnect_on_error=False, push_request=True)
-            )
-            self._heard_at = clock()
-            if answer[0] in (b"message", b"smessage"):
-                deliver(answer[2])
-            elif answer[0] in (b"unsubscribe", b"sunsubscribe"):
-                self._note_end_of(answer[1])
+            try:
+                answer = cast("object", await self._hearing.read_response(disconnect_on_error=False, push_request=True))
+            except (ResponseError, BusyLoadingError):
+                self._heard += 1
+                if not self._asked or self._asked[0].verb != _PONG:
+                    raise
+                # Refusing our PING with MISCONF, LOADING, BUSY, MASTERDOWN or NOPERM is a sign of life: the server
+                # still has our subscriptions. NOAUTH is no ResponseError: it would refuse all else as well.
+                self._take_answer()
+                continue
+            self._heard += 1
+            if isinstance(answer, list):
+                parts = cast("list[Any]", answer)
+                if parts[0] in (b"message", b"smessage"):
+                    deliver(parts[2])
+                else:
+                    self._note_answer(parts[0], parts[1])
+            else:
+                self._note_answer(_PONG, b"")  # the short form, of a connection without a subscription
 
-    def _note_end_of(self, name: bytes) -> None:
-        """Tell our own wish from that of a cluster's node, whose channels have moved to another one."""
-        if name not in self._leaving:
+    def _note_answer(self, verb: bytes, name: bytes) -> None:
+        if self._asked and self._asked[0][:2] == (verb, name):
+            self._take_answer()
+        elif verb in (b"unsubscribe", b"sunsubscribe"):  # of itself: a cluster's node whose channels have moved
             raise ConnectionError("a channel has moved to another node")
-        self._leaving.discard(name)
+        else:
+            raise ConnectionError(f"an answer to nothing that was asked: {verb!r}")
 
-    async def _ask(self) -> None:
-        """Ask a silent server whether it is there: a connection may be dead without a word."""
-        clock = asyncio.get_running_loop().time
+    def _take_answer(self) -> None:
+        self._answered += 1
+        answered = self._asked.popleft().answered
+        if answered is not None and not answered.done():
+            answered.set_result(None)
+
+    async def _ask_hearing(self) -> None:
+        """Send PING, and see that it and all other commands are answered: messages of others are no proof that they
+        are. Periods are counted and not seconds, since this process may have been stopped meanwhile.
+        """
+        periods = 0
+        while True:
+            heard, answered = self._heard, self._answered
+            await asyncio.sleep(PING_SECONDS)
+            if not self._asked:
+                periods = 0
+                self._asked.append(_Asked(_PONG, b"", None))
+                await self._hearing.send_command("PING", check_health=False)
+                continue
+            periods = periods + 1 if answered == self._answered else 0
+            if periods >= (SILENT_PERIODS if heard == self._heard else BUSY_PERIODS):
+                raise TimeoutError(f"Redis has answered no command for {periods * PING_SECONDS:.0f} seconds")
+
+    # The speaking connection.
+
+    async def _ask_speaking(self) -> None:
+        """Send PING if nothing was published: a dead connection is found before there is something to say."""
         while True:
             await asyncio.sleep(PING_SECONDS)
-            silence = clock() - self._heard_at
-            if silence > 2 * PING_SECONDS:
-                raise TimeoutError(f"no word from Redis for {silence:.0f} seconds")
-            if silence >= PING_SECONDS / 2:
-                await self._hearing.send_command("PING", check_health=False)
+            if self._has_spoken or self._turn_to_speak.locked():
+                self._has_spoken = False
+                continue
+            ping = asyncio.create_task(self._ping_to_speak())
+            try:
+                for _ in range(SILENT_PERIODS):
+                    await asyncio.wait((ping,), timeout=PING_SECONDS)
+                if not ping.done():
+                    raise TimeoutError(f"Redis has not answered PING for {SILENT_PERIODS * PING_SECONDS:.0f} seconds")
+                ping.result()
+            finally:
+                ping.cancel()
+
+    async def _ping_to_speak(self) -> None:
+        async with self._turn_to_speak:
+            await self._speaking.send_command("PING", check_health=False)
+            with contextlib.suppress(ResponseError, BusyLoadingError):  # as above
+                await self._speaking.read_response(disconnect_on_error=False)
+
+    async def _watch_server(self) -> None:
+        """Look now and then whether another server should be talked to."""
+        while True:
+            await asyncio.sleep(PING_SECONDS)
             await self._check_server()
 
     async def _check_server(self) -> None:
@@ -134,26 +218,112 @@ def _error_of(task: "asyncio.Task[None]") -> Exception:
 
 
 def engine_maker(url: str, options: Options) -> MakeEngine:
-    """Return what makes engines for an address, `redis://host:6379/0`; its query may have all options of redis-py."""
+    """Return what makes engines for an address, `redis://host:6379/0`; its query may have options of redis-py."""
     parts = urlsplit(url)
     if parts.scheme != "unix" and not re.fullmatch(r"/?|/\d+", parts.path):
         raise ValueError("a broker's address for Redis is redis://host:6379/0, the number of a database at its end")
-    from_url = cast("Callable[..., ConnectionPool]", ConnectionPool.from_url)
-    pool = from_url(url, **ONCE)
-    check_options(pool.make_connection)
-    return lambda: RedisEngine(pool.make_connection, options.prefix)
+    settings = read_settings(url)
+    connection_class = cast("Callable[..., AbstractConnection]", settings.pop("connection_class", Connection))
+    prefix = prefix_of(options, settings)
+
+    def connect() -> AbstractConnection:
+        return connection_class(**settings)
+
+    check_settings(connect)
+    return lambda: RedisEngine(connect, prefix)
 
 
-def check_options(make: Callable[[], object]) -> None:
+def prefix_of(options: Options, settings: Mapping[str, Any]) -> str:
+    """Return what the names of channels begin with: the prefix, and the number of the database if it is not 0.
+
+    Redis has one space of channels for all databases, so the name has to keep them apart.
+    """
+    database = settings.get("db", 0)
+    return f"{options.prefix}:{database}" if database else options.prefix
+
+
+# Settings of connections.
+
+OURS: dict[str, Any] = {
+    "protocol": 2,
+    "retry": Retry(NoBackoff(), 0),
+    "socket_timeout": None,
+    "decode_responses": False,
+    "health_check_interval": 0,
+}
+"""How our connections are: they are not made anew behind our back, and what they read is bytes, whenever it comes."""
+
+IGNORED: frozenset[str] = frozenset(OURS) | {
+    "auto_close_connection_pool",
+    "encoding",
+    "encoding_errors",
+    "legacy_responses",
+    "max_connections",
+    "retry_on_error",
+    "retry_on_timeout",
+    "single_connection_client",
+    "timeout",
+}
+"""Options of redis-py that have no meaning for a relay or would break it; they may be in an address, without effect."""
+
+TLS: frozenset[str] = frozenset(
+    f"ssl_{name}"
+    for name in (
+        "ca_certs",
+        "ca_data",
+        "ca_path",
+        "cert_reqs",
+        "certfile",
+        "check_hostname",
+        "ciphers",
+        "exclude_verify_flags",
+        "include_verify_flags",
+        "keyfile",
+        "min_version",
+        "password",
+    )
+)
+"""Options of `rediss://`."""
+
+TAKEN: frozenset[str] = frozenset(
+    {
+        "client_name",
+        "db",
+        "lib_name",
+        "lib_version",
+        "password",
+        "socket_connect_timeout",
+        "socket_keepalive",
+        "socket_read_size",
+        "username",
+    }
+)
+"""Options of every connection that an address may have."""
+
+
+def read_settings(url: str) -> dict[str, Any]:
+    """Return how the connections of an address are made.
+
+    Raises `ValueError` for an option that is unknown. One that a relay has to set itself is ignored, with a line in the
+    log, so that an address which others use as well need not be changed.
+    """
+    names = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
+    is_encrypted = urlsplit(url).scheme == "rediss"
+    if not is_encrypted and names & TLS:
+        raise ValueError(f"{', '.join(sorted(names & TLS))}: an option of rediss://, which does TLS")
+    check_known(names - IGNORED, TAKEN | TLS if is_encrypted else TAKEN)
+    for name in sorted(names & IGNORED):
+        logger.warning("The option %s in the address of a broker has no effect: the relay sets it itself", name)
+    settings = cast("dict[str, Any]", dict(parse_url(url)))
+    return {name: value for name, value in settings.items() if name not in IGNORED} | OURS
+
+
+def check_settings(make: Callable[[], object]) -> None:
     """Raise `ValueError` if a connection cannot be made, without connecting, because of an option."""
     try:
         make()
-    except TypeError as error:
-        raise ValueError(f"a broker's address has an option that is unknown: {error}") from None
-
-
-ONCE: dict[str, Any] = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "socket_timeout": None}
-"""How our connections are: they are not made anew behind our back."""
+    except (TypeError, RedisError) as error:
+        raise ValueError(f"a broker's address has an option that does not work: {error}") from None
 
 
 def split_hosts(netloc: str, port: int) -> tuple[str, list[tuple[str, int]]]:
@@ -168,8 +338,8 @@ def read_options(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     user, _ = split_hosts(parts.netloc, 0)
     scheme = parts.scheme.partition("+")[0]
-    options = dict(
-        parse_url(parts._replace(scheme=scheme, netloc=f"{user}@localhost" if user else "localhost").geturl())
+    settings = read_settings(
+        parts._replace(scheme=scheme, netloc=f"{user}@localhost" if user else "localhost").geturl()
     )
-    del options["host"]
-    return options
+    del settings["host"]
+    return settings

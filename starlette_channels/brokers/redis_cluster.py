@@ -16,7 +16,7 @@ from redis.asyncio.connection import AbstractConnection, SSLConnection
 
 from starlette_channels.brokers.engine import Broken, Deliver, MakeEngine, Parcel
 from starlette_channels.brokers.options import Options
-from starlette_channels.brokers.redis import ONCE, SHARDED, RedisEngine, check_options, read_options, split_hosts
+from starlette_channels.brokers.redis import OURS, SHARDED, RedisEngine, check_settings, read_options, split_hosts
 
 
 class RedisClusterEngine:
@@ -52,14 +52,12 @@ class RedisClusterEngine:
         await asyncio.gather(*(engine.publish(its) for engine, its in by_engine.items()))
 
     async def subscribe(self, channels: Collection[str]) -> None:
-        """Ask each node for the channels that it has."""
-        for engine, its in self._divided(channels):
-            await engine.subscribe(its)
+        """Subscribe at each node to the channels that it has; return when all have confirmed it."""
+        await asyncio.gather(*(engine.subscribe(its) for engine, its in self._divided(channels)))
 
     async def unsubscribe(self, channels: Collection[str]) -> None:
         """Want no more of channels."""
-        for engine, its in self._divided(channels):
-            await engine.unsubscribe(its)
+        await asyncio.gather(*(engine.unsubscribe(its) for engine, its in self._divided(channels)))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -82,7 +80,7 @@ class RedisClusterEngine:
 
 
 def _connector(node: ClusterNode) -> Callable[[], AbstractConnection]:
-    options: dict[str, Any] = {**node.connection_kwargs, **ONCE}
+    options: dict[str, Any] = {**node.connection_kwargs, **OURS}
     return lambda: node.connection_class(**options)
 
 
@@ -94,7 +92,9 @@ def engine_maker(url: str, options: Options) -> MakeEngine:
             "a broker's address for a cluster is redis+cluster://host:6379,other:6379; it has no databases"
         )
     _, hosts = split_hosts(parts.netloc, 6379)
-    settings = {**read_options(url), **ONCE}
+    settings = read_options(url)
+    if settings.pop("db", 0):
+        raise ValueError("a broker's address for a cluster has no databases: leave out db, or give it a prefix")
     settings["ssl"] = settings.pop("connection_class", None) is SSLConnection
-    check_options(lambda: RedisCluster(startup_nodes=[ClusterNode("localhost", 0)], **settings))
+    check_settings(lambda: RedisCluster(startup_nodes=[ClusterNode("localhost", 0)], **settings))
     return lambda: RedisClusterEngine(hosts, settings, options.prefix)

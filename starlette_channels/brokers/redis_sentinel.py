@@ -9,10 +9,13 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.exceptions import RedisError
 
 from starlette_channels.brokers.engine import MakeEngine
 from starlette_channels.brokers.options import Options
-from starlette_channels.brokers.redis import ONCE, RedisEngine, check_options, read_options, split_hosts
+from starlette_channels.brokers.redis import RedisEngine, check_settings, prefix_of, read_options, split_hosts
+from starlette_channels.brokers.reports import logger
+from starlette_channels.exceptions import explain
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -36,8 +39,15 @@ class RedisSentinelEngine(RedisEngine):
 
     @override
     async def _check_server(self) -> None:
-        """Ask the sentinels: one that is no primary any more goes on for a while as if it were."""
-        address = cast("tuple[str, int]", await self._pool.get_master_address())
+        """Ask the sentinels: one that is no primary any more goes on for a while as if it were.
+
+        Sentinels that do not answer, or know of no primary, say nothing about the one that answers us.
+        """
+        try:
+            address = cast("tuple[str, int]", await self._pool.get_master_address())
+        except RedisError as error:
+            logger.debug("The sentinels know of no primary: %s", explain(error))
+            return
         if address != (getattr(self._hearing, "host", ""), getattr(self._hearing, "port", 0)):
             raise ConnectionError("another server is the primary now")
 
@@ -49,10 +59,13 @@ def engine_maker(url: str, options: Options) -> MakeEngine:
     if not name:
         raise ValueError("a broker's address for Sentinel is redis+sentinel://host:26379,other:26379/name/0")
     _, hosts = split_hosts(parts.netloc, 26379)
-    settings = {**read_options(parts._replace(path=f"/{database}").geturl()), **ONCE}
+    if database and not database.isdecimal():
+        raise ValueError("a broker's address for Sentinel is redis+sentinel://host:26379,other:26379/name/0")
+    settings = read_options(parts._replace(path=f"/{database}").geturl())
+    prefix = prefix_of(options, settings)
 
     def make() -> RedisSentinelEngine:
-        return RedisSentinelEngine(name, hosts, settings, options.prefix)
+        return RedisSentinelEngine(name, hosts, settings, prefix)
 
-    check_options(make)
+    check_settings(make)
     return make

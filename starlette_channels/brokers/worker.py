@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,8 +21,12 @@ class Worker:
         self._thread.start()
 
     def _work(self) -> None:
-        for job in iter(self._jobs.get, None):
-            job()
+        _at_work.add(self._thread)
+        try:
+            for job in iter(self._jobs.get, None):
+                job()
+        finally:
+            _at_work.discard(self._thread)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Return what a function returns, or raise what it raises. Cancelled, it stays behind and is ignored."""
@@ -52,3 +57,22 @@ class Worker:
     def stop(self) -> None:
         """End when all is done that was asked for."""
         self._jobs.put(None)
+
+
+_at_work: set[threading.Thread] = set()
+
+
+def wait_for_workers(seconds: float) -> None:
+    """Wait until all workers that were stopped have ended, for at most so long.
+
+    At the exit of the interpreter, a thread that comes back from a library written in Rust or C++ is ended in the midst
+    of it, and with it the process, by SIGABRT.
+    """
+    deadline = time.monotonic() + seconds
+    for thread in tuple(_at_work):
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def start_anew() -> None:
+    """Forget the threads of the parent, after a fork."""
+    _at_work.clear()

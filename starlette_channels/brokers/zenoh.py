@@ -1,5 +1,8 @@
 """Zenoh: without any server, between the processes of one machine; or through a router.
 
+What arrives at a link is worked off in order, so the answer to a query tells that what was sent before has been done: a
+router answers one for keys that nobody serves, and the processes of one machine serve a key each.
+
 It never looks for others by multicast or gossip. A message waits until there is room for it, in a thread of its own,
 instead of being dropped; a process that does not read for a second is cut off.
 """
@@ -12,7 +15,7 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -21,13 +24,22 @@ import zenoh
 
 from starlette_channels.brokers.engine import Broken, Deliver, MakeEngine, Parcel
 from starlette_channels.brokers.mesh import Claim, mesh_folder
-from starlette_channels.brokers.names import as_token
-from starlette_channels.brokers.options import Options
+from starlette_channels.brokers.options import Options, check_known
 from starlette_channels.brokers.worker import Worker
+from starlette_channels.brokers.zenoh_keys import Subscribers, key_of
 
 PORT = 7447
 MEET_SECONDS = 2.0
 """How long a process that starts waits for the others, in case that one of them hangs."""
+
+PEER_SECONDS = 1.0
+"""How long the others have to take note of a subscription; one that hangs is not waited for any longer."""
+
+ROUTER_SECONDS = 3.0
+"""How long a router has to answer; one that hangs is left."""
+
+PERSONAL = "@here"
+"""The part of a key that each process has for itself. Wildcards do not match what begins with `@`."""
 
 LAST_CALLS_SECONDS = 0.05
 """How long a closed session may still call us. The interpreter must not end during such a call: it would be aborted."""
@@ -36,13 +48,26 @@ COMMON: dict[str, Any] = {
     "scouting/multicast/enabled": False,
     "scouting/gossip/enabled": False,
     "scouting/delay": 0,
-    "connect/timeout_ms": 2_000,
     "transport/unicast/open_timeout": 2_000,
     "transport/unicast/accept_timeout": 2_000,
     "transport/link/tx/lease": 4_000,
     "transport/link/tx/queue/congestion_control/block/wait_before_close": 1_000_000,
 }
 """What differs from Zenoh's own settings."""
+
+MESH: dict[str, Any] = {
+    "mode": "peer",
+    "connect/exit_on_failure": False,
+    "connect/timeout_ms": -1,  # the others may not listen yet, or hang
+    "connect/retry": {"period_init_ms": 50, "period_max_ms": 1_000, "period_increase_factor": 2},
+}
+"""What is added for the processes of one machine."""
+
+ROUTED: dict[str, Any] = {
+    "mode": "client",
+    "connect/timeout_ms": 0,  # once: a session that waits for its router by itself hides that it was away
+}
+"""What is added for a router."""
 
 
 class ZenohEngine:
@@ -55,7 +80,7 @@ class ZenohEngine:
         self._worker = Worker()
         self._claim: Claim | None = None
         self._session: zenoh.Session | None = None
-        self._subscribers: dict[str, zenoh.Subscriber[None]] = {}
+        self._subscribers: Subscribers | None = None
         self._arrived: deque[bytes] = deque()
         self._is_called = False
 
@@ -67,11 +92,11 @@ class ZenohEngine:
         await self._worker.run(self._open)
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
-        """Put everything on its way."""
+        """Put everything on its way; a router has it when this returns."""
         await self._worker.run(self._put, parcels)
 
     async def subscribe(self, channels: Collection[str]) -> None:
-        """Declare the interest in channels."""
+        """Subscribe to channels; return when the router, or each of the others, has taken note of it."""
         await self._worker.run(self._declare, channels)
 
     async def unsubscribe(self, channels: Collection[str]) -> None:
@@ -93,57 +118,88 @@ class ZenohEngine:
         if self._folder is not None:
             self._claim = Claim(self._folder)
             others = self._claim.others()
-            settings |= {
-                "mode": "peer",
+            settings |= MESH | {
                 "id": self._claim.id,
                 "listen/endpoints": [_endpoint(self._claim.socket)],
                 "connect/endpoints": [_endpoint(socket) for socket in others.values()],
-                "connect/exit_on_failure": False,
             }
-        config = zenoh.Config() if self._file is None else zenoh.Config.from_file(self._file)
-        for key, value in settings.items():
-            config.insert_json5(key, json.dumps(value))
-        session = self._session = zenoh.open(config)
+        session = self._session = zenoh.open(_config(settings, self._file))
+        self._subscribers = Subscribers(session, self._prefix, self._take)
         self._events = session.info.declare_transport_events_listener(self._note_transport)
+        if self._claim is not None:
+            self._meet(session, self._claim.id, set(others))
+
+    def _meet(self, session: zenoh.Session, me: str, missing: set[str]) -> None:
+        """Answer the questions of the others, and wait until each has answered one: then we know what it wants."""
+        mine = f"{self._prefix}/{PERSONAL}/{me}"
+
+        def answer(query: zenoh.Query) -> None:
+            query.reply(mine, b"")
+
+        self._answering = session.declare_queryable(mine, answer)
         deadline = time.monotonic() + MEET_SECONDS
-        while others.keys() - {str(peer) for peer in session.info.peers_zid()} and time.monotonic() < deadline:
+        while missing and (left := deadline - time.monotonic()) > 0:
+            if not missing.isdisjoint(str(peer) for peer in session.info.peers_zid()):
+                missing -= self._ask_peers(session, min(left, PEER_SECONDS))
             time.sleep(0.01)  # in the engine's own thread, which has nothing else to do
 
     def _put(self, parcels: Sequence[Parcel]) -> None:
-        session = self._opened()
+        session, _ = self._opened()
         for parcel in parcels:
-            session.put(self._key(parcel.channel), parcel.data, congestion_control=zenoh.CongestionControl.BLOCK)
+            key = key_of(self._prefix, parcel.channel)
+            session.put(key, parcel.data, congestion_control=zenoh.CongestionControl.BLOCK)
+        if self._folder is None:
+            self._ask_router(session)
 
     def _declare(self, channels: Collection[str]) -> None:
-        session = self._opened()
-        for channel in channels:
-            self._subscribers[channel] = session.declare_subscriber(self._key(channel), self._take)
+        session, subscribers = self._opened()
+        subscribers.add(channels)
+        if self._folder is None:
+            self._ask_router(session)
+        else:
+            self._ask_peers(session, PEER_SECONDS)
 
     def _undeclare(self, channels: Collection[str]) -> None:
-        for channel in channels:
-            self._subscribers.pop(channel).undeclare()
+        _, subscribers = self._opened()
+        subscribers.remove(channels)
+
+    def _ask_router(self, session: zenoh.Session) -> None:
+        """Return when the router has done all that it was sent; raise if it does not answer."""
+        for reply in session.get(f"{self._prefix}/{PERSONAL}", timeout=ROUTER_SECONDS):
+            if reply.err is not None:
+                raise TimeoutError(f"the Zenoh router has not answered for {ROUTER_SECONDS:.0f} seconds")
+        if not session.info.routers_zid():
+            raise ConnectionError("the Zenoh router is away")
+
+    def _ask_peers(self, session: zenoh.Session, seconds: float) -> set[str]:
+        """Return who of the others has answered within this time, and so has done all that it was sent."""
+        replies = session.get(
+            f"{self._prefix}/{PERSONAL}/*",
+            timeout=seconds,
+            target=zenoh.QueryTarget.ALL,
+            consolidation=zenoh.ConsolidationMode.NONE,
+            allowed_destination=zenoh.Locality.REMOTE,
+        )
+        return {str(reply.ok.key_expr).rpartition("/")[2] for reply in replies if reply.ok is not None}
 
     def _close(self) -> None:
-        if self._session is not None:
-            for subscriber in self._subscribers.values():
-                subscriber.undeclare()
-            self._session.close()
-            time.sleep(LAST_CALLS_SECONDS)
-        if self._claim is not None:
-            self._claim.give_up()
+        try:
+            if self._session is not None:
+                self._session.close()
+                time.sleep(LAST_CALLS_SECONDS)
+        finally:
+            if self._claim is not None:
+                self._claim.give_up()
 
-    def _opened(self) -> zenoh.Session:
-        if self._session is None:
+    def _opened(self) -> tuple[zenoh.Session, Subscribers]:
+        if self._session is None or self._subscribers is None:
             raise ConnectionError("the Zenoh session is not open")
-        return self._session
-
-    def _key(self, channel: str) -> str:
-        return f"{self._prefix}/{as_token(channel)}"
+        return self._session, self._subscribers
 
     # In threads of Zenoh.
 
-    def _take(self, sample: zenoh.Sample) -> None:
-        self._arrived.append(sample.payload.to_bytes())
+    def _take(self, data: bytes) -> None:
+        self._arrived.append(data)
         if not self._is_called:
             self._is_called = True
             self._call(self._hand_on)
@@ -165,6 +221,14 @@ class ZenohEngine:
             self._deliver(self._arrived.popleft())
 
 
+def _config(settings: Mapping[str, Any], file: str | None) -> zenoh.Config:
+    """Return Zenoh's settings: its own, those of a file, and above both what the relay depends on."""
+    config = zenoh.Config() if file is None else zenoh.Config.from_file(file)
+    for key, value in settings.items():
+        config.insert_json5(key, json.dumps(value))
+    return config
+
+
 def _endpoint(socket: Path) -> str:
     return f"unixsock-stream/{socket}"
 
@@ -178,8 +242,7 @@ def engine_maker(url: str, options: Options) -> MakeEngine:
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     file, ca = query.pop("config", None), query.pop("ca", None)
-    if query:
-        raise ValueError(f"a broker's address has an option that is unknown: {', '.join(sorted(query))}")
+    check_known(query, ("config", "ca"))
     if parts.path not in ("", "/"):
         raise ValueError("a broker's address for Zenoh is zenoh:// or zenoh://host:7447; a name goes into ?prefix=")
     for name in (file, ca):
@@ -189,6 +252,10 @@ def engine_maker(url: str, options: Options) -> MakeEngine:
     if (is_encrypted and not parts.hostname) or (ca is not None and not is_encrypted):
         raise ValueError("a broker's address for Zenoh with TLS is zenoh+tls://host:7447?ca=FILE")
     settings = dict(COMMON)
+    try:
+        _config(settings, file)
+    except zenoh.ZError as error:
+        raise ValueError(f"a broker's address names the file {file}, which Zenoh cannot read: {error}") from None
     if not parts.hostname:
         folder = mesh_folder(None if options.prefix == Options().prefix else options.prefix)
         return lambda: ZenohEngine(settings, file, folder, options.prefix)
@@ -201,7 +268,8 @@ def engine_maker(url: str, options: Options) -> MakeEngine:
 def _to_router(parts: SplitResult) -> dict[str, Any]:
     """Return the settings of a client of a router."""
     protocol = "tls" if parts.scheme == "zenoh+tls" else "tcp"
-    settings = {"mode": "client", "connect/endpoints": [f"{protocol}/{parts.hostname}:{parts.port or PORT}"]}
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    settings = ROUTED | {"connect/endpoints": [f"{protocol}/{host}:{parts.port or PORT}"]}
     if parts.username is not None:
         user, password = unquote(parts.username), unquote(parts.password or "")
         settings |= {"transport/auth/usrpwd/user": user, "transport/auth/usrpwd/password": password}

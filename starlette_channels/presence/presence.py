@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
+from starlette_channels.arguments import check_seconds, check_type, shown_argument
 from starlette_channels.broker import Broker
+from starlette_channels.callables import check_function
 from starlette_channels.exceptions import PresenceError
 from starlette_channels.messages import Payload
 from starlette_channels.presence.clocks import ReplicaId
@@ -25,6 +27,14 @@ from starlette_channels.presence.tracked import INTENDED, Tracked, behind
 from starlette_channels.sockets import Errand, Socket
 
 NOTHING: Mapping[str, Any] = {}
+
+
+def _check_socket(socket: object, method: str) -> None:
+    if not isinstance(socket, Socket):
+        raise TypeError(
+            f"presence.{method}({shown_argument(socket)}, ...): it takes the socket that the handler was given, and not"
+            " a topic; the socket knows its topic"
+        )
 
 
 class Presence:
@@ -59,6 +69,12 @@ class Presence:
         grace_seconds: float = 0.0,
         timing: PresenceTiming | None = None,
     ) -> None:
+        check_type(name, str, "Presence(name=", "it is a text, the same in all processes")
+        if fetch is not None:
+            check_function(fetch, "Presence(fetch=...)", ("topic", "presences"), by_name=False)
+        check_seconds(fetch_seconds, "Presence(fetch_seconds=")
+        check_seconds(grace_seconds, "Presence(grace_seconds=")
+        check_type(timing or PresenceTiming(), PresenceTiming, "Presence(timing=", "write PresenceTiming(...)")
         self._settings = Settings(name, timing or PresenceTiming(), grace_seconds)
         self._publisher = Publisher(fetch, fetch_seconds)
         self._state = State(ReplicaId("", 0))
@@ -102,6 +118,16 @@ class Presence:
                 )
         self._publisher.publish_soon(desk)
 
+    def knows_others(self, broker: Broker) -> bool:
+        """Whether it has heard from the other processes of a broker since it was attached, so that lists are complete.
+
+        That takes two to four times `PresenceTiming.news_seconds`. With `memory://` there are no others.
+        """
+        if not broker.is_shared:
+            return True
+        replication = self._replication
+        return replication is not None and replication.broker is broker and replication.is_settled()
+
     # What handlers call.
 
     def track(self, socket: Socket[Any], key: str | int, meta: Payload = NOTHING) -> None:
@@ -111,6 +137,7 @@ class Presence:
         nothing once the channel has ended. Raises `PresenceError` if this socket tracks the key already, or the key
         is not safe, and `TypeError` if the meta is not encoded as a JSON object. Costs about 20 microseconds.
         """
+        _check_socket(socket, "track")
         name, made = make_key(key), make_meta(meta)
         if behind(socket).fate is not None:
             return
@@ -133,6 +160,7 @@ class Presence:
 
         Clients get one diff with both. Raises `PresenceError` if this socket does not track the key.
         """
+        _check_socket(socket, "update")
         name = make_key(key)
         while True:
             tracked, entry = self._find(socket, name)
@@ -146,6 +174,7 @@ class Presence:
 
     def untrack(self, socket: Socket[Any], key: str | int | None = None) -> None:
         """End one presence of a socket, or all; one that does not exist is no error."""
+        _check_socket(socket, "untrack")
         with self._lock:
             tracked = self._tracked.get(socket)
             if tracked is None:
@@ -159,6 +188,7 @@ class Presence:
 
         It goes when the running handler is done, after the reply to the join, and says who is there then.
         """
+        _check_socket(socket, "push_state")
         socket.send_info(Errand(functools.partial(self._push_state, socket)))
 
     # What anybody may ask.
@@ -186,6 +216,7 @@ class Presence:
         For each topic the diffs come in order, one at a time, after the clients have theirs. If it raises, that is
         logged and counted.
         """
+        check_function(observer, "Presence.on_diff", ("topic", "diff"), by_name=False)
         self._publisher.observers.append(observer)
         return observer
 
@@ -278,6 +309,7 @@ class Presence:
     def _topic(self, topic: str | Socket[Any]) -> str:
         if isinstance(topic, str):
             return topic
+        check_type(topic, Socket, "Presence: who is on a topic? (", "give its name, or the socket of a handler")
         self._attach(topic)
         return topic.topic
 
@@ -287,11 +319,11 @@ class Presence:
         if not self._publisher.looks_up:
             with self._lock:
                 state = self._state.roster.json(socket.topic)
-            socket.push("presence_state", state)
+            behind(socket).push_state(state)
             return
         extras: dict[str, Any] = {}
         for _ in range(2):
             unknown = [entry for entry in self._entries(socket.topic) if entry.key not in extras]
             found = await self._publisher.look_up_safely(socket.topic, unknown)
             extras.update({entry.key: found.get(entry.key, {}) for entry in unknown})
-        socket.push("presence_state", grouped(self._entries(socket.topic), extras))
+        behind(socket).push_state(grouped(self._entries(socket.topic), extras))

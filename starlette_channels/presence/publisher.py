@@ -17,9 +17,14 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from starlette_channels.broker import Broker
-from starlette_channels.messages import encode_payload
+from starlette_channels.callables import name_of
+from starlette_channels.cancellation import is_crash
+from starlette_channels.event_names import PRESENCE_DIFF
+from starlette_channels.messages import encode_payload, shown
+from starlette_channels.mishaps import Mishaps
 from starlette_channels.presence.deltas import Entry
 from starlette_channels.presence.desks import Desk
+from starlette_channels.tasks import within
 
 logger: logging.Logger = logging.getLogger("starlette_channels.presence")
 
@@ -92,6 +97,7 @@ class Publisher:
 
     def __init__(self, fetch: Fetch | None, fetch_seconds: float) -> None:
         self.counts: Counter[str] = Counter()
+        self._mishaps = Mishaps(self.counts)
         self.observers: list[Observer] = []
         self._fetch = fetch
         self._fetch_seconds = fetch_seconds
@@ -182,17 +188,19 @@ class Publisher:
             return
         diff = {"joins": grouped(batch.joins, joined), "leaves": grouped(batch.leaves, left)}
         try:
-            batch.broker.broadcast_here(batch.topic, "presence_diff", diff)
-        except Exception:
-            self.counts["presence_diff_failed"] += 1
-            logger.exception("A diff of %r cannot be sent", batch.topic)
+            batch.broker.broadcast_here(batch.topic, PRESENCE_DIFF, diff)
+        except Exception as error:  # noqa: BLE001 - the next diff may be sent
+            text = "A diff of %s cannot be sent"
+            self._mishaps.note("presence_diff_failed", logger, text, shown(batch.topic), cause=error)
 
     async def _tell(self, observer: Observer, topic: str, diff: PresenceDiff) -> None:
         try:
             await observer(topic, diff)
-        except Exception:
-            self.counts["observer_failed"] += 1
-            logger.exception("%r raised for a diff of %r", observer, topic)
+        except BaseException as error:
+            if not is_crash(error):
+                raise
+            text = "%s raised for a diff of %s"
+            self._mishaps.note("observer_failed", logger, text, name_of(observer), shown(topic), cause=error)
 
     # Looking up more about those who are there.
 
@@ -201,8 +209,7 @@ class Publisher:
         presences = grouped(entries, {})
         if self._fetch is None or not presences:
             return {}
-        with anyio.fail_after(self._fetch_seconds):
-            extras = await self._fetch(topic, decoded(presences))
+        extras = await within(self._fetch_seconds, self.counts, self._fetch(topic, decoded(presences)))
         encode_payload(extras)  # what cannot be sent should be known before it is
         return {key: dict(extra) for key, extra in extras.items() if key in presences}
 
@@ -210,7 +217,9 @@ class Publisher:
         """Return what `fetch` says of some entries, or nothing if it fails, which is counted and logged."""
         try:
             return await self.look_up(topic, entries)
-        except Exception:
-            self.counts["fetch_failed"] += 1
-            logger.exception("fetch failed for %r", topic)
+        except BaseException as error:
+            if not is_crash(error):
+                raise
+            text = "fetch, %s, failed for %s"
+            self._mishaps.note("fetch_failed", logger, text, name_of(self._fetch), shown(topic), cause=error)
             return {}

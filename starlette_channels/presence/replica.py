@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct, field
 
-from starlette_channels.presence.clocks import Clock, ReplicaId, worth_asking
+from starlette_channels.presence.clocks import Clock, ReplicaId, covers, worth_asking
 from starlette_channels.presence.deltas import Delta, Part, Window, Windows
 from starlette_channels.presence.state import Changes, State
 from starlette_channels.presence.timing import PresenceTiming
@@ -22,6 +22,10 @@ WINDOW_SIZES = (100, 1_000, 10_000)
 
 SAMPLE_TICKS = 2
 """Ticks in which clocks are compared before somebody is asked for what is missing."""
+
+
+SETTLE_TICKS = 1.5
+"""Ticks in which all others answer one that is new: each at its next tick, and a half for the way."""
 
 
 class Heartbeat(Struct, frozen=True, tag=True):
@@ -108,6 +112,8 @@ class Replica:
         self._peers: dict[str, Peer] = {}
         self._gone: dict[str, tuple[int, float]] = {}
         self._clocks: dict[ReplicaId, Clock] = {}
+        self._claims: dict[ReplicaId, Clock] | None = {}  # what others know, until this one has caught up
+        self._heard_since: float | None = None
         self.record(self.state.rename(me))
 
     def record(self, part: Part) -> None:
@@ -180,6 +186,26 @@ class Replica:
             outcome.outgoing.append(Outgoing(sender, Request(self.state.me, own)))
         self._clocks.clear()
 
+    def settle(self, now: float, *, is_heard: bool) -> bool:
+        """Return whether all others have been heard of, and what they know is known here.
+
+        There is no list of the others. But each who hears a new replica for the first time speaks with its next tick;
+        so those who live have spoken one and a half ticks after this one was able to hear, and to be heard.
+        """
+        if self._claims is None:
+            return True
+        if not is_heard or not self._ticks:
+            self._heard_since = None
+            return False
+        if self._heard_since is None:
+            self._heard_since = now
+        own = self.state.clock
+        is_behind = any(not covers(own, _limited(clock, own)) for clock in self._claims.values())
+        if is_behind or now - self._heard_since < SETTLE_TICKS * self._timing.news_seconds:
+            return False
+        self._claims = None
+        return True
+
     # What the others say.
 
     def receive(self, message: Message, now: float) -> Outcome:
@@ -194,6 +220,8 @@ class Replica:
         match message:
             case Heartbeat():
                 self._clocks[message.sender] = message.clock
+                if self._claims is not None:
+                    self._claims[message.sender] = message.clock
                 if self.state.me not in message.clock:  # it has not heard of this one: it may be new
                     self._silence = self._timing.heartbeat_ticks
                 if message.news is not None:
@@ -243,6 +271,7 @@ class Replica:
 
     def _down(self, peer: Peer, outcome: Outcome) -> None:
         peer.online = False
+        self._unclaim(peer.replica)
         outcome.events.append(Event("down", peer.replica))
         outcome.changes.extend(self.state.down(peer.replica))
 
@@ -253,6 +282,11 @@ class Replica:
         outcome.changes.extend(self.state.forget(peer.replica))
         del self._peers[peer.replica.name]
         self._clocks.pop(peer.replica, None)
+        self._unclaim(peer.replica)
+
+    def _unclaim(self, replica: ReplicaId) -> None:
+        if self._claims is not None:
+            self._claims.pop(replica, None)
 
 
 def _limited(clock: Clock, replicas: Iterable[ReplicaId]) -> Clock:

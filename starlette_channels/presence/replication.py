@@ -60,7 +60,7 @@ class Replication:
         self._settings = settings
         self._lock = lock
         self._publisher = publisher
-        self._reports = Reports(publisher.counts)
+        self._reports = Reports(publisher.counts, logger=logger)
         self._desk = desk
         self._splitter = Splitter(self._me)
         self._replica = Replica(self._me, settings.timing, state)
@@ -95,6 +95,12 @@ class Replication:
         if not self.is_over:
             self._replica.record(part)
 
+    def is_settled(self) -> bool:
+        """Whether it has heard what all others have to say to one that is new; from any thread."""
+        is_heard = all(exchange.is_in_force for exchange in self._exchanges)
+        with self._lock:
+            return self._replica.settle(self._desk.now(), is_heard=is_heard)
+
     # What time brings, and the others say.
 
     async def _tick(self) -> None:
@@ -105,6 +111,7 @@ class Replication:
             for event in outcome.events:
                 if event.kind == "down":
                     self._report_silent(event.replica)
+            self.is_settled()  # the time that others need begins when they can be heard
             await anyio.sleep(timing.news_seconds)
 
     def _report_silent(self, replica: ReplicaId) -> None:

@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from starlette_channels.arguments import check_fields
+
 
 class PresenceTiming(Struct, frozen=True, kw_only=True):
     """How soon processes learn of each other's presences, and when they give one up: `Presence(timing=...)`.
@@ -23,6 +25,7 @@ class PresenceTiming(Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what would make processes that are well leave and come back all the time."""
+        check_fields(self)
         if not 0 < self.news_seconds <= self.heartbeat_seconds:
             raise ValueError("PresenceTiming: news_seconds must be above 0, and heartbeat_seconds no less than that")
         if self.down_seconds < 2 * self.heartbeat_seconds + self.news_seconds:

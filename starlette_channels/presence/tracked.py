@@ -22,6 +22,10 @@ class Behind(Protocol):
         """Why its channel ends or has ended, once that is certain."""
         ...
 
+    def push_state(self, payload: object) -> None:
+        """Send `presence_state` to its client."""
+        ...
+
 
 def behind(socket: Socket[Any]) -> Behind:
     """Return what is behind a socket."""

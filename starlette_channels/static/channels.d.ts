@@ -27,6 +27,12 @@ export interface CloseInfo {
   readonly wasClean: boolean;
 }
 
+/** What the server has refused a client with. */
+export interface Refusal {
+  readonly code: number;
+  readonly reason: string;
+}
+
 /** What `onError` of a channel is told when the connection, not the server, is the cause. */
 export interface TransportFailure {
   source: "transport";
@@ -107,6 +113,12 @@ export class Socket {
 
   /** A channel for the topic, not joined yet. `params` go with each join. */
   channel(topic: string, params?: Params): Channel;
+  /**
+   * The channel of a topic for one part of a page that shares it with others: each has listeners of its own, and joins
+   * and leaves for itself. The first join joins the topic, later ones have its answer; the last to leave leaves it. The
+   * params are those of the first; other ones are warned of in the console. Not in phoenix.js.
+   */
+  shared(topic: string, params?: Params): Channel;
   /** Forgets a channel. Leaving does this. */
   remove(channel: Channel): void;
 
@@ -119,6 +131,13 @@ export class Socket {
   onStateChange(callback: (state: ConnectionState) => void): string;
   /** Called when the server will close the connection in so many seconds, unless it is refreshed. Not in phoenix.js. */
   onExpiring(callback: (notice: { seconds: number }) => void): string;
+  /**
+   * Called when the server has refused this client with `ConnectError(reason, close=code)`, or closed the connection with
+   * a code of 3000 to 4999 before anything came over it. The socket tries again, after pauses that grow, unless a
+   * callback returns `false`, or a promise of it: then it gives up until `connect()`, and what is awaited is rejected
+   * with the status "refused". It waits for promises. Not in phoenix.js.
+   */
+  onRefused(callback: (refusal: Refusal) => unknown): string;
   /** Removes callbacks by the refs that the `on...` methods returned. */
   off(refs: readonly string[]): void;
 
@@ -222,10 +241,19 @@ export class ChannelError<R = any> extends Error {
   /** Made by pushes. */
   private constructor();
 
-  /** "closed": the channel was left or closed before the answer came. Else what the server answered. */
-  readonly status: "error" | "timeout" | "closed" | (string & {});
+  /**
+   * "error": the server's answer, or the channel has crashed there. "closed": the channel was left or closed before the
+   * answer came. "refused": the connection was, and `onRefused` gave up. Else what the server answered.
+   */
+  readonly status: "error" | "timeout" | "closed" | "refused" | (string & {});
   /** What came with the answer; `{}` if there was none. */
   readonly response: R;
+  /** The same, as handlers call it. */
+  readonly payload: R;
+  /** `response.reason`, which is a string in the server's own errors; undefined if there is none. */
+  readonly reason: any;
+  /** `response.detail`: what does not fit about an invalid payload; undefined if there is none. */
+  readonly detail: any;
   readonly topic: string;
   readonly event: string;
 }

@@ -16,6 +16,8 @@
  * Types and options: channels.d.ts. Names that begin with _ are nobody else's business.
  */
 
+import { SharedChannel } from "./shared.js";
+
 export { Presence } from "./presence.js";
 
 const VSN = "2.0.0";
@@ -53,6 +55,9 @@ function retryAfterMs(reason) {
   const [, seconds] = /\bretry_after=(\d+(?:\.\d+)?)/.exec(reason ?? "") ?? [];
   return seconds && seconds * 1000 * (1 + Math.random() / 10);
 }
+
+/** Whether this close code, of a connection over which nothing has come, refuses the client: those of applications. */
+const isRefusal = (code) => code >= 3000 && code <= 4999;
 
 const pageIsHidden = () => globalThis.document?.visibilityState === "hidden";
 
@@ -165,18 +170,34 @@ function decodeFrame(data) {
 
 // ---------------------------------------------------------------------------------------------------------- push
 
+/** What is said of a push that has got no answer, by its status. */
+const WITHOUT_ANSWER = {
+  __proto__: null, // servers may answer with any status, "constructor" among them
+  timeout: (push) => `no answer within ${push.timeout} ms`,
+  closed: () => "the channel was closed",
+};
+
 /** What an awaited push or join is rejected with: the answer was not "ok", or there was none. */
 export class ChannelError extends Error {
   constructor(push, status, response) {
-    let detail = typeof response?.reason === "string" ? `${status}: ${response.reason}` : status;
-    if (status === "timeout") detail = `no answer within ${push.timeout} ms`;
-    if (status === "closed") detail = "the channel was closed";
-    super(`"${push.event}" on "${push.channel.topic}": ${detail}`);
+    const { reason, detail } = { ...(isBinary(response) ? null : response) };
+    let why = typeof reason === "string" ? `${status}: ${reason}` : status;
+    if (typeof detail === "string") why += ` (${detail})`;
+    why = WITHOUT_ANSWER[status]?.(push) ?? why;
+    super(`"${push.event}" on "${push.channel.topic}": ${why}`);
     this.name = "ChannelError";
-    /** "error", "timeout", "closed" (the channel was left or closed first), or whatever the server answered. */
+    /**
+     * "error" (also when the channel crashed on the server), "timeout", "closed" (the channel was left or closed first),
+     * "refused" (the connection was, and `onRefused` gave up), or whatever the server answered.
+     */
     this.status = status;
     /** What came with the answer; `{}` if there was none. */
     this.response = response;
+    /** The same, as handlers call it. */
+    this.payload = response;
+    /** `response.reason` and `response.detail`, as the server's own errors have them; undefined if it has none. */
+    this.reason = reason;
+    this.detail = detail;
     this.topic = push.channel.topic;
     this.event = push.event;
   }
@@ -256,7 +277,11 @@ export class Push {
     this.channel._buffer.delete(this);
     this.receivedResp = { status, response };
     this._settle(status, response);
-    this._observer?.(status);
+    this._observer?.(status, response);
+    this._runHooks(status, response);
+  }
+
+  _runHooks(status, response) {
     for (const hook of [...this._hooks]) {
       if (hook.status === status) guarded(hook.callback, response);
     }
@@ -314,11 +339,19 @@ export class Channel {
     this._bindingRef = 0;
     this._pending = new Map(); // ref -> the push that waits for its answer
     this._buffer = new Set(); // pushes that wait for the join
+    this._holders = new Set(); // those who share this channel
     this._rejoinTimer = new Retry(() => {
       if (socket.isConnected() && this.isErrored()) this._rejoin(); // else it is done when the socket opens
     }, socket.rejoinAfterMs);
     this.joinPush = new Push(this, JOIN, this.params);
-    this.joinPush._observer = (status) => this._joinAnswered(status);
+    this.joinPush._observer = (status, response) => {
+      this._joinAnswered(status);
+      for (const { joinPush } of [...this._holders]) {
+        // An attempt has timed out, but those who came later have given it another time.
+        if (status === "timeout") joinPush._runHooks(status, response);
+        else joinPush._receive(status, response);
+      }
+    };
   }
 
   /** Joins the topic. Once only: ask the socket for another channel to join again after leaving. */
@@ -396,24 +429,38 @@ export class Channel {
 
   /** Hands an event to the channel's callbacks, as if it had come from the server. */
   trigger(event, payload, ref, joinRef = this.joinRef()) {
+    this._hand(this, event, payload, ref, joinRef);
+    if (this._holders.size === 0) return;
+    for (const holder of [...this._holders]) {
+      if (this._holders.has(holder)) holder.trigger(event, payload, ref, joinRef); // it may have left meanwhile
+    }
+  }
+
+  // Hands an event to the callbacks of the channel, or of one who shares it.
+  _hand(target, event, payload, ref, joinRef) {
     let handled;
     try {
-      handled = this.onMessage(event, payload, ref, joinRef);
+      handled = target.onMessage(event, payload, ref, joinRef);
       if (payload && !handled) throw new Error("channel.onMessage must return the payload");
     } catch (error) {
       return report(error);
     }
-    if (event === REPLY && handled) this._pending.get(ref)?._receive(handled.status, handled.response);
-    for (const bound of this._bindings) {
+    if (event === REPLY && handled && target === this) {
+      this._pending.get(ref)?._receive(handled.status, handled.response);
+    }
+    for (const bound of target._bindings) {
       if (bound.event === event) guarded(bound.callback, handled, ref, joinRef);
     }
   }
+
+  // A push that is not sent: its answer comes from elsewhere.
+  _unsent(event, timeout) { return new Push(this, event, this.params, timeout); }
 
   _incoming({ event, payload, ref, join_ref }) {
     if (join_ref && join_ref !== this.joinRef()) {
       this.socket.log("channel", "dropping outdated message", { topic: this.topic, event, payload, join_ref });
     } else if (event === ERROR) {
-      this._errored(payload, ref);
+      this._crashed(payload, ref);
     } else if (event === CLOSE) {
       this._closed(payload, ref);
     } else {
@@ -468,6 +515,13 @@ export class Channel {
     if (this.isErrored() || (this.isJoining() && !this.joinPush.sent)) this._rejoin();
   }
 
+  // Nothing will answer what was sent: awaiting it ends now; receive("timeout") comes in its time, as in phoenix.js.
+  _crashed(payload, ref) {
+    const unanswered = [...this._pending.values()].filter((push) => push !== this.joinPush);
+    this._errored(payload, ref);
+    for (const push of unanswered) push._settle("error", payload ?? {});
+  }
+
   _errored(payload, ref) {
     const joinRef = this.joinRef();
     if (this.isJoining()) this.joinPush._forget();
@@ -478,8 +532,18 @@ export class Channel {
     this.trigger(ERROR, payload, ref, joinRef);
   }
 
+  // The socket has given up: no join and no push will be answered, unless the page connects anew.
+  _refused(refusal) {
+    for (const push of this._waiting()) push._settle("refused", refusal);
+  }
+
+  _waiting() {
+    const shared = [...this._holders].map((holder) => holder.joinPush);
+    return [this.joinPush, ...shared, ...this._pending.values(), ...this._buffer];
+  }
+
   _closed(payload, ref) {
-    const waiting = [this.joinPush, ...this._pending.values(), ...this._buffer];
+    const waiting = this._waiting();
     const joinRef = this.joinRef();
     this._rejoinTimer.reset();
     this.joinPush._cancelTimer();
@@ -534,6 +598,9 @@ export class Socket {
     this._answers = new Map(); // ref -> what takes the answer to a message of no channel, or null if none comes
     this._refreshTimer = null;
     this._pageListeners = null;
+    this._heard = false; // whether anything has come over this connection
+    this._refusal = null; // of the last attempt, until the next one
+    this._shared = new Map(); // topic -> the channel that its holders share
     this._reconnectTimer = new Retry(() => {
       if (!pageIsHidden()) this._reconnect(); // a hidden page waits until it is looked at
     }, this.reconnectAfterMs);
@@ -570,7 +637,17 @@ export class Socket {
     return channel;
   }
 
-  remove(channel) { this.channels = this.channels.filter((other) => other !== channel); }
+  /**
+   * The channel of a topic for one part of a page that shares it with others: it has the methods of a channel and its
+   * own listeners. The first to join joins the topic, and who joins later has its answer; the last to leave leaves it.
+   * Ours; not in phoenix.js.
+   */
+  shared(topic, params = {}) { return new SharedChannel(new Channel(topic, params, this)); }
+
+  remove(channel) {
+    this.channels = this.channels.filter((other) => other !== channel);
+    if (this._shared.get(channel.topic) === channel) this._shared.delete(channel.topic);
+  }
 
   onOpen(callback) { return this._register("open", callback); }
 
@@ -591,6 +668,14 @@ export class Socket {
    * it something new. Ours; not in phoenix.js.
    */
   onExpiring(callback) { return this._register("expiring", callback); }
+
+  /**
+   * Calls `callback({code, reason})` when the server has refused this client with `ConnectError(reason, close=code)`. The
+   * socket tries again, after pauses that grow, unless a callback returns `false`, or a promise of it: then it gives up,
+   * as after `disconnect()`, until `connect()`. It waits for promises, so a callback may get a new token first. Ours;
+   * not in phoenix.js.
+   */
+  onRefused(callback) { return this._register("refused", callback); }
 
   /** Removes callbacks by the refs that the `on...` methods returned. */
   off(refs) { this._callbacks = this._callbacks.filter(({ ref }) => !refs.includes(ref)); }
@@ -697,6 +782,8 @@ export class Socket {
   _open() {
     if (!this.transport) throw new Error("no WebSocket here: give the class to use as the option `transport`");
     this._attemptedAt = Date.now();
+    this._heard = false;
+    this._refusal = null;
     const conn = new this.transport(this.endPointURL(), this._subprotocols());
     this.conn = conn;
     conn.binaryType = this.binaryType;
@@ -743,6 +830,7 @@ export class Socket {
   _received(conn, data) {
     // Not earlier: a server that accepts and hangs up at once must not be asked again and again without a pause.
     this._reconnectTimer.reset();
+    this._heard = true;
     guarded(this.decode, data, (message) => {
       if (conn === this.conn) this._dispatch(message);
     });
@@ -798,10 +886,33 @@ export class Socket {
     }
     // A callback may have connected or disconnected meanwhile.
     const idle = this._wanted && !this._suspended && !this.conn;
-    if (idle) this._reconnectTimer.schedule(retryAfterMs(event.reason));
+    const refused = idle && !this._heard && isRefusal(event.code);
+    if (idle && !refused) this._reconnectTimer.schedule(retryAfterMs(event.reason));
     this._announceState();
     this._emit("close", event);
+    if (refused) this._refused({ code: event.code, reason: event.reason });
     for (const callback of this._whenDisconnected.splice(0)) guarded(callback);
+  }
+
+  // Asks whether to try again; until a promise is kept nothing is tried, but for what the page or its user begins.
+  _refused(refusal) {
+    this._refusal = refusal;
+    const go = (answers) => {
+      if (refusal !== this._refusal || !this._wanted || this.conn) return; // it is connecting anew, or gave up already
+      if (answers.includes(false)) this._giveUpRefused(refusal);
+      else if (!this._suspended) this._reconnectTimer.schedule(retryAfterMs(refusal.reason));
+    };
+    const asked = this._callbacks.filter(({ kind }) => kind === "refused");
+    const answers = asked.map(({ callback }) => guarded(callback, refusal));
+    if (!answers.some((answer) => typeof answer?.then === "function")) return go(answers);
+    const kept = answers.map((answer) => Promise.resolve(answer).catch(report));
+    Promise.all(kept).then(go);
+  }
+
+  // Nobody will answer, and awaiting a join or a push for longer is in vain.
+  _giveUpRefused(refusal) {
+    this._setWanted(false);
+    for (const channel of this.channels) channel._refused(refusal);
   }
 
   _takeAnswers() {
@@ -837,6 +948,10 @@ export class Socket {
     for (const other of this.channels) {
       if (other === channel || other.topic !== channel.topic || other.isClosed()) continue;
       this.log("transport", `leaving duplicate topic "${other.topic}"`);
+      console.warn(
+        `"${other.topic}" is joined once more over the same socket, which ends the channel that has joined it before: ` +
+          `leave() that one first, or let both have it with socket.shared("${other.topic}")`,
+      );
       other.leave();
     }
   }

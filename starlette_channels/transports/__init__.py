@@ -6,6 +6,9 @@ HANGING_SECONDS = 0.1
 STEP_SECONDS = HANGING_SECONDS / 10
 """We wait in such steps. When the event loop stalls, only one of them counts, and whoever was ready has a turn."""
 
+TURNS_TO_READ = 10
+"""So many steps we wait before a client counts as silent: the event loop reads meanwhile what it may have sent."""
+
 BEHIND_BYTES = 65_536
 """When so much waits, the client is behind; servers and kernels keep about as much below us."""
 

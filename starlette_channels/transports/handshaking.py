@@ -20,9 +20,13 @@ from starlette_channels.connection import Connection
 from starlette_channels.limits import Bounds
 from starlette_channels.mishaps import Mishaps
 from starlette_channels.transport import Transport
+from starlette_channels.transports.closing import Closing
+from starlette_channels.transports.early import EARLY_BYTES, EarlyBytes
 from starlette_channels.transports.handshake_log import be_discreet
 from starlette_channels.transports.lane import Lane
 from starlette_channels.transports.pulse import pulse_of_this_loop
+
+logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
 UNSENT_BYTES = 1 << 18
 
@@ -66,10 +70,14 @@ class Handshaking(WebSocketsSansIOProtocol):
     Handshakes are logged without their query, in which there may be a token, and not at all with `--no-access-log`.
     """
 
+    early: EarlyBytes
+    """What the client has sent behind its request."""
+
     _unread: bytes = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, and mind what is logged."""
+        self.early = EarlyBytes()
         be_discreet(self.logger, access_log=self.config.access_log)
         super().connection_made(transport)
 
@@ -79,31 +87,56 @@ class Handshaking(WebSocketsSansIOProtocol):
         self.__dict__.pop("scope", None)  # through the extension it leads back to this object
 
     async def send(self, message: Any) -> None:
-        """Send what the application says; a refused handshake is an answered one, which uvicorn 0.54 forgets."""
+        """Send what the application says; a refused handshake is an answered one, which uvicorn 0.54 forgets.
+
+        When it has been accepted, the client is read from again, if channels have not taken it over by then.
+        """
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True
+        elif message["type"] == "websocket.accept":
+            self.loop.call_soon(self._listen)
 
     def data_received(self, data: bytes) -> None:
-        """Take the request, and then what comes for other applications than channels, or before these attach."""
-        if self._unread:  # the parser of websockets has to see the request after all
+        """Take the request, and then what comes for other applications than channels.
+
+        Nothing is read between the two; what comes all the same has to wait for the answer.
+        """
+        if self.handshake_initiated and not self.handshake_complete:
+            self.early.add(data)
+        elif self._unread:  # the parser of websockets has to see the request after all
             self.conn.receive_data(self._unread)
             self.conn.events_received()
             self._unread = b""
-        elif not self.handshake_initiated and not self.logger.isEnabledFor(logging.DEBUG):  # websockets would log it
-            request = read_request(data)
-            if request is not None:
-                self._unread = data
-                self.handle_connect(request)
-                return
-        super().data_received(data)
+            super().data_received(data)
+        elif self.handshake_initiated or self.logger.isEnabledFor(logging.DEBUG):  # websockets would log the request
+            super().data_received(data)
+        elif (request := read_request(data)) is not None:
+            self._unread = data
+            self.handle_connect(request)
+        else:
+            super().data_received(data)
+
+    def _listen(self) -> None:
+        """Go on as uvicorn does with its connections: channels have not taken this one."""
+        if self.transport.is_closing():  # what stands for the transport after that says so, too
+            return
+        if self.early.is_too_much:
+            self.transport.abort()
+            return
+        self.transport.resume_reading()
+        if early := self.early.take():
+            self.data_received(early)
 
     def handle_connect(self, event: Any) -> None:
         """Call the application, and offer it the extension."""
         super().handle_connect(event)
         if hasattr(self, "scope"):
             extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
-            self.scope["extensions"] = {**extensions, "starlette_channels": {"attach": self.attach}}
+            self.scope["extensions"] = {
+                **extensions,
+                "starlette_channels": {"attach": self.attach, "refuse": self.refuse},
+            }
 
     def attach(self, connect: Callable[[Transport], Connection], limits: Bounds, mishaps: Mishaps) -> bool:
         """Take the accepted connection over, and return whether that could be done; the ASGI call may return then.
@@ -135,6 +168,30 @@ class Handshaking(WebSocketsSansIOProtocol):
         self.connections.discard(self)
         transport.set_protocol(lane)
         lane.start(connect)
+        if self.early.is_too_much:
+            text = "Connection closed with 1008: over %d bytes before the handshake was answered"
+            mishaps.note("early_bytes", logger, text, EARLY_BYTES)
+            lane.close(1008, "early_bytes")
+        elif early := self.early.take():
+            lane.data_received(early)
+        lane.listen()
+        return True
+
+    def refuse(self, code: int, reason: str) -> bool:
+        """Close the accepted connection, without uvicorn, and return whether that could be done.
+
+        uvicorn would read and parse whatever the client sends for another 10 seconds.
+        """
+        if not self.handshake_complete or self.close_sent or self.transport.is_closing():
+            return False
+        self.stop_keepalive()
+        del self.scope
+        transport = self.transport
+        self.transport = Detached()
+        self.connections.discard(self)
+        closing = Closing(transport, self.loop, self.connections)
+        closing.start(code, reason)
+        closing.data_received(self.early.take())
         return True
 
 

@@ -6,12 +6,22 @@ Nothing is parked for an idle client: no task, no queue, no timer. An outbox exi
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
 from starlette_channels.connection import Connection
-from starlette_channels.frames import FAILURES, Close, Event, Failure, FrameReader, Ping, close_frame, pong_frame
+from starlette_channels.frames import (
+    FAILURES,
+    SLICE_BYTES,
+    Close,
+    Event,
+    Failure,
+    FrameReader,
+    Ping,
+    close_frame,
+    pong_frame,
+)
 from starlette_channels.hub import ShortCut
 from starlette_channels.limits import Bounds
 from starlette_channels.messages import Frame
@@ -20,11 +30,12 @@ from starlette_channels.slow import Place
 from starlette_channels.tasks import Tasks
 from starlette_channels.transport import Transport
 from starlette_channels.transports import CLOSE_SECONDS, STEP_SECONDS
-from starlette_channels.transports.intake import EVENTS_AT_ONCE, SLICE_BYTES, Intake
+from starlette_channels.transports.intake import Intake
 from starlette_channels.transports.outbox import Outbox
 from starlette_channels.transports.outlet import LaneOutlet, Write, wire
 from starlette_channels.transports.pulse import Pulse
 from starlette_channels.transports.suspicion import Suspicion
+from starlette_channels.transports.turns import EVENTS_AT_ONCE, SELDOM_BYTES, Pace
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
@@ -34,8 +45,8 @@ class Lane(asyncio.Protocol):
 
     __slots__ = (
         *("_closing", "_connection", "_deaf", "_gone", "_held", "_intake", "_limits", "_loop", "_mishaps", "_outbox"),
-        *("_pulse", "_reader", "_register", "_server_tasks", "_suspicion", "_transport", "heard", "outlet", "tasks"),
-        "writer",
+        *("_pace", "_pulse", "_queued", "_reader", "_register", "_server_tasks", "_straight", "_suspicion"),
+        *("_transport", "_turns", "heard", "outlet", "tasks", "writer"),
     )
 
     def __init__(
@@ -49,12 +60,13 @@ class Lane(asyncio.Protocol):
         register: set[Any],
         server_tasks: set[asyncio.Task[Any]],
     ) -> None:
-        self.tasks: Tasks = Tasks()
+        self.tasks: Tasks = Tasks(mishaps.counts)
         self.outlet: LaneOutlet = pulse.outlet
         self.writer: Write = transport.write
         self._transport = transport
         self._loop = loop
         self._pulse = pulse
+        self._turns = pulse.turns
         self._limits = limits
         self._mishaps = mishaps
         self._reader = FrameReader(max_bytes)
@@ -65,6 +77,9 @@ class Lane(asyncio.Protocol):
         self._suspicion: Suspicion | None = None
         self._held = False
         self._intake: Intake | None = None
+        self._pace: Pace | None = None
+        self._queued = False
+        self._straight = True  # nothing waits, nothing is held, nothing has ended: what comes can be dealt with at once
         self._closing = False
         self._deaf = False
         self._gone = False
@@ -74,6 +89,10 @@ class Lane(asyncio.Protocol):
         self._connection: Connection = connect(self)
         self._register.add(self)
         self._pulse.add(self)
+
+    def listen(self) -> None:
+        """Read from the connection, which nobody has done during the handshake."""
+        self._regulate()
 
     # What the connection calls.
 
@@ -109,15 +128,17 @@ class Lane(asyncio.Protocol):
     def pause(self) -> None:
         """Read nothing more until `resume`."""
         self._held = True
+        self._straight = False
         self._regulate()
 
     def resume(self) -> None:
         """Read again, beginning with what has been kept."""
         self._held = False
         if self._intake is None:
+            self._straight = not self._closing
             self._regulate()
         else:
-            self._schedule_turn()
+            self._queue_up()
 
     # What the pulse calls.
 
@@ -126,15 +147,18 @@ class Lane(asyncio.Protocol):
         """How long the client may be silent."""
         return self._limits.idle_seconds
 
-    def check(self, now: float) -> None:
-        """Close if the client has been silent for too long, of its own accord."""
-        if self._closing or self._held or self._intake is not None or now - self.heard < self._limits.idle_seconds:
-            return
+    def is_silent(self, now: float) -> bool:
+        """Whether the client has been silent for too long, of its own accord."""
+        is_heard = self._closing or self._held or self._intake is not None
+        return not is_heard and now - self.heard >= self._limits.idle_seconds
+
+    def give_up(self) -> None:
+        """Close because the client has been silent for too long."""
         if self._outbox is not None:
             self._give_up_on_slow_client()
             return
-        self._mishaps.counts["idle_timeout"] += 1
-        logger.info("Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds)
+        text, seconds = "Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds
+        self._mishaps.note("idle_timeout", logger, text, seconds, level=logging.INFO)
         self.close(1002, "idle_timeout")
 
     # What the event loop calls.
@@ -142,63 +166,99 @@ class Lane(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client."""
         self.heard = self._loop.time()
-        if self._intake is None and len(data) <= SLICE_BYTES:
-            events = self._reader.feed(data)
-            if len(events) <= EVENTS_AT_ONCE:
-                self._take(events)
-            else:
-                self._take_in_turns(Intake(events))
-        elif self._deaf:
-            self._reader.stop()
-            self._transport.pause_reading()  # it has been told to go, and goes on as if nothing were
-        elif self._intake is None:
-            self._take_in_turns(Intake(data=data))
+        if self._straight:
+            message = self._reader.read_one(data)
+            if message is not None:
+                turns = self._turns
+                turns.left -= 1
+                if turns.left >= 0 or turns.goes_on():
+                    self._connection.receive(message)
+                else:
+                    self._begin_intake(Intake((message,)))
+                    self._queue_up(fresh=self._is_fresh())
+                return
+        if self._intake is not None:
+            self._read_no_more(data)
+        elif self._deaf and len(data) > SLICE_BYTES:
+            self._ignore()
+        else:
+            self._begin_intake(Intake(data=data))
+            self._take_in(len(data))
+
+    def _begin_intake(self, intake: Intake) -> None:
+        self._intake = intake
+        self._straight = False
+
+    def _take_in(self, size: int) -> None:
+        """Deal with a slice of what has come at once, if there is time left in this turn."""
+        turns = self._turns
+        turns.left -= 1
+        if not (turns.left >= 0 or turns.goes_on()):
+            self._queue_up(fresh=size <= SELDOM_BYTES and self._is_fresh())
+        elif not self._held or self._closing:
+            turns.left -= self.visit(EVENTS_AT_ONCE) - 1
+        if self._intake is not None:
+            self._regulate()
+
+    def _read_no_more(self, data: bytes) -> None:
+        """Keep what has come behind what waits, and read nothing more until that is dealt with."""
+        assert self._intake is not None
+        if self._deaf:
+            self._ignore()
         else:
             self._intake.add(data)  # with TLS, some may come although nothing is read any more
+            self._regulate()
 
-    def _take(self, events: Sequence[Event]) -> None:
-        """Act on what has come; what handlers have no time for is kept, though it has been read already."""
-        for number, event in enumerate(events):
-            if self._held and not self._closing:
-                self._intake = self._intake or Intake()
-                self._intake.put_back(events[number:])
-                return
-            if type(event) is str or type(event) is bytes:
-                if not self._closing:
-                    self._connection.receive(event)
-            else:
-                self._obey(event)
+    def _ignore(self) -> None:
+        """Read nothing more of a client that has been told to go, and goes on as if nothing were."""
+        self._reader.stop()
+        self._transport.pause_reading()
 
-    def _take_in_turns(self, intake: Intake) -> None:
-        self._intake = intake
-        self._regulate()
-        self._take_turn()
+    def _is_fresh(self) -> bool:
+        self._pace = self._pace or Pace()
+        return self._pace.is_fresh(self.heard)
 
-    def _take_turn(self) -> None:
-        """Act on some of what has come, and leave the rest for the next turn of the event loop."""
+    def _queue_up(self, *, fresh: bool = False) -> None:
+        if self._intake is not None and not self._queued:
+            self._queued = True
+            self._turns.enter(self, fresh=fresh)
+
+    def visit(self, most: int) -> int:
+        """Act on one slice of what has come, and leave the rest for the next turn of the event loop."""
+        self._queued = False
         intake = self._intake
         if intake is None or self._gone:
-            return
-        intake.is_scheduled = False
-        for _ in range(EVENTS_AT_ONCE):
-            if self._held and not self._closing:
-                return
-            event = intake.next(self._reader)
-            if event is None:
-                break
-            self._take((event,))
-            if self._intake is not intake:  # the client is not listened to any more
-                return
+            return 0
+        events = intake.events
+        if not events:
+            intake.read(self._reader)
+            if self._reader.uncounted:
+                self._count_frames()
+        done = 0
+        while events and done < most and self._intake is intake and (self._closing or not self._held):
+            self._act(events.popleft())
+            done += 1
+        if self._intake is not intake:
+            return done  # the client is not listened to any more
         if intake.is_empty:
             self._intake = None
+            self._straight = not (self._held or self._closing)
             self._regulate()
-        else:
-            self._schedule_turn()
+        elif self._closing or not self._held:
+            self._queue_up()
+        return done or 1
 
-    def _schedule_turn(self) -> None:
-        if self._intake is not None and not self._intake.is_scheduled:
-            self._intake.is_scheduled = True
-            self._loop.call_soon(self._take_turn)
+    def _count_frames(self) -> None:
+        number, self._reader.uncounted = self._reader.uncounted, 0
+        if not self._closing:
+            self._connection.count_frames(number)
+
+    def _act(self, event: Event) -> None:
+        if type(event) is str or type(event) is bytes:
+            if not self._closing:
+                self._connection.receive(event)
+        else:
+            self._obey(event)
 
     def _obey(self, event: Event) -> None:
         """Act on what is no message."""
@@ -241,6 +301,7 @@ class Lane(asyncio.Protocol):
         if self._gone:
             return
         self._gone = self._closing = True
+        self._straight = False
         self._outbox = None
         self._connection.hold()
         self._pulse.remove(self)
@@ -279,12 +340,13 @@ class Lane(asyncio.Protocol):
                 self._reader.stop()
             self._intake = None
         else:
-            self._schedule_turn()
+            self._queue_up()
         self._regulate()  # to hear the answer
 
     def _write_last(self, data: bytes) -> None:
         self._release()
         self._closing = True
+        self._straight = False
         self._connection.hold()
         self.outlet.send(self.writer, data)
         self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
@@ -322,13 +384,18 @@ class Lane(asyncio.Protocol):
             self.heard = self._loop.time()
             self._transport.resume_reading()
 
+    async def _end_all(self) -> None:
+        """Let the channels end, and what they have started; nothing of it may be left when the event loop ends."""
+        await self._connection.end()
+        await self.tasks.finish(self._limits.shutdown_seconds)
+
     async def _end(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         # The server waits for those in either of these before it ends the lifespan, so it must find this one.
         self._server_tasks.add(task)
         self._register.discard(self)
-        ending = cast("asyncio.Task[None]", self.tasks.begin(self._connection.end()))
+        ending = cast("asyncio.Task[None]", self.tasks.begin(self._end_all()))
         try:
             await asyncio.shield(ending)
         except asyncio.CancelledError:

@@ -1,21 +1,13 @@
 """The long-poll sessions of one `Channels` in this process, and the tokens by which their clients find them again."""
 
-import logging
-import math
 import re
 import secrets
 import time
 from typing import Generic, TypeVar
 
-import anyio
-
-logger: logging.Logger = logging.getLogger("starlette_channels.transport")
-
 S = TypeVar("S")
 
 TOKEN = re.compile(r"lp1\.(?P<process>[0-9a-f]{16})\.(?P<opened>[0-9]{1,15})\.[\w-]{43}", re.ASCII)
-QUIET_SECONDS = 60.0
-"""How long a warning that was given once is not given again."""
 
 
 class Sessions(Generic[S]):
@@ -28,7 +20,6 @@ class Sessions(Generic[S]):
         self._process: str | None = None
         self._since = _milliseconds()
         self._sessions: dict[str, S] = {}
-        self._quiet_until = -math.inf
 
     def issue(self) -> str:
         """Return a new token; it is valid once a session has been added for it."""
@@ -55,16 +46,6 @@ class Sessions(Generic[S]):
         """
         match = TOKEN.fullmatch(token) if isinstance(token, str) else None
         return match is not None and match["process"] != self._process and int(match["opened"]) >= self._since
-
-    def warn_of_foreigners(self) -> None:
-        """Say what is wrong when clients come with the tokens of other processes; once a minute is enough."""
-        now = anyio.current_time()
-        if now >= self._quiet_until:
-            self._quiet_until = now + QUIET_SECONDS
-            logger.warning(
-                "A long-poll session of another process was asked for: several processes need sticky sessions, so let "
-                "the proxy send all requests of a client to the same one"
-            )
 
 
 def _milliseconds() -> int:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from starlette_channels.transports.early import EarlyBytes, has_hung_up
 from starlette_channels.transports.handshaking import Handshaking
 from starlette_channels.transports.turnstile import turnstile_of
 
@@ -44,22 +45,34 @@ class FastLane(asyncio.Protocol):
         spare_what_is_loaded()
         self._arguments = config, server_state, app_state, _loop or asyncio.get_running_loop()
         self._connections: set[Any] = server_state.connections
-        self._data: list[bytes] = []
+        self._request: bytes | None = None
+        self._early = EarlyBytes()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a connection over from uvicorn's object for HTTP, which would wait for the garbage collector."""
+        """Take a connection over from uvicorn's object for HTTP, which would wait for the garbage collector.
+
+        What h11 has read beyond the request is taken over as well. httptools drops it.
+        """
         self._transport = cast("asyncio.Transport", transport)
         predecessor: Any = self._transport.get_protocol()
         if hasattr(predecessor, "parser"):
             predecessor.parser = None
+        elif hasattr(predecessor, "conn"):
+            self._early.add(predecessor.conn.trailing_data[0])
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Keep the request, and what a client says that does not wait for the answer."""
-        self._data.append(data)
-        if len(self._data) == 1:
-            *_, loop = self._arguments
-            turnstile_of(loop).enter(self._go_on)
+        """Keep the request, and read nothing more until it is answered.
+
+        Of what comes all the same, a little is kept: what TLS had decrypted already, for instance.
+        """
+        if self._request is not None:
+            self._early.add(data)
+            return
+        self._request = data
+        self._transport.pause_reading()
+        *_, loop = self._arguments
+        turnstile_of(loop).enter(self._go_on)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let the client go that has not waited for its turn."""
@@ -70,10 +83,16 @@ class FastLane(asyncio.Protocol):
         self._succeed().shutdown()
 
     def _go_on(self) -> None:
-        if self in self._connections and not self._transport.is_closing():
-            successor = self._succeed()
-            for data in self._data:
-                successor.data_received(data)
+        if self not in self._connections or self._transport.is_closing():
+            return
+        if has_hung_up(self._transport):
+            self._connections.discard(self)
+            self._transport.abort()
+            return
+        successor = self._succeed()
+        successor.early = self._early
+        assert self._request is not None
+        successor.data_received(self._request)
 
     def _succeed(self) -> Handshaking:
         self._connections.discard(self)

@@ -1,7 +1,6 @@
 """The portable transport: a WebSocket through the `receive` and `send` of any ASGI server, on asyncio and trio."""
 
 import logging
-import math
 import sys
 from collections.abc import Callable
 
@@ -16,9 +15,11 @@ from starlette_channels.mishaps import Mishaps
 from starlette_channels.slow import Place
 from starlette_channels.tasks import Cancel, Tasks
 from starlette_channels.transport import Transport
-from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS
+from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS, TURNS_TO_READ
 from starlette_channels.transports.outbox import ONE_BY_ONE, OneByOne, Outbox
+from starlette_channels.transports.silence import silence_watch_of_this_loop
 from starlette_channels.transports.sweeper import sweeper_of_this_loop
+from starlette_channels.transports.turns import Pace, Turns, turns_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
@@ -60,6 +61,10 @@ class WebSocketTransport:
         self._in_a_row = 0
         self._reading: anyio.CancelScope | None = None
         self._progress: anyio.Event | None = None
+        self._waits = False  # for the client, to send or to take something
+        self._suspected_silent = False
+        self._pace: Pace | None = None
+        self._turn: anyio.Event | None = None
 
     # What the connection calls.
 
@@ -119,28 +124,33 @@ class WebSocketTransport:
     async def read(self, receive: Receive, connection: Connection) -> None:
         """Hand the client's messages to its connection until one side closes, or the client is silent for too long."""
         self._connection = connection
+        turns, watch = turns_of_this_loop(), silence_watch_of_this_loop()
+        watch.add(self)
+        try:
+            await self._read_until_end(receive, connection, turns)
+        finally:
+            watch.remove(self)
+
+    async def _read_until_end(self, receive: Receive, connection: Connection, turns: Turns) -> None:
         with anyio.CancelScope() as self._reading:
             while self._closing is None:
                 await self._wait_for_room()
-                self._reading.deadline = self.heard + self._limits.idle_seconds
+                self._waits = True
                 message = await receive()
+                self._waits = False
                 self.heard = anyio.current_time()
                 if message["type"] == "websocket.disconnect":
                     self.disconnected = True
                     self._lose()
                     return
+                turns.left -= 1
+                is_late = turns.left < 0 and not turns.goes_on()
+                if is_late or turns.is_crowded:
+                    await self._wait_for_turn(turns, is_late=is_late)
                 # Servers may send both keys, one of them empty.
                 text: str | None = message.get("text")
                 connection.receive(message["bytes"] if text is None else text)
                 await self._let_others_go_on()
-        if self._closing is not None or self._gone:
-            return
-        if self._waiting_bytes:
-            self._give_up_on_slow_client()
-        else:
-            self._mishaps.counts["idle_timeout"] += 1
-            logger.info("Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds)
-            self.close(1002, "idle_timeout")
 
     async def _let_others_go_on(self) -> None:
         """Give way now and then: servers hand over what they have in store without a wait."""
@@ -149,14 +159,64 @@ class WebSocketTransport:
             self._in_a_row = 0
             await anyio.lowlevel.checkpoint()
 
+    async def _wait_for_turn(self, turns: Turns, *, is_late: bool) -> None:
+        """Wait until the event loop has time for a message, because others have sent many.
+
+        Servers hand over what they have in store at once, so a client with much of it would always be the next. What is
+        left of a turn is for clients that send seldom.
+        """
+        self._pace = self._pace or Pace()
+        fresh = self._pace.is_fresh(self.heard)
+        if is_late or not fresh:
+            self._turn = anyio.Event()
+            turns.enter(self, fresh=fresh)
+            await self._turn.wait()
+
+    def visit(self, most: int) -> int:
+        """Let the reader go on with its message."""
+        if self._turn is not None:
+            self._turn.set()
+            self._turn = None
+        return 1
+
     async def _wait_for_room(self) -> None:
         """Wait while handlers are too far behind, or the client is with reading what it asked for."""
-        assert self._reading is not None
         while self._paused or self._waiting_bytes > self._limits.outbox_bytes // 2:
-            patience = math.inf if self._paused else self._limits.idle_seconds
-            self._reading.deadline = anyio.current_time() + patience
+            self._waits = not self._paused
             await self._wait_for_progress()
+            self._waits = False
             self.heard = anyio.current_time()
+
+    # Silence.
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long the client may be silent."""
+        return self._limits.idle_seconds
+
+    def check_silence(self, now: float) -> None:
+        """Close if the client has been silent for too long, and what it has sent has been read."""
+        if self._waits and not self._suspected_silent and now - self.heard >= self._limits.idle_seconds:
+            self._suspected_silent = True
+            self.tasks.spawn(self._read_first, self.heard)
+
+    async def _read_first(self, heard: float) -> None:
+        """Close a client that has been silent since then, and goes on to be.
+
+        Its messages may lie unread in the socket, or in a queue of the server: the process may have been blocked, or
+        suspended. So the event loop has some turns to read them.
+        """
+        for _ in range(TURNS_TO_READ):
+            await anyio.sleep(STEP_SECONDS)
+        self._suspected_silent = False
+        if self._closing is not None or self._gone or self.heard != heard or not self._waits:
+            return
+        if self._waiting_bytes:
+            self._give_up_on_slow_client()
+        else:
+            text, seconds = "Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds
+            self._mishaps.note("idle_timeout", logger, text, seconds, level=logging.INFO)
+            self.close(1002, "idle_timeout")
 
     # Writing.
 
@@ -280,7 +340,7 @@ async def serve_websocket(
     mishaps: Mishaps,
 ) -> None:
     """Serve an accepted WebSocket until it is closed and its channels have ended."""
-    tasks = Tasks()
+    tasks = Tasks(mishaps.counts)
     transport = WebSocketTransport(send, tasks, limits, mishaps)
     connection = connect(transport)
     over = anyio.Event()
@@ -305,8 +365,8 @@ async def serve_websocket(
         tasks.spawn(end)
         await _wait_for_end(over, connection)
         await tasks.finish(limits.shutdown_seconds)
-    if not transport.disconnected and "hypercorn" in sys.modules:
-        Tasks().spawn(_forget_what_comes, receive)  # nobody waits for it: hypercorn closes when this call has ended
+    if not transport.disconnected:
+        forget_what_comes(receive)
 
 
 async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
@@ -316,6 +376,12 @@ async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
     except BaseException:
         connection.abort()
         raise
+
+
+def forget_what_comes(receive: Receive) -> None:
+    """Let hypercorn get rid of what comes after the close; it closes when the ASGI call has ended, so nobody waits."""
+    if "hypercorn" in sys.modules:
+        Tasks().spawn(_forget_what_comes, receive)
 
 
 async def _forget_what_comes(receive: Receive) -> None:

@@ -23,6 +23,9 @@ class Echo:
     def __init__(self, transport: Transport) -> None:
         self.receive = transport.write
 
+    def count_frames(self, number: int) -> None:
+        """Pings and fragments are what it is tested with, by the thousand."""
+
     def hold(self) -> None:
         """The client is behind with reading; the lane itself reads nothing more from it then."""
 

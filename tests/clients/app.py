@@ -48,6 +48,8 @@ async def connect(conn: Handshake) -> User:
     name = conn.auth_token or conn.params.get("user")
     if not name:
         raise ConnectError("no user given")
+    if conn.params.get("token") == "expired":
+        raise ConnectError("expired token", 401, close=4401)
     seconds = conn.params.get("seconds")
     return User(name, conn.params.get("tags"), None if seconds is None else time() + float(str(seconds)))
 

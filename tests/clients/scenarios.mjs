@@ -51,6 +51,34 @@ export async function refusedConnection({ client }) {
   assert.equal(socket.isConnected(), false);
 }
 
+export async function refusedWithACode({ client }) {
+  const token = { now: "expired" };
+  const socket = client("ann", {}, { params: () => ({ user: "ann", token: token.now }) });
+  const closed = new Mailbox("the end of the connection");
+  socket.onClose(({ code, reason }) => closed.put([code, reason]));
+  const answers = joins(socket.channel("room:token", {}));
+  const refusal = await closed.next();
+  // Over long-polling the library says so whatever the answer.
+  assert.ok([[4401, "expired token"], [1008, "forbidden"]].some((one) => String(one) === String(refusal)), refusal);
+  if (refusal[0] !== 4401) return; // it does not come back by itself
+  assert.deepEqual(await closed.next(), refusal); // it tries again, and is refused again
+  token.now = "fresh";
+  assert.equal((await answers.next())[0], "ok");
+}
+
+export async function giveUpAfterARefusal({ client }) {
+  const socket = client("ann", { token: "expired" });
+  if (!socket.onRefused) return; // ours
+  const refused = new Mailbox("the refusal");
+  socket.onRefused((refusal) => (refused.put(refusal), false));
+  const join = socket.channel("room:token", {}).join();
+  assert.deepEqual(await refused.next(), { code: 4401, reason: "expired token" });
+  await assert.rejects(join.then(), ({ status, reason }) => status === "refused" && reason === "expired token");
+  await new Promise((resolve) => setTimeout(resolve, 300)); // ten tries, if it had not given up
+  assert.equal(refused.size, 0);
+  assert.equal(socket.connectionState(), "closed");
+}
+
 export async function pushes({ client }) {
   const channel = client("ann").channel("room:pushes", {});
   assert.equal((await outcome(channel.join()))[0], "ok");
@@ -149,6 +177,18 @@ export async function crash({ client }) {
   assert.deepEqual(await outcome(channel.push("echo", { again: true })), ["ok", { again: true }]);
   assert.deepEqual(await outcome(other.push("echo", {})), ["ok", {}]);
   assert.equal(calm.size, 0);
+}
+
+export async function crashAnswersWhatIsAwaited({ client }) {
+  const channel = client("ann").channel("room:crash", {});
+  if (!channel.push.length || !("then" in Object.getPrototypeOf(channel.joinPush))) return; // ours
+  await channel.join();
+  const began = Date.now();
+  const waiting = [channel.push("ignore", {}), channel.push("crash", {}), channel.push("echo", {})];
+  for (const push of waiting.slice(0, 2)) {
+    await assert.rejects(push.then(), ({ status, reason }) => status === "error" && reason === "channel_crash");
+  }
+  assert.ok(Date.now() - began < 2_000, "not after the five seconds of the timeout");
 }
 
 export async function stoppedByTheServer({ client }) {

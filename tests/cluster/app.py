@@ -58,6 +58,30 @@ async def gap(socket: Socket[User], gap: Gap) -> None:
     socket.push("gap", {"life": gap.publisher, "lost": gap.lost})
 
 
+@channel("quiet:*")
+async def quiet(socket: Socket[User], payload: Any) -> None:
+    """Be where nobody has spoken yet."""
+
+
+@quiet.info(Gap)
+async def quiet_gap(socket: Socket[User], gap: Gap) -> None:
+    socket.push("gap", {"life": gap.publisher, "lost": gap.lost})
+
+
+async def break_silence(request: Request) -> JSONResponse:
+    """Say something on topics."""
+    for topic in request.query_params["topics"].split(","):
+        channels.broadcast(topic, "said", {"life": broker.node})
+    return JSONResponse(broker.node)
+
+
+async def disconnect(request: Request) -> JSONResponse:
+    """Disconnect a user, and kick another out of a topic."""
+    channels.disconnect(request.query_params["user"], code=4001)
+    channels.kick(request.query_params["kicked"], request.query_params["topic"], reason="out")
+    return JSONResponse(broker.node)
+
+
 async def speak(request: Request) -> JSONResponse:
     """Say a number, and tell which."""
     number = next(said)
@@ -76,6 +100,15 @@ async def page(request: Request) -> HTMLResponse:
     return HTMLResponse("<!doctype html><title>watcher</title>")
 
 
-channels = Channels([room], connect=connect, broker=broker, presence=presence)
-routes = [Route("/page", page), Route("/speak", speak), Route("/report", report), Mount("/socket", app=channels)]
+channels = Channels(
+    [room, quiet], connect=connect, socket_id=lambda user: user.name or None, broker=broker, presence=presence
+)
+routes = [
+    Route("/page", page),
+    Route("/speak", speak),
+    Route("/break_silence", break_silence),
+    Route("/disconnect", disconnect),
+    Route("/report", report),
+    Mount("/socket", app=channels),
+]
 app = Starlette(routes=routes, lifespan=channels.lifespan)

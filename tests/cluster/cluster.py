@@ -29,9 +29,10 @@ class Node:
     """A server of the application, with a network of its own to the engine, if there is one."""
 
     def __init__(self, name: str, folder: Path, broker: str, way: Proxy | None = None) -> None:
-        self.name = name
+        self.name, self.broker = name, broker
         self._way = way
         environment = {"NODE": name, "BROKER": broker, "XDG_RUNTIME_DIR": str(folder)}
+        self.environment = {**os.environ, **environment}
         self.server = Server(FAST_LANE, "tests.cluster.app:app", log=folder / f"{name}.log", environment=environment)
 
     @property
@@ -57,6 +58,14 @@ class Node:
         """Let the node say a number: return its life, and the number."""
         life, number = await self._get("speak")
         return life, number
+
+    async def break_silence(self, topics: Sequence[str]) -> str:
+        """Let the node say something on topics; return its life."""
+        return await self._get(f"break_silence?topics={','.join(topics)}")
+
+    async def disconnect(self, user: str, kicked: str, topic: str) -> None:
+        """Let the node disconnect a user, and kick another."""
+        await self._get(f"disconnect?user={user}&kicked={kicked}&topic={topic}")
 
     async def who(self) -> View:
         """Who is there, as the node knows it."""
@@ -84,6 +93,11 @@ class Cluster:
         self._engine = engine
 
     @property
+    def is_mesh(self) -> bool:
+        """Whether there is nothing between the nodes."""
+        return self._engine is None
+
+    @property
     def engine(self) -> EngineServer:
         """What is between the nodes."""
         assert self._engine is not None, "there is nothing between the nodes of a mesh"
@@ -98,6 +112,9 @@ class Cluster:
                 await listener.join()
             await self.agree(listeners)
             await self.hear_each_other(listeners)
+            for listener in listeners:
+                await listener.finish()  # then it has been told of gaps as well
+                listener.begin()
             with self._logs():
                 yield listeners
             assert [listener.wrong for listener in listeners] == [[]] * len(listeners)

@@ -27,6 +27,7 @@ class Listener:
         self.lost: Counter[str] = Counter()
         self.gaps: defaultdict[str, list[int]] = defaultdict(list)
         self.there: dict[str, str] | None = None
+        self._before: Counter[str] = Counter()
         self._url = f"{url}/socket/websocket?vsn=2.0.0&user={user}"
         self._connection: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
@@ -75,7 +76,14 @@ class Listener:
 
     def accounted_for(self, life: str) -> int:
         """How many numbers of a node have come, or are known to be lost."""
-        return len(self.numbers[life]) + self.lost[life]
+        return len(self.numbers[life]) + self.lost[life] + self._before[life]
+
+    def begin(self) -> None:
+        """Expect from now on that whatever a node says comes, or is said to be lost, the first word of a node that
+        starts later included; what has not come so far was said before this client came.
+        """
+        for life, numbers in self.numbers.items():
+            self._before[life] += numbers[-1] - self.accounted_for(life)
 
     async def _send(self, event: str) -> None:
         assert self._connection is not None
@@ -109,8 +117,6 @@ class Listener:
         numbers = self.numbers[life]
         if numbers and number <= numbers[-1]:
             self.wrong.append(f"{number} of {life} came after {numbers[-1]}")
-        if not numbers:
-            self.lost[life] = number - 1  # before this client came, or the node that it is at
         numbers.append(number)
 
     def _refs(self, presences: dict[str, Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ import contextlib
 import threading
 from collections.abc import Coroutine, Generator
 from typing import Any
+from weakref import WeakSet
 
 from tests.ports import HOST, free_port
 
@@ -45,8 +46,10 @@ class Proxy:
         self._network = network
         self._to = to
         self._open = asyncio.Event()
+        self._hears = asyncio.Event()
         self._is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
+        self._all_writers: WeakSet[asyncio.StreamWriter] = WeakSet()
         network.do(self._listen())
 
     def close(self) -> None:
@@ -71,16 +74,31 @@ class Proxy:
         finally:
             self._network.do(self._go_on())
 
+    @contextlib.contextmanager
+    def deaf(self) -> Generator[None]:
+        """Let nothing pass from the node to its engine, while what the engine sends still comes."""
+        self._network.do(self._deafen())
+        try:
+            yield
+        finally:
+            self._network.do(self._go_on())
+
     async def _listen(self) -> None:
         self._open.set()
+        self._hears.set()
         self._server = await asyncio.start_server(self._serve, HOST, self.port)
 
     async def _close(self) -> None:
         self._server.close()
         await self._cut()
+        for writer in tuple(self._all_writers):  # one that closes may have something left that nobody reads
+            writer.transport.abort()
 
     async def _hang(self) -> None:
         self._open.clear()
+
+    async def _deafen(self) -> None:
+        self._hears.clear()
 
     async def _cut(self) -> None:
         self._is_cut = True
@@ -90,6 +108,7 @@ class Proxy:
     async def _go_on(self) -> None:
         self._is_cut = False
         self._open.set()
+        self._hears.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.CancelledError), contextlib.closing(writer):
@@ -99,14 +118,19 @@ class Proxy:
             there, back = await asyncio.open_connection(HOST, self._to)
             with contextlib.closing(back):
                 self._writers |= {writer, back}
+                self._all_writers |= {writer, back}
                 try:
-                    await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+                    await asyncio.gather(self._pump(reader, back, self._hears), self._pump(there, writer))
                 finally:
                     self._writers -= {writer, back}
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: asyncio.Event | None = None
+    ) -> None:
         while data := await reader.read(CHUNK):
             await self._open.wait()
+            if passes is not None:
+                await passes.wait()
             writer.write(data)
             await writer.drain()
         raise ConnectionError("one side has closed")

@@ -30,7 +30,7 @@ REFUSE = connector(FORBIDDEN)
 REFUSE_IN_DETAIL = connector({**FORBIDDEN, "limited": ConnectError("slow down", 429)})
 
 LABS = {"lab:first": "red", "lab:*": "blue", "exact": None, "prefix*": "green"}
-LIMITS = Limits(message_bytes=10_000_000)  # as much as in Phoenix
+LIMITS = Limits(message_bytes=10_000_000, header_bytes=None)  # as much as in Phoenix
 
 ROUTES: list[Channel[Any]] = [room, presence, roster, *(lab(pattern, color) for pattern, color in LABS.items())]
 

@@ -14,7 +14,6 @@ from tests.conformance.session import (
     an_object,
     binary,
     broadcast,
-    json,
     outlive,
     text,
     wait,
@@ -198,8 +197,3 @@ async def spy_all(socket: Client, payload: Any) -> None:
 @event("spy_others")
 async def spy_others(socket: Client, payload: Any) -> None:
     socket.broadcast_from("spy", payload)
-
-
-@event("phx_reply", "phx_close")
-async def reserved(socket: Client, payload: Any) -> Reply:
-    return Reply("ok", {"reserved": json(payload)})

@@ -14,13 +14,16 @@ GOOD_DELAY = 0.05
 class Letter(NamedTuple):
     """What one life of a node publishes on a channel."""
 
-    kind: Literal["message", "mark", "end"]
+    kind: Literal["message", "mark", "end", "command"]
     life: bytes
     channel: str
     stamp: Stamp
     body: bytes = b""
     before: int = 0
     """How many messages the life had published there when the epoch of the stamp began."""
+
+    sent: float = 0.0
+    """When it was sent, by the clock of the life, which is not that of the others."""
 
 
 class Parcel(NamedTuple):
@@ -30,6 +33,8 @@ class Parcel(NamedTuple):
     number: int
     to: str
     letter: Letter
+    sent: float
+    """When it was sent, by the true time, which nobody knows."""
 
 
 class Network:
@@ -75,12 +80,12 @@ class Network:
 
     def _carry(self, to: str, letter: Letter, now: float) -> None:
         if self._is_good:
-            self._put(now + self._delay, to, letter)
+            self._put(now + self._delay, to, letter, now)
             return
         random = self._random.random
         for _ in range(2 if random() < self._doubling else 1):
             if random() >= self._loss:
-                self._put(now + self._random.expovariate(1 / self._delay), to, letter)
+                self._put(now + self._random.expovariate(1 / self._delay), to, letter, now)
 
     def put_off(self, parcel: Parcel, due: float) -> None:
         """Keep a parcel for later: its node does not take it."""
@@ -95,8 +100,8 @@ class Network:
         """Take the next parcel out."""
         return heapq.heappop(self._parcels)
 
-    def _put(self, due: float, to: str, letter: Letter) -> None:
-        heapq.heappush(self._parcels, Parcel(due, next(self._numbers), to, letter))
+    def _put(self, due: float, to: str, letter: Letter, now: float) -> None:
+        heapq.heappush(self._parcels, Parcel(due, next(self._numbers), to, letter, now))
 
 
 Send = Callable[[Letter], None]

@@ -2,11 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from random import Random
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from starlette_channels.brokers.gaps import Listener, News, Numbers
+from starlette_channels.brokers.command_log import CommandLog, HeardCommand
+from starlette_channels.brokers.gaps import Listener, News, Numbers, Stamp
+from starlette_channels.brokers.sender_clocks import SenderClocks
 from starlette_channels.presence.clocks import ReplicaId
 from starlette_channels.presence.deltas import Meta
 from starlette_channels.presence.replica import Event, Goodbye, Message, Outcome, Replica
@@ -19,20 +22,26 @@ if TYPE_CHECKING:
     from starlette_channels.presence.state import Place
 
 TIMING = PresenceTiming(news_seconds=1.5, heartbeat_seconds=3.0, down_seconds=8.0, forget_seconds=16.0)
-HALL, LINE = "hall", "line"
+HALL, LINE, COMMANDS = "hall", "line", "commands"
+ROUNDING = 1e-6
 
 
 class Node:
     """It is told the time, and gives its letters to `send`."""
 
-    def __init__(self, me: ReplicaId, send: Send, piece_bytes: int) -> None:
+    def __init__(self, me: ReplicaId, send: Send, piece_bytes: int, random: Random, born: float) -> None:
         self.me = me
         self.life = me.vsn.to_bytes(8)
         self.replica = Replica(me, TIMING, window_sizes=(4, 12))
         self.own: dict[Place, str] = {}
         self.told: set[str] = set()
         self.said, self.said_at = 0, -FORGET_SECONDS
-        self.accounts = Accounts(me.name)
+        self.accounts = Accounts(me.name, born)
+        self.log = CommandLog(self.life, random.random)
+        self.log.begin_to_keep(born)
+        self.commanded: set[bytes] = set()
+        self.obeyed: Counter[bytes] = Counter()
+        """How often it has heard each command of others."""
         self.sent: Counter[str] = Counter()
         """Messages of presence, by type."""
 
@@ -42,6 +51,12 @@ class Node:
         self._send = send
         self._numbers = Numbers(MARK_SECONDS)
         self._listener = Listener(KEEP_SECONDS)
+        self._listener.want(HALL, born)
+        self._listener.confirm(HALL, born)
+        self._skew = random.uniform(-1_000, 1_000)
+        """How its clock differs from the others'."""
+
+        self._clocks = SenderClocks()
         self._splitter = Splitter(me, piece_bytes)
         self._joiners = {LINE: Joiner(), self._line_of(me): Joiner()}
 
@@ -62,39 +77,68 @@ class Node:
             self.before = self.said
         self.said += 1
         self.said_at = now
-        self._send(Letter("message", self.life, HALL, stamp, str(self.said).encode(), self.before))
+        self._post(Letter("message", self.life, HALL, stamp, str(self.said).encode(), self.before), now)
+
+    def command(self, name: bytes, now: float) -> None:
+        """Say a command, whose text is its name and when it was said."""
+        self.commanded.add(name)
+        self.log.say(name, b"", str(now).encode(), now)
+
+    def do_errands(self, now: float) -> None:
+        """Send what there is to say of commands."""
+        messages, number = self.log.outgoing(now)
+        for message in messages:
+            self._post(Letter("command", self.life, COMMANDS, Stamp(1, 1), message), now)
+        self.log.sent(number)
+
+    def _post(self, letter: Letter, now: float) -> None:
+        self._send(letter._replace(sent=now + self._skew))
 
     def leave(self, grace_seconds: float, now: float) -> None:
         self._take(self.replica.leave(grace_seconds), now)
-        for channel, stamp in self._numbers.all():
-            self._send(Letter("end", self.life, channel, stamp, before=self.before))
+        for channel, stamp in self._numbers.all(now):
+            self._post(Letter("end", self.life, channel, stamp, before=self.before), now)
 
     def tick(self, now: float) -> None:
         self._take(self.replica.tick(now), now)
         for channel, stamp in self._numbers.marks(now):
-            self._send(Letter("mark", self.life, channel, stamp, before=self.before))
+            self._post(Letter("mark", self.life, channel, stamp, before=self.before), now)
 
     # What it hears.
 
-    def receive(self, letter: Letter, now: float) -> None:
+    def receive(self, letter: Letter, true_sent: float, now: float) -> None:
         if letter.life == self.life:
             return
         lost, news = 0, None
+        sent_at = self._clocks.sent_at(letter.life, letter.sent, now)
+        assert true_sent - ROUNDING <= sent_at <= now + ROUNDING, f"{self.me.name} takes {letter} for older than it is"
+        if letter.kind == "command":
+            self._obey(letter.body, sent_at, now)
+            return
         if letter.channel == HALL:
             self._listener.expire(now)
+        is_known = self._listener.has_heard(HALL, letter.life)
         match letter.kind:
             case "message":
-                news, lost = self._listener.take(letter.channel, letter.life, letter.stamp, now)
+                news, lost = self._listener.take(letter.channel, letter.life, letter.stamp, sent_at)
             case "mark":
-                lost = self._listener.mark(letter.channel, letter.life, letter.stamp, now)
+                lost = self._listener.mark(letter.channel, letter.life, letter.stamp, sent_at)
             case "end":
-                lost = self._listener.end(letter.channel, letter.life, letter.stamp, now)
+                lost = self._listener.end(letter.channel, letter.life, letter.stamp, sent_at)
         if letter.channel == HALL:
-            self.accounts.take(letter, news, lost, now)
+            late = sent_at - true_sent + ROUNDING
+            self.accounts.take(letter, news, lost, true_sent, late, is_known=is_known)
         elif news is News.FRESH:
             message = self._joiners[letter.channel].take(letter.body)
             if message is not None:
                 self._hear(message, now)
+
+    def _obey(self, message: bytes, sent_at: float, now: float) -> None:
+        for news in self.log.take(message, sent_at, now):
+            assert isinstance(news, HeardCommand), f"{self.me.name}: nothing is lost"
+            assert news.said_at >= float(news.body) - ROUNDING, f"{self.me.name}: who came before it is meant"
+            self.obeyed[news.socket_id] += 1
+            assert self.obeyed[news.socket_id] == 1, f"{self.me.name} obeys {news} twice"
 
     # Presence.
 
@@ -145,7 +189,7 @@ class Node:
         assert self.told | set(self.own.values()) == self.seen()
 
     def _publish(self, channel: str, body: bytes, now: float) -> None:
-        self._send(Letter("message", self.life, channel, self._numbers.next(channel, now), body))
+        self._post(Letter("message", self.life, channel, self._numbers.next(channel, now), body), now)
 
     def _line_of(self, replica: ReplicaId) -> str:
         return f"{LINE}:{replica.name}"

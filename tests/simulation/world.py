@@ -40,11 +40,13 @@ class World:
         self.asleep: dict[str, float] = {}
         self.piece_bytes = self.random.choice((60, 300, 300))
         self.ticks: list[tuple[float, int, ReplicaId]] = []
+        self.errands: list[tuple[float, int, ReplicaId]] = []
 
         events = {
             self.track: 30,
             self.untrack: 20,
             self.say: 20,
+            self.command: 10,
             self.hang: 3,
             self.crash: 2,
             self.leave: 2,
@@ -73,7 +75,8 @@ class World:
 
     def start(self, name: str) -> None:
         me = ReplicaId(name, next(self.number))
-        self.nodes[name] = Node(me, partial(self.send, name), self.piece_bytes)
+        node = self.nodes[name] = Node(me, partial(self.send, name), self.piece_bytes, self.random, self.now)
+        self.plan(node)
         self.asleep.pop(name, None)
         heapq.heappush(self.ticks, (self.now + self.random.uniform(0, TICK / 4), me.vsn, me))
 
@@ -101,6 +104,18 @@ class World:
         for _ in range(self.random.randint(1, 5)):
             if node is not None:
                 node.say(self.now)
+
+    def command(self) -> None:
+        node = self.node()
+        if node is not None:
+            node.command(b"command %d" % next(self.number), self.now)
+            self.plan(node, soon=True)
+
+    def plan(self, node: Node, *, soon: bool = False) -> None:
+        """Let a node do its errands with commands when they are due."""
+        due = self.now if soon else node.log.due()
+        if due is not None:
+            heapq.heappush(self.errands, (max(due, self.now) + PROMPT / 100, node.me.vsn, node.me))
 
     def hang(self) -> None:
         node = self.node()
@@ -133,7 +148,10 @@ class World:
         while True:
             arrival = self.network.due
             tick = self.ticks[0][0] if self.ticks else end
-            if arrival is not None and arrival <= min(tick, end):
+            errand = self.errands[0][0] if self.errands else end
+            if errand < min(tick, end, arrival if arrival is not None else end):
+                self.do_errand(*heapq.heappop(self.errands))
+            elif arrival is not None and arrival <= min(tick, end):
                 self.arrive()
             elif tick < end:
                 self.tick(*heapq.heappop(self.ticks))
@@ -151,6 +169,20 @@ class World:
             node.tick(due)
         heapq.heappush(self.ticks, (woken or due + TICK, me.vsn, me))
 
+    def do_errand(self, due: float, _: int, me: ReplicaId) -> None:
+        self.now = due
+        node = self.nodes.get(me.name)
+        if node is None or node.me != me:
+            return
+        woken = self.wakes(me.name)
+        if woken is not None:
+            heapq.heappush(self.errands, (woken, me.vsn, me))
+            return
+        wanted = node.log.due()
+        if not node.log.is_settled or (wanted is not None and wanted <= due):
+            node.do_errands(due)
+            self.plan(node)
+
     def arrive(self) -> None:
         parcel = self.network.take()
         self.now = parcel.due
@@ -159,7 +191,9 @@ class World:
             return
         woken = self.wakes(parcel.to)
         if woken is None:
-            node.receive(parcel.letter, self.now)
+            node.receive(parcel.letter, parcel.sent, self.now)
+            if parcel.letter.kind == "command":
+                self.plan(node)
         else:
             self.network.put_off(parcel, woken + self.random.uniform(0, TICK / 10))  # the tick may be first
 
@@ -180,6 +214,7 @@ class World:
         self.pass_time(TIMING.down_seconds + TICK + PROMPT)
         self.agree()
         self.account(marked)
+        self.obey()
         for node in self.nodes.values():
             node.say(self.now)
         self.pass_time(PROMPT)
@@ -191,6 +226,16 @@ class World:
             for other in those:
                 total = node.accounts.total(other.life)
                 assert node is other or total == other.said, f"{node.me.name} knows {total} of {other.said}"
+
+    def obey(self) -> None:
+        """Everybody has obeyed all commands of those who are there, and all that somebody else has who is there."""
+        logs = {name: set(node.log.names()) for name, node in self.nodes.items()}
+        for name, node in self.nodes.items():
+            for other, names in logs.items():
+                lacking = names - logs[name]
+                assert not lacking, f"{name} does not know of {lacking}, as {other} does"
+            own = {socket_id for socket_id in logs[name] if socket_id not in node.obeyed}
+            assert own == node.commanded, f"{name} has not obeyed {own - node.commanded}"
 
     def agree(self, those: Iterable[Node] | None = None) -> None:
         """Everybody who is awake has the same list, and it is that of those who are there."""

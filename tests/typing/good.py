@@ -1,14 +1,18 @@
 """Programs that must pass strict type checking as they stand, and run."""
 
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict, assert_type
 
 import attrs
 import pydantic
 from fastapi import FastAPI
 from msgspec import Raw, Struct
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.routing import Mount
@@ -67,6 +71,11 @@ class Model(pydantic.BaseModel):
     body: str
 
 
+@pydantic_dataclass
+class Order:
+    item: str = pydantic.Field(min_length=1)
+
+
 class Tick(Struct):
     number: int
 
@@ -114,6 +123,11 @@ async def nested(socket: Socket[User], payload: object, org: str, user_id: str) 
     return {"org": org, "user": user_id, **socket.topic_params}
 
 
+@channel("order:{order_id}:{day}")
+async def order(socket: Socket[User], payload: Model | None, *, order_id: int, day: date) -> Model | None:
+    return payload
+
+
 @channel("status")
 async def status(socket: Socket[User], payload: Any) -> Reply:
     return Reply("created", [1, 2, 3])
@@ -155,6 +169,11 @@ async def on_attrs(socket: Socket[User], msg: Colour) -> Colour:
 @room.on("pydantic")
 async def on_pydantic(socket: Socket[User], msg: Model) -> Model:
     return msg
+
+
+@room.on("order")
+async def on_order(socket: Socket[User], msg: list[Model] | Order | None) -> Order | Reply:
+    return msg if isinstance(msg, Order) else Reply("ok", msg)
 
 
 @room.on("bytes")
@@ -245,6 +264,9 @@ async def use_socket(socket: Socket[User]) -> None:
         Point(1),
         Colour("red"),
         Model(body="hi"),
+        Order("tea"),
+        MappingProxyType({"a": Order("tea")}),
+        ChainMap({"a": 1}),
         Raw(b"{}"),
     ]
     payloads.append(b"\x00")

@@ -245,6 +245,61 @@ for (const how of ["leave", "phx_close"]) {
   });
 }
 
+test("a crash of the channel rejects what is awaited at once, hooks get their timeout, and buffered pushes are sent", async (t) => {
+  const { channel, joinRef } = setUpJoined(t);
+  const calls = recorder();
+  const other = t.env.joined("room:b").channel;
+  const inFlight = channel.push("a").receive("timeout", calls.as("a")).receive("error", calls.as("a"));
+  const seen = observe(inFlight);
+  t.env.server.take();
+  const elsewhere = observe(other.push("b"));
+  t.env.server.deliver(joinRef, joinRef, "room:a", "phx_error", { reason: "channel_crash" });
+  const buffered = observe(channel.push("c"));
+  await idle();
+  assert.deepEqual([seen.error.status, seen.error.reason], ["error", "channel_crash"]);
+  assert.equal(seen.error.message, '"a" on "room:a": error: channel_crash');
+  assert.equal(elsewhere.state, "pending");
+  assert.deepEqual(calls.take(), []);
+  t.env.server.answer("room:b", "b", "ok", 2);
+  t.env.tick(500);
+  t.env.server.answer("room:a", "phx_join");
+  t.env.server.answer("room:a", "c", "ok", 3);
+  await idle();
+  assert.deepEqual([elsewhere.value, buffered.value], [2, 3]);
+  t.env.tick(10_000);
+  assert.deepEqual(calls.take(), [["a", {}]]);
+});
+
+test("a crash without a payload, or of an earlier join, does no harm", async (t) => {
+  const { channel, joinRef } = setUpJoined(t);
+  const seen = observe(channel.push("a"));
+  t.env.server.deliver("999", "999", "room:a", "phx_error", { reason: "channel_crash" });
+  await idle();
+  assert.equal(seen.state, "pending");
+  t.env.server.deliver(joinRef, joinRef, "room:a", "phx_error", null);
+  await idle();
+  assert.deepEqual([seen.error.status, seen.error.response, seen.error.reason], ["error", {}, undefined]);
+});
+
+for (const [response, reason, detail, message] of [
+  [{ reason: "invalid payload", detail: "Expected `str`" }, "invalid payload", "Expected `str`", "error: invalid payload (Expected `str`)"],
+  [{ reason: { code: 7 }, detail: 8 }, { code: 7 }, 8, "error"],
+  [{ detail: "only" }, undefined, "only", "error (only)"],
+  ["text", undefined, undefined, "error"],
+  [[1], undefined, undefined, "error"],
+  [7, undefined, undefined, "error"],
+]) {
+  test(`the error of the answer ${JSON.stringify(response)} carries reason, detail and payload`, async (t) => {
+    const { channel } = setUpJoined(t);
+    const seen = observe(channel.push("add"));
+    t.env.server.answer("room:a", "add", "error", response);
+    await idle();
+    assert.deepEqual([seen.error.reason, seen.error.detail], [reason, detail]);
+    assert.equal(seen.error.payload, seen.error.response);
+    assert.equal(seen.error.message, `"add" on "room:a": ${message}`);
+  });
+}
+
 test("buffered pushes of a channel that is left are rejected, and never sent", async (t) => {
   const env = setUp(t);
   env.open();

@@ -11,6 +11,7 @@ import {
   type ConnectionState,
   type Message,
   type PresenceState,
+  type Refusal,
   type TransportFailure,
   type WebSocketLike,
 } from "../../../starlette_channels/static/channels.js";
@@ -74,6 +75,11 @@ const refs: string[] = [
 socket.off(refs);
 // @ts-expect-error a list of refs
 socket.off(refs[0]);
+refs.push(socket.onRefused(({ code, reason }) => code === 4401 && reason.length > 0));
+socket.onRefused((refusal: Refusal) => console.log(refusal.code + 1));
+socket.onRefused(async () => false);
+// @ts-expect-error a code is a number
+socket.onRefused(({ code }) => code.length);
 // @ts-expect-error no such event
 socket.onOpened(() => {});
 // @ts-expect-error no such state
@@ -104,6 +110,10 @@ socket.disconnect(4000);
 const room: Channel = socket.channel("room:lobby", { token: "x" });
 socket.channel("room:lobby", () => ({ token: "x" }));
 socket.channel("room:lobby", params);
+const shared: Channel = socket.shared("room:lobby", { token: "x" });
+shared.join<Joined>().then(({ users }) => users.length);
+// @ts-expect-error a topic is a string
+socket.shared(7);
 // @ts-expect-error params are an object
 socket.channel("room:lobby", "token");
 // @ts-expect-error a topic is a string
@@ -197,7 +207,7 @@ try {
   if (!(error instanceof ChannelError)) throw error;
   const standard: Error = error;
   if (error.status === "timeout" || error.status === "banned") console.log(error.topic, error.event, standard.message);
-  console.log(error.response.reason);
+  console.log(error.response.reason, error.reason, error.detail, error.payload === error.response);
   const refusal = error as ChannelError<{ reason: string }>;
   refusal.response.reason.toUpperCase();
   // @ts-expect-error no such member

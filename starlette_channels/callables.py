@@ -1,0 +1,180 @@
+"""Functions of the application: whether they are async, and whether they take what they are called with.
+
+Anything that can be called is a function here: `functools.partial`, bound methods, objects with `__call__`, decorated
+functions. Mistakes are `TypeError`, with the fix in the text.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, cast, get_args, get_origin
+
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def name_of(function: object) -> str:
+    """Return what logs call a function: `chat.rooms.new_msg`."""
+    written = plain(function)
+    name = getattr(written, "__qualname__", None)
+    if name is None:
+        written = type(written)
+        name = written.__qualname__
+    return f"{getattr(written, '__module__', None) or '?'}.{name}"
+
+
+def short_name(function: object) -> str:
+    """Return what the text of an error calls a function: the name that it was written with."""
+    if isinstance(function, functools.partial):
+        return f"partial({short_name(cast('functools.partial[Any]', function).func)})"
+    return getattr(function, "__name__", None) or repr(function)
+
+
+def plain(function: object) -> object:
+    """Return the function inside of partials and static methods, or the object itself."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = cast("functools.partial[Any]", function).func
+        elif isinstance(function, staticmethod | classmethod):
+            function = cast("staticmethod[..., Any]", function).__func__
+        else:
+            return function
+
+
+def defined_in(function: object) -> Callable[..., Any]:
+    """Return the `def` that has a function's annotations."""
+    inside = plain(function)
+    if not (inspect.isroutine(inside) or inspect.isclass(inside)):
+        inside = type(inside).__call__
+    return cast("Callable[..., Any]", inside)
+
+
+def is_async(function: object) -> bool:
+    """Whether calling it gives a coroutine, as far as that can be seen: by `async def`, there or in `__call__`."""
+    inside = plain(function)
+    if inspect.iscoroutinefunction(inside):
+        return True
+    call = None if inspect.isclass(inside) else inspect.getattr_static(type(inside), "__call__", None)
+    return inspect.iscoroutinefunction(plain(call))
+
+
+def check_function(
+    function: object,
+    label: str,
+    takes: tuple[str, ...],
+    extra: tuple[str, ...] = (),
+    *,
+    to_await: bool = True,
+    by_name: bool = True,
+) -> inspect.Parameter:
+    """Return the parameter for the last of what a function takes; raise `TypeError`, with how it should look.
+
+    `takes` is given by position, `extra` by name. `to_await` says whether it must be `async def`, or must not be;
+    `by_name`, that `*args` does not do, because its annotations are wanted.
+    """
+    shape = "must be `async def`" if to_await else "must not be async"
+    wanted = f"{label}: {short_name(function)} {shape} and take ({', '.join((*takes, *extra))})"
+    if not callable(function):
+        raise TypeError(f"{wanted}: it is no function")
+    if is_async(function) is not to_await:
+        raise TypeError(wanted + _why_not_async(function) if to_await else wanted)
+    try:
+        parameters = _parameters(function, takes, extra)
+    except TypeError as error:
+        raise TypeError(f"{wanted}: {error}{_advice(function)}") from None
+    except ValueError:  # a builtin without a signature
+        return inspect.Parameter(takes[-1], inspect.Parameter.POSITIONAL_ONLY)
+    positional = [one for one in parameters if one.kind in POSITIONAL]
+    if len(positional) < len(takes) and by_name:
+        raise TypeError(f"{wanted}, each by name")
+    filled = {*(one.name for one in positional[: len(takes)]), *extra}
+    for parameter in parameters:
+        if parameter.name not in filled and _is_dependency(parameter):
+            raise TypeError(f"{wanted}: nobody fills {parameter.name}{_INSTEAD}")
+    last = positional[len(takes) - 1 : len(takes)]
+    return last[0] if last else inspect.Parameter(takes[-1], inspect.Parameter.POSITIONAL_ONLY)
+
+
+def check_call_later(function: object, what: str, args: str = "") -> None:
+    """Raise `TypeError` for what cannot be called later: a coroutine that has been made already, say."""
+    if callable(function):
+        return
+    if inspect.iscoroutine(function):
+        name = function.__name__
+        function.close()  # else Python warns that it was never awaited
+        how = f"{what}({', '.join(filter(None, (name, args)))})"
+        raise TypeError(f"{what}({name}(...)): it calls the function itself; write {how}, without calling it")
+    raise TypeError(f"{what}({function!r}): it takes a function")
+
+
+_INSTEAD = (
+    ": there is no request here that Depends could belong to; call the dependency in the function, or open what it"
+    " needs there (a session of the database, say)"
+)
+
+
+def _parameters(
+    function: Callable[..., Any], takes: tuple[str, ...], extra: tuple[str, ...]
+) -> tuple[inspect.Parameter, ...]:
+    """Return the parameters of a function that can be called so. Raises `TypeError`, and `ValueError` if unknown.
+
+    A decorator may fill parameters of the function inside, if its wrapper takes any arguments (`*args, **kwargs`).
+    """
+    callee = cast("staticmethod[..., Any]", function).__func__ if isinstance(function, staticmethod) else function
+    own = inspect.signature(callee, follow_wrapped=False)
+    own.bind(*takes, **dict.fromkeys(extra))
+    parameters = tuple(own.parameters.values())
+    inside = inspect.signature(callee)
+    if inside == own or sum(one.kind in POSITIONAL for one in parameters) >= len(takes):
+        return parameters
+    if {one.kind for one in parameters} >= {*VARIADIC}:
+        inside.bind_partial(*takes, **dict.fromkeys(extra))
+    else:
+        inside.bind(*takes, **dict.fromkeys(extra))
+    # What is left is filled by the wrapper, or has a default: nothing that could be judged from here.
+    needed = [one for one in inside.parameters.values() if one.kind in POSITIONAL]
+    return tuple(needed[: len(takes)])
+
+
+def _why_not_async(function: object) -> str:
+    """Return the fix for a function that is not async, if it can be told from what it is."""
+    inside = plain(function)
+    if inspect.isasyncgenfunction(inside):
+        return ": it has a `yield`, so it is a generator"
+    if inspect.isclass(inside):
+        return ": it is a class; pass an instance, with `async def __call__`"
+    wrapped = getattr(inside, "__wrapped__", None)
+    if wrapped is not None and is_async(wrapped):
+        return ": its decorator makes a plain function of it; let the wrapper be `async def`, and await the function"
+    return ""
+
+
+def _advice(function: object) -> str:
+    """Return a hint if a parameter looks like a dependency of FastAPI."""
+    try:
+        parameters = inspect.signature(cast("Callable[..., Any]", function)).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    return _INSTEAD if any(_is_dependency(one) for one in parameters) else ""
+
+
+def _is_dependency(parameter: inspect.Parameter) -> bool:
+    """Whether only a framework fills a parameter: it has a marker such as FastAPI's `Depends` or `Query`."""
+    if isinstance(parameter.annotation, str) and "Depends(" in parameter.annotation:
+        return True
+    return any(_is_marker(value) for value in _marks(parameter))
+
+
+def _marks(parameter: inspect.Parameter) -> Iterator[object]:
+    yield parameter.default
+    if get_origin(parameter.annotation) is Annotated:
+        yield from get_args(parameter.annotation)[1:]
+
+
+def _is_marker(value: object) -> bool:
+    """FastAPI is no dependency of ours, so its classes are known by where they are defined."""
+    kind = value if inspect.isclass(value) else type(value)
+    return any(base.__module__ in _FRAMEWORKS for base in kind.__mro__)
+
+
+_FRAMEWORKS = frozenset({"fastapi.params", "fast_depends.dependencies", "fast_depends.dependencies.model"})

@@ -1,0 +1,189 @@
+"""Turns: how much of what all clients send is dealt with in one turn of the event loop.
+
+Each client is bounded by itself already, but a thousand clients that send at once would make one long turn, in which
+nobody else is served. So all clients of an event loop share a budget for each turn. Those for whom there is none left
+wait in a queue, which is served in order in the turns that follow. A client that sends seldom goes before those that
+have much to send: it has a queue of its own.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from anyio.lowlevel import RunVar
+
+TURN_SECONDS = 0.001
+"""So long one turn of the event loop deals with messages: half of it with those that wait, half with new ones."""
+
+MOST_AT_ONCE = 64
+"""So many messages are dealt with in one turn at most, however little they cost."""
+
+EVENTS_AT_ONCE = 16
+"""So many messages and control frames of one client are dealt with in one turn."""
+
+SELDOM_SECONDS = 0.005
+"""A client that sends at such intervals or longer waits with others that send seldom,"""
+
+SELDOM_BURST = 2
+"""and so it does with the first few after a rest,"""
+
+SELDOM_BYTES = 512
+"""if it sends no more than this at once."""
+
+LEARNING = 0.25
+
+
+class Waiting(Protocol):
+    """A client that has something to be dealt with."""
+
+    def visit(self, most: int) -> int:
+        """Deal with some of it, `most` messages at most, and return how many there were; enter again if more waits."""
+        ...
+
+
+class Turns:
+    """The budget of each turn of one event loop. What a message costs is measured, not assumed."""
+
+    __slots__ = (
+        *("_began", "_clock", "_cost", "_fresh", "_least", "_marked", "_measured", "_own", "_rest"),
+        *("_room", "_scheduled", "_soon", "left"),
+    )
+
+    def __init__(
+        self,
+        soon: Callable[[Callable[[], None]], object],
+        clock: Callable[[], float] = time.perf_counter,
+        least_cost: float = TURN_SECONDS / MOST_AT_ONCE,
+    ) -> None:
+        self.left: int = 0
+        """Messages that may be dealt with before `goes_on` is asked: whoever takes one subtracts it."""
+        self._soon = soon
+        self._clock = clock
+        self._least = least_cost
+        self._cost = max(least_cost, TURN_SECONDS / 32)
+        self._fresh: deque[Waiting] = deque()
+        self._rest: deque[Waiting] = deque()
+        self._scheduled = False
+        self._room = 0
+        self._began = self._marked = self._own = 0.0
+        self._measured = 0
+
+    def goes_on(self) -> bool:
+        """Return whether there is time for one more message in this turn, when there is none `left`.
+
+        Whoever is told that there is not enters the queue.
+        """
+        now = self._clock()
+        if not self._scheduled:
+            self._scheduled = True
+            self._began = now
+            self._room = self._allowance
+            self._soon(self._turn)
+        if self._room <= 0 or now - self._began >= TURN_SECONDS:
+            self.left = 0
+            return False
+        self.left = min(self._window, self._room) - 1
+        self._room -= self.left + 1
+        return True
+
+    def enter(self, client: Waiting, *, fresh: bool) -> None:
+        """Visit a client in one of the next turns. A `fresh` one goes before those that are not."""
+        (self._fresh if fresh else self._rest).append(client)
+        if not self._scheduled:
+            self._scheduled = True
+            self._soon(self._turn)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._rest or self._fresh)
+
+    @property
+    def _allowance(self) -> int:
+        """How many messages fit into one turn."""
+        return max(1, min(MOST_AT_ONCE, int(TURN_SECONDS / self._cost)))
+
+    @property
+    def _window(self) -> int:
+        """How many messages are dealt with between two looks at the clock: about a quarter of a turn."""
+        return max(1, self._allowance // 4)
+
+    def _turn(self) -> None:
+        """Begin a turn: visit those who wait, and leave half of the budget to those who come."""
+        now = self._clock()
+        self._learn(now)
+        waiting = len(self._fresh) + len(self._rest)
+        room, share, done = self._allowance, max(1, self._allowance // 2), 0
+        if waiting:
+            self._soon(self._mark)
+        try:
+            for _ in range(waiting):
+                if self._fresh:
+                    done += self._fresh.popleft().visit(1)
+                else:
+                    done += self._rest.popleft().visit(min(share - done, EVENTS_AT_ONCE))
+                if done >= share or self._clock() - now >= TURN_SECONDS / 2:
+                    break
+        finally:
+            self._own, self._measured = self._clock() - now, done
+            self._began = now
+            room = max(0, room - done)
+            self.left = min(self._window, room)
+            self._room = room - self.left
+            self._scheduled = waiting > 0
+            if waiting:
+                self._soon(self._turn)
+
+    def _mark(self) -> None:
+        """Note when the tasks begin that the last turn has started: they cost what its messages cost."""
+        self._marked = self._clock()
+
+    def _learn(self, now: float) -> None:
+        if self._measured:
+            cost = (self._own + now - self._marked) / self._measured
+            # The processor may have been somebody else's meanwhile, so one measurement may only double it.
+            self._cost += LEARNING * (min(cost, 4 * self._cost) - self._cost)
+            self._cost = max(self._cost, self._least)
+            self._measured = 0
+
+
+class Pace:
+    """Whether a client sends seldom."""
+
+    __slots__ = ("_rested_at",)
+
+    def __init__(self) -> None:
+        self._rested_at = 0.0
+
+    def is_fresh(self, now: float) -> bool:
+        """Return whether a message goes with those of clients that send seldom, and count it if it does."""
+        rested_at = max(self._rested_at, now) + SELDOM_SECONDS
+        if rested_at - now > SELDOM_BURST * SELDOM_SECONDS:
+            return False
+        self._rested_at = rested_at
+        return True
+
+
+_turns: RunVar[Turns] = RunVar("starlette_channels_turns")
+
+
+def turns_of_this_loop() -> Turns:
+    """Return the turns of the event loop, on asyncio and trio."""
+    try:
+        return _turns.get()
+    except LookupError:
+        turns = _make()
+        _turns.set(turns)
+        return turns
+
+
+def _make() -> Turns:
+    try:
+        return Turns(asyncio.get_running_loop().call_soon)
+    except RuntimeError:
+        import trio  # it is there if its event loop runs, and not needed otherwise
+
+        # Its order is random, so what a message costs cannot be measured.
+        return Turns(trio.lowlevel.current_trio_token().run_sync_soon, least_cost=TURN_SECONDS / 16)
