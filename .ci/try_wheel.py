@@ -32,7 +32,7 @@ async def main() -> None:
         assert await lobby.receive("new_msg") == {"body": "hi"}
     static = Path(starlette_channels.__file__).parent / "static"
     files = {path.name for path in static.iterdir()}
-    assert files == {"channels.js", "channels.d.ts", "presence.js", "presence.d.ts"}, files
+    assert files == {"channels.js", "channels.d.ts", "presence.js", "presence.d.ts", "shared.js"}, files
     print(f"the wheel of {starlette_channels.__version__} works")
 
 
