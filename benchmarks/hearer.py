@@ -8,7 +8,7 @@ import anyio
 import msgspec
 
 from starlette_channels import Broker, Gap
-from starlette_channels.hub import Publication
+from starlette_channels.pubsub.hub import Publication
 
 TOPIC = "bench"
 ANSWERS = "bench:answers"

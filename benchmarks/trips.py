@@ -20,13 +20,13 @@ from msgspec import Struct
 
 import starlette_channels
 from starlette_channels import Limits, Payload, Presence, Socket, channel
-from starlette_channels.broker import Broker
-from starlette_channels.connection import Connection
-from starlette_channels.mishaps import Mishaps
-from starlette_channels.serializers import V2
-from starlette_channels.service import Service
-from starlette_channels.transports.lane import Lane
-from starlette_channels.transports.pulse import Pulse
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.connection.connection import Connection
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.wire.serializers import V2
+from starlette_channels.connection.registry import Service
+from starlette_channels.transports.uvicorn_lane.connection import Lane
+from starlette_channels.transports.uvicorn_lane.idle_sweep import Pulse
 
 ROOT = Path(starlette_channels.__file__).parent
 TURNS = 20

@@ -6,7 +6,7 @@ import sys
 from msgspec import Struct, structs
 
 from starlette_channels.arguments import check_fields
-from starlette_channels.buckets import UNLIMITED, Rate
+from starlette_channels.rates import UNLIMITED, Rate
 
 
 class Limits(Struct, frozen=True, kw_only=True):

@@ -18,11 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from starlette_channels import Channels, ConnectError, Handshake, Limits, Socket, channel, latest_by_key
-from starlette_channels.connection import Connection
+from starlette_channels.connection.connection import Connection
 from starlette_channels.tokens import Tokens
-from starlette_channels.transports.closing import Closing
-from starlette_channels.transports.handshaking import Handshaking
-from starlette_channels.transports.lane import Lane
+from starlette_channels.transports.uvicorn_lane.closing import Closing
+from starlette_channels.transports.uvicorn_lane.handshake import Handshaking
+from starlette_channels.transports.uvicorn_lane.connection import Lane
 from starlette_channels.transports.uvicorn import FastLane
 
 gc.disable()

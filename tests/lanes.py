@@ -5,15 +5,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from starlette_channels.broker import Broker
-from starlette_channels.connection import Connection
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.connection.connection import Connection
 from starlette_channels.limits import Limits
-from starlette_channels.mishaps import Mishaps
-from starlette_channels.serializers import V2
-from starlette_channels.service import Service
-from starlette_channels.transport import Transport
-from starlette_channels.transports.lane import Lane
-from starlette_channels.transports.pulse import Pulse
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.wire.serializers import V2
+from starlette_channels.connection.registry import Service
+from starlette_channels.connection.transport import Transport
+from starlette_channels.transports.uvicorn_lane.connection import Lane
+from starlette_channels.transports.uvicorn_lane.idle_sweep import Pulse
 
 LIMIT = 10_000
 

@@ -8,7 +8,7 @@ import sys
 import anyio
 import msgspec
 
-from starlette_channels.broker import Broker
+from starlette_channels.pubsub.broker import Broker
 from tests.relaying import Ear
 
 

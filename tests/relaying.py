@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Callable
 
 import anyio
 
-from starlette_channels.broker import Broker
-from starlette_channels.hub import Publication
-from starlette_channels.messages import Gap
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.pubsub.hub import Publication
+from starlette_channels.wire.messages import Gap
 
 PATIENCE = 15.0
 

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from starlette_channels import Channels, Handshake, Reply, Socket, channel
-from starlette_channels.auth_tokens import PREFIX, decode_token, encode_token, long_poll_token, take_token
+from starlette_channels.handshake.auth_token import PREFIX, decode_token, encode_token, long_poll_token, take_token
 from starlette_channels.testing import HandshakeRefused, connect
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ import pytest
 from msgspec import Raw, Struct
 
 from starlette_channels import V1, V2, Channel, Channels, Limits, Reply, SerializerError, Socket, channel
-from starlette_channels.messages import Body, Frame
+from starlette_channels.wire.messages import Body, Frame
 from starlette_channels.testing import Client, Joined, Received, connect
 from tests.conftest import frames
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from starlette_channels import V1, V2, SerializerError
-from starlette_channels.broker import Broker, Subscriptions
-from starlette_channels.hub import Publication, Route
-from starlette_channels.messages import Body, Frame, Gap
-from starlette_channels.serializers import Serializer
+from starlette_channels.pubsub.broker import Broker, Subscriptions
+from starlette_channels.pubsub.hub import Publication, Route
+from starlette_channels.wire.messages import Body, Frame, Gap
+from starlette_channels.wire.serializers import Serializer
 
 pytestmark = pytest.mark.anyio
 

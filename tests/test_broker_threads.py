@@ -17,11 +17,11 @@ import anyio.to_thread
 import pytest
 
 from starlette_channels import V1, V2
-from starlette_channels.broker import Broker, Hub, Publication
+from starlette_channels.pubsub.broker import Broker, Hub, Publication
 from tests.test_broker import Listener
 
 if TYPE_CHECKING:
-    from starlette_channels.messages import Frame
+    from starlette_channels.wire.messages import Frame
 
 pytestmark = pytest.mark.anyio
 SECONDS = 10

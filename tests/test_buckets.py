@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starlette_channels import Rate
-from starlette_channels.buckets import FULL, UNLIMITED, Meter
+from starlette_channels.rates import FULL, UNLIMITED, Meter
 
 rates = st.builds(Rate, st.floats(0.01, 10_000), st.integers(1, 5_000))
 starts = st.floats(0, 1e7)

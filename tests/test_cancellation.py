@@ -13,7 +13,7 @@ import pytest
 from trio.testing import MockClock
 
 from starlette_channels import Channels, Expiry, Handshake, Limits, Presence, Reply, Socket, channel
-from starlette_channels.cancellation import PAUSES
+from starlette_channels.runtime.cancellation import PAUSES
 from starlette_channels.testing import Client, HandshakeRefused, JoinRefused, connect
 from tests.conftest import until
 

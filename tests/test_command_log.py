@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starlette_channels.brokers.command_log import (
+from starlette_channels.pubsub.relay.command_log import (
     DIGEST_SECONDS,
     KEEP_SECONDS,
     MAX_BYTES,
@@ -15,7 +15,7 @@ from starlette_channels.brokers.command_log import (
     CommandLog,
     HeardCommand,
 )
-from starlette_channels.brokers.number_ranges import NumberRanges
+from starlette_channels.pubsub.relay.number_ranges import NumberRanges
 
 
 class Cluster:

@@ -14,9 +14,9 @@ import pytest
 import redis
 
 from starlette_channels import Channels, Handshake, Publisher, PublishError, Reply
-from starlette_channels.brokers.command_log import CommandLog
-from starlette_channels.brokers.envelope import Kind, seal
-from starlette_channels.brokers.names import COMMANDS
+from starlette_channels.pubsub.relay.command_log import CommandLog
+from starlette_channels.pubsub.relay.envelope import Kind, seal
+from starlette_channels.pubsub.relay.channel_names import COMMANDS
 from starlette_channels.testing import connect
 from tests.commanding import closed, processes, room
 from tests.engines import EngineServer, engine

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starlette_channels.brokers.interests import Interests
-from starlette_channels.brokers.reports import Reports
-from starlette_channels.confirmations import BATCH, TIMEOUT_CODE, Confirmations
-from starlette_channels.messages import Gap
+from starlette_channels.pubsub.relay.subscriptions import Interests
+from starlette_channels.observability.reports import Reports
+from starlette_channels.pubsub.confirmations import BATCH, TIMEOUT_CODE, Confirmations
+from starlette_channels.wire.messages import Gap
 
 pytestmark = pytest.mark.anyio
 

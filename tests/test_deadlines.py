@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from starlette_channels.deadlines import Deadlines
+from starlette_channels.runtime.deadlines import Deadlines
 
 THINGS = st.integers(0, 5)
 TIMES = st.floats(0, 20, allow_nan=False)

@@ -9,9 +9,9 @@ import pytest
 from msgspec import Struct
 
 from starlette_channels import Broker, Channels, Handshake, Reply, Socket, channel
-from starlette_channels.commands import Command, Disconnect, Kick
+from starlette_channels.pubsub.commands import Command, Disconnect, Kick
 from starlette_channels.testing import ConnectionClosed, connect
-from starlette_channels.uptime import uptime
+from starlette_channels.runtime.uptime import uptime
 from tests.conftest import frames
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starlette_channels import Drain
-from starlette_channels.drain import batches
+from starlette_channels.server.drain import batches
 
 seconds = st.floats(0.01, 100.0)
 drains = st.builds(

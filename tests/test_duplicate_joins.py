@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from starlette_channels import Channels, EndReason, JoinError, Limits, Reply, Socket, channel
-from starlette_channels.members import Member
+from starlette_channels.channels.joined import Member
 from starlette_channels.testing import Client, Received, connect
 from tests.conftest import OK, error, frames, lines, until
 

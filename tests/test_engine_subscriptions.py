@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starlette_channels.brokers import life, zenoh
-from starlette_channels.brokers.addresses import read_address
-from starlette_channels.brokers.engine import Engine, Parcel
-from starlette_channels.brokers.names import MAX_BYTES, MAX_TOKEN, as_short_bytes, as_token, topic_channel
-from starlette_channels.brokers.redis import RedisEngine
-from starlette_channels.brokers.relay import CLOSE_SECONDS
-from starlette_channels.brokers.zenoh_keys import GROUPS, MAX_ALONE, key_of
+from starlette_channels.pubsub.engines.url import read_address
+from starlette_channels.pubsub.engines.base import Engine, Parcel
+from starlette_channels.pubsub.relay.channel_names import MAX_BYTES, MAX_TOKEN, as_short_bytes, as_token, topic_channel
+from starlette_channels.pubsub.engines.redis import RedisEngine
+from starlette_channels.pubsub.relay.relay import CLOSE_SECONDS
+from starlette_channels.pubsub.engines.zenoh_keys import GROUPS, MAX_ALONE, key_of
 from tests.cluster.proxy import Network, Proxy
 from tests.engines import ENGINES, EngineServer, engine
 from tests.ports import HOST

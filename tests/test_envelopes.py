@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from starlette_channels.brokers.command_log import CommandLog
-from starlette_channels.brokers.envelope import (
+from starlette_channels.pubsub.relay.command_log import CommandLog
+from starlette_channels.pubsub.relay.envelope import (
     CHECKSUM_BYTES,
     Envelope,
     Kind,
@@ -19,7 +19,7 @@ from starlette_channels.brokers.envelope import (
     seal,
     unseal,
 )
-from starlette_channels.brokers.names import (
+from starlette_channels.pubsub.relay.channel_names import (
     as_bytes,
     as_short_bytes,
     as_token,
@@ -28,9 +28,9 @@ from starlette_channels.brokers.names import (
     name_of,
     topic_channel,
 )
-from starlette_channels.brokers.receiver import Receiver
-from starlette_channels.brokers.reports import Reports
-from starlette_channels.messages import Gap
+from starlette_channels.pubsub.relay.receiver import Receiver
+from starlette_channels.observability.reports import Reports
+from starlette_channels.wire.messages import Gap
 
 ME, OTHER = b"12345678", b"87654321"
 LOG = CommandLog(ME, lambda: 0.5)

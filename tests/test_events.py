@@ -11,7 +11,7 @@ import pytest
 from msgspec import Meta, Raw, Struct
 
 from starlette_channels import Channel, Channels, Handshake, Reply, Socket, channel
-from starlette_channels.actors import NO_LETTER
+from starlette_channels.channels.actor import NO_LETTER
 from starlette_channels.testing import Received, connect
 from tests.conftest import OK, error, frames, lines
 

@@ -20,7 +20,7 @@ from websockets.asyncio.client import connect as websocket
 
 from example_app import app as chat
 from example_app.history import LENGTH, History, Message
-from starlette_channels.messages import Reply
+from starlette_channels.wire.messages import Reply
 from starlette_channels.testing import Client, HandshakeRefused, Joined, JoinRefused, connect
 from tests.servers import ROOT, Kind, serve
 

@@ -13,13 +13,13 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from starlette_channels.frames import close_frame
+from starlette_channels.transports.uvicorn_lane.frames import close_frame
 from starlette_channels.limits import Bounds
-from starlette_channels.mishaps import Mishaps
+from starlette_channels.observability.error_log import Mishaps
 from starlette_channels.transports import CLOSE_SECONDS
-from starlette_channels.transports.handshaking import UNSENT_BYTES, bound_what_waits_in_the_system
-from starlette_channels.transports.lane import Lane
-from starlette_channels.transports.pulse import pulse_of_this_loop
+from starlette_channels.transports.uvicorn_lane.handshake import UNSENT_BYTES, bound_what_waits_in_the_system
+from starlette_channels.transports.uvicorn_lane.connection import Lane
+from starlette_channels.transports.uvicorn_lane.idle_sweep import pulse_of_this_loop
 from starlette_channels.transports.uvicorn import FastLane
 from tests.autobahn.echo import Echo
 from tests.fuzzing.wire import PING, SECONDS, Address, Refused, Wire, frame, opened, text

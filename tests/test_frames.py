@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from starlette_channels import frames
-from starlette_channels.frames import Close, Event, Failure, FrameReader, Ping, Pong
+from starlette_channels.transports.uvicorn_lane.frames import Close, Event, Failure, FrameReader, Ping, Pong
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A
 MORE = 0x7F  # `TEXT & MORE` is a text frame that is not the last one

@@ -3,7 +3,7 @@
 import pytest
 from websockets.frames import Close, Frame, Opcode
 
-from starlette_channels.frames import binary_frame, close_frame, ping_frame, pong_frame, text_frame
+from starlette_channels.transports.uvicorn_lane.frames import binary_frame, close_frame, ping_frame, pong_frame, text_frame
 
 
 def test_the_examples_of_the_rfc_are_what_is_sent() -> None:

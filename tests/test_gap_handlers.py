@@ -12,9 +12,9 @@ import pytest
 import redis
 
 from starlette_channels import Broadcast, Broker, Channels, Gap, Handshake, Publisher, Reply, Socket, channel
-from starlette_channels.brokers.command_log import CommandLog
-from starlette_channels.brokers.envelope import Kind, seal
-from starlette_channels.brokers.names import COMMANDS
+from starlette_channels.pubsub.relay.command_log import CommandLog
+from starlette_channels.pubsub.relay.envelope import Kind, seal
+from starlette_channels.pubsub.relay.channel_names import COMMANDS
 from starlette_channels.testing import connect
 from tests.engines import EngineServer, engine
 from tests.relaying import Ear

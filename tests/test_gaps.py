@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starlette_channels.brokers.gaps import ENDED_SECONDS, KEEP_SECONDS, MARK_SECONDS, Listener, News, Numbers, Stamp
+from starlette_channels.pubsub.relay.sequence import ENDED_SECONDS, KEEP_SECONDS, MARK_SECONDS, Listener, News, Numbers, Stamp
 
 ME, OTHER = b"publisher", b"other"
 

@@ -11,7 +11,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from starlette_channels.transports.early import EARLY_BYTES
+from starlette_channels.transports.uvicorn_lane.early_data import EARLY_BYTES
 from starlette_channels.transports.uvicorn import FastLane
 from tests.fuzzing.wire import BINARY, CLOSE, CONTINUATION, PING, Address, Wire, frame, text
 from tests.lanes import Pipe

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request
 from websockets.server import ServerProtocol
 
-from starlette_channels.transports.handshaking import read_request
+from starlette_channels.transports.uvicorn_lane.handshake import read_request
 
 SHAKE = [
     (b"host", b"example.org"),

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from starlette_channels.exceptions import ProtocolError
-from starlette_channels.headers import MAX_DEPTH, MOST_PADDING, is_plain, read_message
-from starlette_channels.messages import Message, message_size, same_ref
-from starlette_channels.serializers import V1, V2, Serializer, TextOnly
+from starlette_channels.wire.headers import MAX_DEPTH, MOST_PADDING, is_plain, read_message
+from starlette_channels.wire.messages import Message, message_size, same_ref
+from starlette_channels.wire.serializers import V1, V2, Serializer, TextOnly
 from tests.fuzzing.wire import binary
 
 MOST = 4_096

@@ -13,8 +13,8 @@ import anyio.to_thread
 import pytest
 
 from starlette_channels import Broadcast, Broker, Channels, Gap, JoinError, Limits, Socket, channel
-from starlette_channels.confirmations import BATCH, TIMEOUT_CODE
-from starlette_channels.hub import Hub
+from starlette_channels.pubsub.confirmations import BATCH, TIMEOUT_CODE
+from starlette_channels.pubsub.hub import Hub
 from starlette_channels.testing import Joined, JoinRefused, connect
 from tests.conftest import error
 from tests.engines import ENGINES, EngineServer, engine

@@ -9,9 +9,9 @@ from starlette.types import Message, Receive, Scope, Send
 from trio.testing import MockClock
 
 from starlette_channels import Channels, Limits, Reply, Socket, channel
-from starlette_channels.connection import Connection
+from starlette_channels.connection.connection import Connection
 from starlette_channels.testing import Client, JoinRefused, Received, connect
-from starlette_channels.transports.silence import SLOWEST_SWEEP, pause
+from starlette_channels.transports.asgi_idle_sweep import SLOWEST_SWEEP, pause
 from tests.conftest import error, frames, until
 
 pytestmark = pytest.mark.anyio

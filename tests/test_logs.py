@@ -9,7 +9,7 @@ import anyio.to_thread
 import pytest
 
 from starlette_channels import Channels, Handshake, JoinError, LogContext, LogOptions, Reply, Socket, channel
-from starlette_channels.log_context import HERE
+from starlette_channels.observability.log_context import HERE
 from starlette_channels.testing import connect
 
 pytestmark = pytest.mark.anyio

@@ -23,7 +23,7 @@ from starlette_channels import (
     Socket,
     channel,
 )
-from starlette_channels.serializers import V2
+from starlette_channels.wire.serializers import V2
 from starlette_channels.testing import connect
 from tests.conftest import until
 from tests.polling import BEAT, BEATEN, Poller

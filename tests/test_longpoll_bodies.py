@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starlette_channels import ProtocolError, SerializerError
-from starlette_channels.messages import Frame
-from starlette_channels.transports.batches import is_batch, read_lines, read_text, split
+from starlette_channels.wire.messages import Frame
+from starlette_channels.transports.longpoll.batches import is_batch, read_lines, read_text, split
 from tests.fuzzing import app
 from tests.fuzzing.mutate import TOPICS, mutated
 from tests.polling import BEAT, BEATEN, Poller

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from starlette_channels import V2, Channels, Handshake, Limits, LongPoll, Rate, Socket, channel
-from starlette_channels.messages import Message as ClientMessage
-from starlette_channels.transports.batches import split
-from starlette_channels.transports.bodies import SMALL_BYTES, Bodies, Body, BodyRefused
-from starlette_channels.transports.longpoll import MOST_POSTS, SLICE_MESSAGES
+from starlette_channels.wire.messages import Message as ClientMessage
+from starlette_channels.transports.longpoll.batches import split
+from starlette_channels.transports.longpoll.bodies import SMALL_BYTES, Bodies, Body, BodyRefused
+from starlette_channels.transports.longpoll.transport import MOST_POSTS, SLICE_MESSAGES
 from tests.conftest import until
 from tests.polling import BEAT, BEATEN, Exchange, Poller
 

@@ -12,7 +12,7 @@ import pytest
 from trio.testing import MockClock
 
 from starlette_channels import Channels, Handshake, Limits, LongPoll, Socket, channel, latest_by_key
-from starlette_channels.transports.sessions import Sessions
+from starlette_channels.transports.longpoll.sessions import Sessions
 from tests.conftest import until
 from tests.polling import BEAT, BEATEN, Exchange, Poller
 

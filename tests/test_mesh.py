@@ -11,8 +11,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from starlette_channels.broker import Broker
-from starlette_channels.brokers.mesh import Claim, mesh_folder
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.pubsub.engines.zenoh_discovery import Claim, mesh_folder
 from tests.relaying import Ear, all_is_accounted_for, broadcast, brokers
 from tests.test_relay_faults import becomes_ready, listener
 

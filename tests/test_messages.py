@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import Raw, Struct
 
 from starlette_channels import Reply, SerializerError
-from starlette_channels.messages import EMPTY, encode_answer, encode_payload, frame_size, same_ref, shown
+from starlette_channels.wire.messages import EMPTY, encode_answer, encode_payload, frame_size, same_ref, shown
 
 bounded = settings(
     max_examples=100, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -14,7 +14,7 @@ from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
 from starlette_channels import Channels, Handshake, Socket, channel
-from starlette_channels.origins import Allowed, Origin, is_same_host, parse_allowed, parse_origin
+from starlette_channels.handshake.origins import Allowed, Origin, is_same_host, parse_allowed, parse_origin
 from starlette_channels.testing import HandshakeRefused, connect
 from tests.polling import Poller
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starlette_channels.frames import text_frame
-from starlette_channels.transports.outlet import BYTES_AT_ONCE, WRITES_AT_ONCE, LaneOutlet
+from starlette_channels.transports.uvicorn_lane.frames import text_frame
+from starlette_channels.transports.uvicorn_lane.write_batch import BYTES_AT_ONCE, WRITES_AT_ONCE, LaneOutlet
 
 
 class Turns:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from starlette_channels.parameters import MOST_BYTES, MOST_SHOWN, SECRETS, ParameterFilter
+from starlette_channels.observability.redaction import MOST_BYTES, MOST_SHOWN, SECRETS, ParameterFilter
 
 FILTERED = "[FILTERED]"
 SECRET = "hunter2hunter2"

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from starlette_channels import Handshake
-from starlette_channels.params import MAX_DEPTH, MAX_PAIRS, decode_query, encode_query
+from starlette_channels.wire.query import MAX_DEPTH, MAX_PAIRS, decode_query, encode_query
 
 bounded = settings(
     max_examples=200, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from starlette_channels.frames import text_frame
-from starlette_channels.transports.outlet import WRITES_AT_ONCE
-from starlette_channels.transports.suspicion import Suspicion
+from starlette_channels.transports.uvicorn_lane.frames import text_frame
+from starlette_channels.transports.uvicorn_lane.write_batch import WRITES_AT_ONCE
+from starlette_channels.transports.slow_client import Suspicion
 from tests.lanes import Client
 
 

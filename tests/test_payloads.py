@@ -19,8 +19,8 @@ from msgspec import Meta, Raw, Struct, UnsetType
 from typing_extensions import TypeAliasType
 
 from starlette_channels import InvalidPayload
-from starlette_channels.messages import encode_payload
-from starlette_channels.payloads import decode_anything, payload_decoder
+from starlette_channels.wire.messages import encode_payload
+from starlette_channels.wire.payloads import decode_anything, payload_decoder
 
 bounded = settings(
     max_examples=200, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -9,10 +9,10 @@ import pytest
 from anyio import wait_all_tasks_blocked
 
 from starlette_channels.limits import Bounds
-from starlette_channels.mishaps import Mishaps
-from starlette_channels.slow import Place
-from starlette_channels.tasks import Tasks
-from starlette_channels.transports.websocket import WebSocketTransport
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.channels.backpressure import Place
+from starlette_channels.runtime.tasks import Tasks
+from starlette_channels.transports.asgi_websocket import WebSocketTransport
 
 pytestmark = pytest.mark.anyio
 

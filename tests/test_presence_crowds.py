@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from starlette_channels import Channels, Presence, Socket, channel
-from starlette_channels.presence.clocks import ReplicaId
-from starlette_channels.presence.deltas import Entry, Meta
-from starlette_channels.presence.publisher import MANY, REST_SECONDS
-from starlette_channels.presence.roster import Roster
+from starlette_channels.presence.crdt.clock import ReplicaId
+from starlette_channels.presence.crdt.delta import Entry, Meta
+from starlette_channels.presence.diffs import MANY, REST_SECONDS
+from starlette_channels.presence.crdt.index import Roster
 from starlette_channels.testing import Client, Joined, connect
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ import pytest
 from trio.testing import MockClock
 
 from starlette_channels import V2, Channels, Presence, SerializerError, Socket, channel
-from starlette_channels.messages import Frame
+from starlette_channels.wire.messages import Frame
 from starlette_channels.testing import Client, Joined, connect
 from tests.presence_lobby import Lobby, diff, state
 

@@ -11,8 +11,8 @@ import anyio.to_thread
 import pytest
 
 from starlette_channels import Broker, Channels, Presence, PresenceDiff, PresenceTiming
-from starlette_channels.presence.publisher import Fetch
-from starlette_channels.presence.wire import PIECE_BYTES
+from starlette_channels.presence.diffs import Fetch
+from starlette_channels.presence.codec import PIECE_BYTES
 from starlette_channels.testing import JoinRefused, connect
 from tests.engines import ENGINES, EngineServer, engine
 from tests.presence_lobby import Lobby, diff, shape, state

@@ -2,9 +2,9 @@
 
 import pytest
 
-from starlette_channels.presence.clocks import ReplicaId
-from starlette_channels.presence.deltas import Meta
-from starlette_channels.presence.replica import Event, Goodbye, Heartbeat, Outcome, Replica, Request, Transfer
+from starlette_channels.presence.crdt.clock import ReplicaId
+from starlette_channels.presence.crdt.delta import Meta
+from starlette_channels.presence.tracker import Event, Goodbye, Heartbeat, Outcome, Replica, Request, Transfer
 from starlette_channels.presence.timing import PresenceTiming
 
 TIMING = PresenceTiming()

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starlette_channels.presence.clocks import ReplicaId, covers, worth_asking
-from starlette_channels.presence.deltas import Delta, Entry, Meta, Part, Window, Windows
-from starlette_channels.presence.state import Changes, Place, State
+from starlette_channels.presence.crdt.clock import ReplicaId, covers, worth_asking
+from starlette_channels.presence.crdt.delta import Delta, Entry, Meta, Part, Window, Windows
+from starlette_channels.presence.crdt.state import Changes, Place, State
 
 bounded = settings(max_examples=150, derandomize=True, database=None, deadline=None)
 IDS = tuple(ReplicaId(name, 1) for name in "abc")

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starlette_channels.presence.clocks import ReplicaId
-from starlette_channels.presence.deltas import Entry, Meta, Part
-from starlette_channels.presence.metas import make_meta
-from starlette_channels.presence.replica import Goodbye, Heartbeat, Message, Request, Transfer
-from starlette_channels.presence.wire import PIECE_BYTES, Joiner, Splitter
+from starlette_channels.presence.crdt.clock import ReplicaId
+from starlette_channels.presence.crdt.delta import Entry, Meta, Part
+from starlette_channels.presence.meta import make_meta
+from starlette_channels.presence.tracker import Goodbye, Heartbeat, Message, Request, Transfer
+from starlette_channels.presence.codec import PIECE_BYTES, Joiner, Splitter
 
 bounded = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 ANN, BEN = ReplicaId("ann", 1), ReplicaId("ben", 2)

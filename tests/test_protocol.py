@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import Raw
 
-from starlette_channels.messages import Message
-from starlette_channels.protocol import Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
+from starlette_channels.wire.messages import Message
+from starlette_channels.wire.protocol import Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
 
 
 class Member:

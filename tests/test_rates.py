@@ -9,11 +9,11 @@ import pytest
 from trio.testing import MockClock
 
 from starlette_channels import Channels, Handshake, JoinError, Limits, Rate, Reply, Socket, channel
-from starlette_channels.identities import MOST_REMEMBERED, Identities, Quotas
+from starlette_channels.connection.identities import MOST_REMEMBERED, Identities, Quotas
 from starlette_channels.limits import Bounds
-from starlette_channels.mishaps import Mishaps
-from starlette_channels.refusals import MOST_HELD
-from starlette_channels.senders import HEAVY
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.connection.refusals import MOST_HELD
+from starlette_channels.connection.rate_limiter import HEAVY
 from starlette_channels.testing import Client, HandshakeRefused, JoinRefused, connect
 from tests.conftest import OK, frames, until
 from tests.polling import Poller

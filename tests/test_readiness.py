@@ -15,10 +15,10 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
 from starlette_channels import Broker, Channels, Presence, PresenceTiming
-from starlette_channels.presence.clocks import ReplicaId
-from starlette_channels.presence.deltas import Meta
-from starlette_channels.presence.replica import Outgoing, Replica
-from starlette_channels.readiness import CODE, START_SECONDS, Readiness
+from starlette_channels.presence.crdt.clock import ReplicaId
+from starlette_channels.presence.crdt.delta import Meta
+from starlette_channels.presence.tracker import Outgoing, Replica
+from starlette_channels.server.readiness import CODE, START_SECONDS, Readiness
 from starlette_channels.testing import connect
 from tests.engines import EngineServer, engine
 from tests.ports import HOST, free_port

@@ -187,7 +187,7 @@ async def test_a_dead_connection_is_noticed_before_there_is_something_to_publish
 
 QUIET = """
 import sys, threading
-from starlette_channels.broker import Broker
+from starlette_channels.pubsub.broker import Broker
 from starlette_channels.brokers import redis
 redis.PING_SECONDS = 0.1
 broker = Broker(sys.argv[1])

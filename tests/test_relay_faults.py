@@ -15,7 +15,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from starlette_channels.broker import Broker
+from starlette_channels.pubsub.broker import Broker
 from tests.engines import EngineServer
 from tests.relaying import PATIENCE, Ear, all_is_accounted_for, broadcast, brokers
 from tests.servers import ROOT

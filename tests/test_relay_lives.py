@@ -9,10 +9,10 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from starlette_channels.broker import Broker
-from starlette_channels.brokers.envelope import Kind
-from starlette_channels.brokers.interests import Interests
-from starlette_channels.brokers.outbox import BATCH, BATCH_BYTES, Outbox
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.pubsub.relay.envelope import Kind
+from starlette_channels.pubsub.relay.subscriptions import Interests
+from starlette_channels.pubsub.relay.publish_queue import BATCH, BATCH_BYTES, Outbox
 from tests.engines import EngineServer, engine
 from tests.ports import HOST, free_port
 from tests.relaying import Ear, brokers
@@ -163,7 +163,7 @@ def test_an_outbox_gives_out_no_more_at_once_than_goes_out_in_time() -> None:
 
 FORKED = """
 import os, sys
-from starlette_channels.broker import Broker
+from starlette_channels.pubsub.broker import Broker
 
 broker = Broker(sys.argv[1])
 broker.broadcast("t", "e", {"n": 0})

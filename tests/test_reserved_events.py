@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from starlette_channels import Broker, Channels, Presence, PresenceDiff, Publisher, Reply, Socket, channel
-from starlette_channels.brokers.envelope import payload_kind
-from starlette_channels.brokers.names import topic_channel
-from starlette_channels.event_names import LONGEST_REMEMBERED, MOST_REMEMBERED, ORDINARY_EVENTS, is_ordinary
-from starlette_channels.messages import encode_payload
+from starlette_channels.pubsub.relay.envelope import payload_kind
+from starlette_channels.pubsub.relay.channel_names import topic_channel
+from starlette_channels.wire.event_names import LONGEST_REMEMBERED, MOST_REMEMBERED, ORDINARY_EVENTS, is_ordinary
+from starlette_channels.wire.messages import encode_payload
 from starlette_channels.testing import Client, Joined, connect
 from tests.engines import EngineServer
 from tests.polling import Poller

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from starlette_channels.auth_tokens import SUBPROTOCOL, encode_token
-from starlette_channels.transports.handshake_log import be_discreet
+from starlette_channels.handshake.auth_token import SUBPROTOCOL, encode_token
+from starlette_channels.transports.uvicorn_lane.access_log import be_discreet
 from tests.fuzzing.wire import Address, Refused, Wire, binary, text
 from tests.servers import FAST_LANE, HYPERCORN_TRIO, UVICORN, Kind, Server, serve
 

@@ -16,8 +16,8 @@ from msgspec import Meta, Raw, Struct
 from pydantic import BaseModel, Field, RootModel
 
 from starlette_channels import Channels, Reply, Socket, channel
-from starlette_channels.adapters import Misfit
-from starlette_channels.segments import text_decoder
+from starlette_channels.wire.pydantic_adapters import Misfit
+from starlette_channels.wire.topic_segments import text_decoder
 from starlette_channels.testing import JoinRefused, connect
 
 bounded = settings(

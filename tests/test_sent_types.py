@@ -27,7 +27,7 @@ from starlette_channels import (
     Socket,
     channel,
 )
-from starlette_channels.messages import encode_payload
+from starlette_channels.wire.messages import encode_payload
 from starlette_channels.testing import Joined, JoinRefused, connect
 
 pytestmark = pytest.mark.anyio

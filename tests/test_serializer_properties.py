@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from starlette_channels import V1, V2, ProtocolError
-from starlette_channels.messages import Frame, encode_payload
-from starlette_channels.serializers import Serializer
+from starlette_channels.wire.messages import Frame, encode_payload
+from starlette_channels.wire.serializers import Serializer
 from tests.test_serializers import as_bytes, binary_push, fields, read_binary
 
 bounded = settings(

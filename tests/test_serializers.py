@@ -7,8 +7,8 @@ import pytest
 from msgspec import Raw
 
 from starlette_channels import V1, V2, ProtocolError, SerializerError
-from starlette_channels.messages import EMPTY, Frame, Message, encode_payload
-from starlette_channels.serializers import negotiate
+from starlette_channels.wire.messages import EMPTY, Frame, Message, encode_payload
+from starlette_channels.wire.serializers import negotiate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 import pytest
 
-from starlette_channels.presence.state import Place
+from starlette_channels.presence.crdt.state import Place
 from tests.simulation.__main__ import failures, main
 from tests.simulation.node import Node
 

@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Message, Scope
 
 from starlette_channels import Channels
-from starlette_channels.transports.websocket import warn_about_server
+from starlette_channels.transports.asgi_websocket import warn_about_server
 from tests.fuzzing.honest import Figures, figures, figures_when, nothing_left
 from tests.fuzzing.wire import CLOSE, PING, SECONDS, Address, Wire, binary, frame, opened, text
 from tests.servers import GRANIAN, HYPERCORN, HYPERCORN_TRIO, Kind, Server, serve, uvicorn

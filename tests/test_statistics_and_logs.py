@@ -20,7 +20,7 @@ from starlette_channels import (
     Socket,
     channel,
 )
-from starlette_channels.messages import Message as ClientMessage
+from starlette_channels.wire.messages import Message as ClientMessage
 from starlette_channels.testing import Client, HandshakeRefused, Joined, connect
 
 pytestmark = pytest.mark.anyio

@@ -25,10 +25,10 @@ from starlette_channels import (
     Socket,
     channel,
 )
-from starlette_channels.hub import Hub
-from starlette_channels.messages import Gap
-from starlette_channels.messages import Message as ClientMessage
-from starlette_channels.mishaps import MOST_KINDS, Mishaps
+from starlette_channels.pubsub.hub import Hub
+from starlette_channels.wire.messages import Gap
+from starlette_channels.wire.messages import Message as ClientMessage
+from starlette_channels.observability.error_log import MOST_KINDS, Mishaps
 from starlette_channels.testing import Client, HandshakeRefused, connect
 from tests.conftest import until
 from tests.polling import Poller

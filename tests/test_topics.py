@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from starlette_channels import Limits, Socket, channel
-from starlette_channels.broker import Broker
-from starlette_channels.service import Service
-from starlette_channels.topics import Match, Pattern
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.connection.registry import Service
+from starlette_channels.wire.topics import Match, Pattern
 
 bounded = settings(
     max_examples=150, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]

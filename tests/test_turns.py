@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 import pytest
 
-from starlette_channels.frames import FRAMES_AT_ONCE, SLICE_BYTES
+from starlette_channels.transports.uvicorn_lane.frames import FRAMES_AT_ONCE, SLICE_BYTES
 from starlette_channels.limits import Bounds
-from starlette_channels.mishaps import Mishaps
-from starlette_channels.transports.pulse import Pulse
-from starlette_channels.transports.turns import (
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.transports.uvicorn_lane.idle_sweep import Pulse
+from starlette_channels.transports.turn_budget import (
     EVENTS_AT_ONCE,
     MOST_AT_ONCE,
     SELDOM_BURST,
@@ -21,7 +21,7 @@ from starlette_channels.transports.turns import (
     Pace,
     Turns,
 )
-from starlette_channels.transports.websocket import serve_websocket
+from starlette_channels.transports.asgi_websocket import serve_websocket
 from tests.fuzzing.wire import BINARY, CONTINUATION, PING, PONG, TEXT, frame
 from tests.lanes import Client, Loop
 

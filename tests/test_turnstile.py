@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from starlette_channels.transports.turnstile import Turnstile, turnstile_of
+from starlette_channels.transports.uvicorn_lane.accept_queue import Turnstile, turnstile_of
 
 pytestmark = pytest.mark.anyio
 

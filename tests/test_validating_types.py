@@ -32,8 +32,8 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from starlette_channels import InvalidPayload
-from starlette_channels.messages import encode_payload
-from starlette_channels.payloads import MOST_DETAIL, payload_decoder
+from starlette_channels.wire.messages import encode_payload
+from starlette_channels.wire.payloads import MOST_DETAIL, payload_decoder
 
 bounded = settings(
     max_examples=150, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -473,7 +473,7 @@ from typing import Annotated
 import attrs
 from msgspec import Meta, Struct
 from starlette_channels import Channels, Socket, channel
-from starlette_channels.messages import encode_payload
+from starlette_channels.wire.messages import encode_payload
 from types import MappingProxyType
 
 @attrs.define

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starlette_channels import latest_by_key
-from starlette_channels.slow import Place
-from starlette_channels.transports.outbox import Outbox
+from starlette_channels.channels.backpressure import Place
+from starlette_channels.transports.send_queue import Outbox
 
 TICKER, CHAT = object(), object()
 

@@ -15,7 +15,7 @@ import anyio.to_thread
 import pytest
 
 from starlette_channels import Broker, Publisher, PublishError
-from starlette_channels.brokers.relay import CLOSE_SECONDS, EXIT_SECONDS
+from starlette_channels.pubsub.relay.relay import CLOSE_SECONDS, EXIT_SECONDS
 from tests.engines import EngineServer, engine, running, zenoh_router
 from tests.ports import HOST, free_port
 from tests.relaying import Ear, brokers

@@ -9,8 +9,8 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from starlette_channels.limits import Bounds
-from starlette_channels.mishaps import Mishaps
-from starlette_channels.transport import Transport
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.connection.transport import Transport
 from tests.servers import FAST_LANE, Kind
 
 KIND = Kind(str(FAST_LANE), f"{FAST_LANE.command} --lifespan off --log-level warning")

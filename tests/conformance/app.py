@@ -18,8 +18,8 @@ from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
 from starlette_channels import Channel, Channels, ConnectError, Limits, LongPoll
-from starlette_channels.admission import Connect
-from starlette_channels.broker import Broker
+from starlette_channels.handshake.admission import Connect
+from starlette_channels.pubsub.broker import Broker
 from tests.conformance.lab import lab
 from tests.conformance.room import room
 from tests.conformance.rosters import presence, roster

@@ -20,8 +20,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from starlette_channels import Channel, Channels, Handshake, JoinError, Limits, Reply, Socket, channel
-from starlette_channels.messages import Frame, Message
-from starlette_channels.serializers import V1, V2
+from starlette_channels.wire.messages import Frame, Message
+from starlette_channels.wire.serializers import V1, V2
 
 if sys.version_info >= (3, 12):
     from typing import override

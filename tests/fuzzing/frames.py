@@ -19,7 +19,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.utils import apply_mask
 
-from starlette_channels.frames import Close, Event, Failure, FrameReader, Ping, Pong
+from starlette_channels.transports.uvicorn_lane.frames import Close, Event, Failure, FrameReader, Ping, Pong
 from tests.fuzzing.streams import FINAL, MASKED, stream
 
 WORTH_SEEING = (

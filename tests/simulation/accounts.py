@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from starlette_channels.brokers.gaps import News
+from starlette_channels.pubsub.relay.sequence import News
 from tests.simulation.network import Letter
 
 MARK_SECONDS = (1.0, 3.0, 6.0)

@@ -6,7 +6,7 @@ from itertools import count
 from random import Random
 from typing import Literal, NamedTuple
 
-from starlette_channels.brokers.gaps import Stamp
+from starlette_channels.pubsub.relay.sequence import Stamp
 
 GOOD_DELAY = 0.05
 

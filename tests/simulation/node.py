@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from starlette_channels.brokers.command_log import CommandLog, HeardCommand
-from starlette_channels.brokers.gaps import Listener, News, Numbers, Stamp
-from starlette_channels.brokers.sender_clocks import SenderClocks
-from starlette_channels.presence.clocks import ReplicaId
-from starlette_channels.presence.deltas import Meta
-from starlette_channels.presence.replica import Event, Goodbye, Message, Outcome, Replica
+from starlette_channels.pubsub.relay.command_log import CommandLog, HeardCommand
+from starlette_channels.pubsub.relay.sequence import Listener, News, Numbers, Stamp
+from starlette_channels.pubsub.relay.sender_clocks import SenderClocks
+from starlette_channels.presence.crdt.clock import ReplicaId
+from starlette_channels.presence.crdt.delta import Meta
+from starlette_channels.presence.tracker import Event, Goodbye, Message, Outcome, Replica
 from starlette_channels.presence.timing import PresenceTiming
-from starlette_channels.presence.wire import Joiner, Named, Splitter
+from starlette_channels.presence.codec import Joiner, Named, Splitter
 from tests.simulation.accounts import FORGET_SECONDS, KEEP_SECONDS, MARK_SECONDS, Accounts
 from tests.simulation.network import Letter, Send
 
 if TYPE_CHECKING:
-    from starlette_channels.presence.state import Place
+    from starlette_channels.presence.crdt.state import Place
 
 TIMING = PresenceTiming(news_seconds=1.5, heartbeat_seconds=3.0, down_seconds=8.0, forget_seconds=16.0)
 HALL, LINE, COMMANDS = "hall", "line", "commands"

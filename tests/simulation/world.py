@@ -6,8 +6,8 @@ from functools import partial
 from itertools import accumulate, count
 from random import Random
 
-from starlette_channels.presence.clocks import ReplicaId
-from starlette_channels.presence.replica import SAMPLE_TICKS
+from starlette_channels.presence.crdt.clock import ReplicaId
+from starlette_channels.presence.tracker import SAMPLE_TICKS
 from tests.simulation.accounts import FORGET_SECONDS
 from tests.simulation.network import GOOD_DELAY, Letter, Network
 from tests.simulation.node import TIMING, Node

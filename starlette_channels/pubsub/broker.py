@@ -1,0 +1,320 @@
+"""Broadcasts from anywhere in the process to the subscribers of a topic, on whatever event loop they are.
+
+Source: `Phoenix.PubSub`.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import msgspec
+
+from starlette_channels.pubsub.engines.url import MEMORY, read_address
+from starlette_channels.pubsub.relay.command_log import HeardCommand, LostCommands
+from starlette_channels.pubsub.relay.envelope import Kind, payload_kind, payload_of
+from starlette_channels.pubsub.relay.subscriptions import TopicInterests
+from starlette_channels.pubsub.relay.channel_names import from_bytes, is_topic, line_channel, name_of, topic_channel
+from starlette_channels.pubsub.relay.receiver import Arrival
+from starlette_channels.pubsub.relay.relay import Relay
+from starlette_channels.pubsub.commands import Command, Disconnect, decode_command, encode_command
+from starlette_channels.wire.event_names import ORDINARY_EVENTS, check_event, is_ordinary
+from starlette_channels.exceptions import SerializerError
+from starlette_channels.pubsub.exchange import Exchange
+from starlette_channels.pubsub.hub import Hub, Publication
+from starlette_channels.pubsub.inbox import Inbox
+from starlette_channels.wire.messages import Gap, encode_payload, shown
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.wire.serializers import refuse_inexpressible
+from starlette_channels.runtime.uptime import uptime
+
+logger: logging.Logger = logging.getLogger("starlette_channels.broker")
+
+
+def _never_mind(_: Gap) -> None:
+    """Nobody wants to know."""
+
+
+class Subscription:
+    """One more subscription of somebody who may have others; it is left out of what its owner sends."""
+
+    __slots__ = ("_hear", "_miss", "_owner")
+
+    def __init__(self, owner: object, hear: Callable[[Publication], None], miss: Callable[[Gap], None]) -> None:
+        self._owner = owner
+        self._hear = hear
+        self._miss = miss
+
+    def deliver(self, publication: Publication) -> None:
+        """Pass a broadcast on."""
+        if publication.sender is not self._owner:
+            self._hear(publication)
+
+    def miss(self, gap: Gap) -> None:
+        """Pass the news of a gap on."""
+        self._miss(gap)
+
+
+class Subscriptions:
+    """The further subscriptions of one owner; two to the same topic deliver twice."""
+
+    __slots__ = ("_entries", "_hear", "_hub", "_miss", "_owner")
+
+    def __init__(
+        self,
+        hub: Hub,
+        owner: object,
+        hear: Callable[[Publication], None],
+        miss: Callable[[Gap], None] = _never_mind,
+    ) -> None:
+        self._hub = hub
+        self._owner = owner
+        self._hear = hear
+        self._miss = miss
+        self._entries: list[tuple[str, Subscription]] = []
+
+    @property
+    def topics(self) -> set[str]:
+        """The topics that it has subscriptions to."""
+        return {topic for topic, _ in self._entries}
+
+    def add(self, topic: str) -> None:
+        """Subscribe to a topic, once more if need be."""
+        subscription = Subscription(self._owner, self._hear, self._miss)
+        self._entries.append((topic, subscription))
+        self._hub.subscribe(topic, subscription)
+
+    def remove(self, topic: str) -> None:
+        """End all subscriptions to a topic."""
+        for name, subscription in self._entries:
+            if name == topic:
+                self._hub.unsubscribe(name, subscription)
+        self._entries = [entry for entry in self._entries if entry[0] != topic]
+
+    def clear(self) -> None:
+        """End all subscriptions."""
+        for topic in self.topics:
+            self.remove(topic)
+
+
+class Broker:
+    """Broadcasts to all subscribers of a topic, from any thread, over an engine that the address names.
+
+    `memory://` serves one process and needs no engine. With `redis://host:6379/0` the subscribers in all processes
+    hear each other. Delivery is at most once, in order per broadcaster; what is lost between processes is noticed, see
+    `Gap`. The engine is connected to at the first use, in a thread of its own. Options go into the query, as in
+    `redis://host?prefix=chat`.
+
+    Raises `ValueError` for a wrong address, and `ImportError` with the fix if the engine's library is not installed.
+    """
+
+    def __init__(self, url: str = MEMORY) -> None:
+        address = read_address(url)
+        self.counts: Counter[str] = Counter()
+        self._mishaps = Mishaps(self.counts)
+        # Neither is ever changed in place: other threads may be going through it.
+        self._inboxes: dict[int, Inbox] = {}
+        self._exchanges: tuple[Exchange, ...] = ()
+        self._lock = threading.Lock()
+        self._relay: Relay | None = None
+        self._interest: TopicInterests | None = None
+        self._max_waiting = 0
+        if address is not None:
+            self._max_waiting = address.options.queue_bytes
+            self._relay = Relay(address, self.counts, self._hand_on, self._has_room, self._confirm)
+            self._interest = TopicInterests(self._relay.interests)
+
+    @property
+    def topics(self) -> int:
+        """How many topics have a subscriber (counted once per event loop)."""
+        return sum(inbox.hub.topics for inbox in self._inboxes.values())
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there may be other processes; with `memory://` there are none."""
+        return self._relay is not None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the engine is there, and what this process wanted when it connected is subscribed to."""
+        return self._relay is None or self._relay.interests.is_complete
+
+    @property
+    def node(self) -> str:
+        """What other processes know this one by, until it ends or `close` is called."""
+        return "local" if self._relay is None else self._relay.id
+
+    def hub(self) -> Hub:
+        """Return the hub of the running event loop."""
+        native = anyio.lowlevel.current_token().native_token
+        thread = threading.get_ident()
+        with self._lock:
+            former = self._inboxes.get(thread)
+            if former is not None and former.hub.serves(native):
+                if self._relay is not None:
+                    self._relay.start()  # it may have been closed
+                return former.hub
+            hub = Hub(native, self._mishaps, self._interest)
+            self._inboxes = {**self._inboxes, thread: Inbox(hub, self._arrive)}
+        if former is not None:
+            former.hub.abandon()
+        if self._relay is not None:
+            self._relay.keep_commands()
+        return hub
+
+    def broadcast(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
+        """Send an event to all subscribers of a topic; `sender` is a subscriber to leave out.
+
+        Returns without waiting. Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if no
+        subscriber's wire can express it, as far as they are in this process; if nobody is subscribed here, if version 2
+        of the protocol cannot. As in Phoenix, the event "disconnect"
+        closes the connections whose `socket_id` is the topic. Raises `ValueError` for the events that are the
+        protocol's or Presence's own: those that begin with `phx_` or `chan_reply_`, `presence_state`, `presence_diff`.
+        """
+        self.publish(topic, event, payload, sender=sender)
+        if event == "disconnect":
+            self.command(topic, Disconnect())
+
+    def publish(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
+        """Do what `broadcast` does for what clients may have a say in: whatever the event, it is no command."""
+        if event not in ORDINARY_EVENTS:
+            check_event(event)
+        body = encode_payload(payload)
+        if type(payload) is not dict or not (topic.isascii() and event.isascii()):
+            refuse_inexpressible(topic, event, body, heard=self.subscribers(topic) > 0)
+        publication = Publication(topic, event, body, sender)
+        if self._relay is not None:
+            self._relay.publish(payload_kind(publication.body), topic_channel(topic), event, publication.body)
+        self._spread(publication)
+
+    def broadcast_here(self, topic: str, event: str, payload: object) -> None:
+        """Send an event of the library to the subscribers of a topic in this process only, whatever its name."""
+        self._spread(Publication(topic, event, encode_payload(payload)))
+
+    def subscribers(self, topic: str) -> int:
+        """Return how many in this process are subscribed to a topic."""
+        return sum(inbox.hub.subscribers(topic) for inbox in self._inboxes.values())
+
+    def _spread(self, publication: Publication) -> None:
+        here = threading.get_ident()
+        for thread, inbox in self._inboxes.items():
+            if thread == here:
+                inbox.hub.dispatch(publication)
+            else:
+                self._hand_over(inbox, publication)
+
+    def command(self, socket_id: str, command: Command) -> None:
+        """Command the clients of an identity that are connected now, in this process and all others, without waiting.
+
+        Other processes that cannot be reached get it when they can be, up to an hour later; see `CommandLog`.
+        """
+        now = uptime()
+        if self._relay is not None:
+            self._relay.command(socket_id, command.slot, encode_command(command))
+        for inbox in self._inboxes.values():
+            if not inbox.hub.run(inbox.hub.command, socket_id, command, now):
+                self._let_go(inbox)
+
+    def has_exchange(self, name: str) -> bool:
+        """Whether an end of a line is open in an event loop of this process that is not over."""
+        channel = line_channel(name)
+        return any(
+            exchange.channel == channel and not exchange.closed and exchange.hub.is_running
+            for exchange in self._exchanges
+        )
+
+    def exchange(
+        self, name: str, receive: Callable[[bytes], None], *, stopping: Callable[[], None] | None = None
+    ) -> Exchange:
+        """Open a line to all other processes, for work of the library itself; call it in an event loop.
+
+        `receive` is called with what they send on the line of this name, in this thread, and `stopping` when the
+        broker is about to stop, so that what it sends still leaves. Both must return at once; what they raise is
+        logged. It lasts until `close`.
+        """
+        exchange = Exchange(name, self.hub(), self._relay, receive, stopping)
+        with self._lock:
+            self._exchanges = (*(one for one in self._exchanges if not one.closed), exchange)
+        return exchange
+
+    async def close(self) -> None:
+        """Say goodbye to the other processes, send what waits, and disconnect from the engine: 3 seconds at most.
+
+        A broker that is used again begins anew. `Channels.lifespan` does this; otherwise it is done at the exit of
+        the interpreter.
+        """
+        if self._relay is not None:
+            for exchange in self._exchanges:
+                if exchange.hub.is_running:
+                    exchange.hub.run(exchange.stop)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._relay.close)
+
+    # Between the event loops of this process.
+
+    def _hand_over(self, inbox: Inbox, publication: Publication) -> None:
+        fresh = Publication(publication.topic, publication.event, publication.body, publication.sender)
+        if not inbox.hub.run_later(self._dispatch_for_another, inbox.hub, fresh):
+            self._let_go(inbox)
+
+    def _let_go(self, inbox: Inbox) -> None:
+        """Forget a hub whose clients are gone with their event loop."""
+        with self._lock:
+            self._inboxes = {thread: other for thread, other in self._inboxes.items() if other is not inbox}
+        inbox.hub.abandon()
+
+    def _dispatch_for_another(self, hub: Hub, publication: Publication) -> None:
+        try:
+            hub.dispatch(publication)
+        except SerializerError:  # counted and logged there; the broadcaster has gone on
+            return
+
+    # From other processes.
+
+    def _has_room(self) -> bool:
+        return all(inbox.waiting_bytes < self._max_waiting for inbox in self._inboxes.values())
+
+    def _hand_on(self, arrivals: list[Arrival]) -> None:
+        for inbox in self._inboxes.values():
+            if not inbox.put(arrivals):
+                self._let_go(inbox)
+
+    def _confirm(self, channels: Collection[str]) -> None:
+        """Let the event loops know which subscriptions are in force: each is woken once, if anybody there waits."""
+        topics: list[str] | None = None
+        for inbox in self._inboxes.values():
+            confirmations = inbox.hub.confirmations
+            if confirmations is not None and confirmations.is_wanted:
+                topics = topics or [name_of(channel) for channel in channels if is_topic(channel)]
+                if topics and not inbox.hub.run_later(confirmations.confirm, topics):
+                    self._let_go(inbox)
+
+    def _arrive(self, hub: Hub, arrival: Arrival) -> None:
+        if isinstance(arrival, Gap):
+            hub.miss(arrival)
+        elif isinstance(arrival, HeardCommand):
+            self._obey(hub, arrival)
+        elif isinstance(arrival, LostCommands):
+            hub.resync(arrival.said_at)
+        elif arrival.kind is Kind.LINE:
+            for exchange in self._exchanges:
+                if exchange.hub is hub and exchange.channel == arrival.channel:
+                    exchange.take(arrival.body)
+        elif arrival.event not in ORDINARY_EVENTS and not is_ordinary(arrival.event):
+            text = "Another process broadcast the reserved event %s: no client gets it"
+            self._mishaps.note("reserved_event", logger, text, shown(arrival.event))
+        else:
+            publication = Publication(name_of(arrival.channel), arrival.event, payload_of(arrival))
+            self._dispatch_for_another(hub, publication)
+
+    def _obey(self, hub: Hub, arrival: HeardCommand) -> None:
+        try:
+            command = decode_command(arrival.body)
+        except (msgspec.MsgspecError, ValueError) as error:
+            text = "Another process commands what this one does not know: %s"
+            self._mishaps.note("unknown_command", logger, text, error, level=logging.ERROR)
+        else:
+            hub.command(from_bytes(arrival.socket_id), command, arrival.said_at)

@@ -1,0 +1,104 @@
+"""The address of a broker: which engine, where, and how it is used."""
+
+import importlib
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import msgspec
+
+from starlette_channels.pubsub.engines.base import MakeEngine
+from starlette_channels.pubsub.engines.options import NAMES, Options
+
+MEMORY = "memory://"
+MAX_PORT = 65_535
+
+ENGINES: Mapping[str, str] = {
+    "redis": "redis",
+    "rediss": "redis",
+    "unix": "redis",
+    "redis+sentinel": "redis_sentinel",
+    "redis+cluster": "redis_cluster",
+    "rediss+cluster": "redis_cluster",
+    "nats": "nats",
+    "tls": "nats",
+    "zenoh": "zenoh",
+    "zenoh+tls": "zenoh",
+}
+"""The module for each scheme. The extra is what its name begins with."""
+
+
+class EngineModule(Protocol):
+    """What the module of an engine has to offer."""
+
+    def engine_maker(self, url: str, options: Options) -> MakeEngine:
+        """Return what makes its engines. Raises `ValueError` for a wrong address, and does not connect."""
+        ...
+
+
+class Address(NamedTuple):
+    """What a relay has to know."""
+
+    options: Options
+    make: MakeEngine
+
+
+def read_address(url: str) -> Address | None:
+    """Return what an address says; `None` for `memory://`, which needs no relay.
+
+    Raises `ValueError` for what is no address, with what is wrong and never with the password, and `ImportError` with
+    the command that installs what is missing.
+    """
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - of the environment, it may be None
+        raise TypeError(f'broker {url!r}: give an address, as in "redis://localhost"; is the variable for it set?')
+    if url == MEMORY:
+        return None
+    scheme, separator, _ = url.partition("://")
+    if scheme == "memory":
+        raise ValueError(f"broker {without_secrets(url)!r}: write memory://, it takes nothing behind it")
+    if not separator or scheme not in ENGINES:
+        known = ", ".join(f"{name}://" for name in ("memory", *ENGINES))
+        raise ValueError(f"broker {without_secrets(url)!r}: it must begin with one of {known}")
+    _check_ports(url)
+    rest, options = _split(url)
+    make: MakeEngine = _module(ENGINES[scheme]).engine_maker(rest, options)
+    return Address(options, make)
+
+
+def _check_ports(url: str) -> None:
+    """Raise `ValueError` for a port that is no number, or none that there is."""
+    for host in urlsplit(url).netloc.rpartition("@")[2].split(","):
+        _, colon, port = host.rpartition("]")[2].rpartition(":")
+        if colon and port and not (port.isascii() and port.isdecimal() and int(port) <= MAX_PORT):
+            raise ValueError(
+                f"broker {without_secrets(url)!r}: what follows the last colon is no port, which is a number up to"
+                f" {MAX_PORT}; in a password, a / or # must be quoted, as urllib.parse.quote(password, '') does"
+            )
+
+
+def without_secrets(url: str) -> str:
+    """Return an address as a log may have it."""
+    head, at, tail = url.partition("?")[0].rpartition("@")
+    scheme, separator, _ = head.partition("://")
+    return f"{scheme}{separator}***@{tail}" if at else tail
+
+
+def _split(url: str) -> tuple[str, Options]:
+    """Return what is left for the engine, and the options that all engines have."""
+    parts = urlsplit(url)
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    ours = {name: value for name, value in pairs if name in NAMES}
+    theirs = [(name, value) for name, value in pairs if name not in NAMES]
+    try:
+        options = msgspec.convert(ours, Options, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"broker {without_secrets(url)!r}: {error}") from None
+    return parts._replace(query=urlencode(theirs)).geturl(), options
+
+
+def _module(name: str) -> EngineModule:
+    try:
+        return cast("EngineModule", importlib.import_module(f"starlette_channels.brokers.{name}"))
+    except ModuleNotFoundError as error:
+        extra = name.partition("_")[0]
+        raise ImportError(f"{extra}:// needs {error.name}: pip install 'starlette-channels[{extra}]'") from None

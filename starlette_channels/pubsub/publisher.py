@@ -1,0 +1,150 @@
+"""Broadcasts from elsewhere: a script, a cron job, a Celery task."""
+
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+import anyio
+import anyio.to_thread
+
+from starlette_channels.pubsub.engines.url import read_address
+from starlette_channels.pubsub.relay.envelope import payload_kind
+from starlette_channels.pubsub.relay.session import Outcome
+from starlette_channels.pubsub.relay.channel_names import topic_channel
+from starlette_channels.pubsub.relay.relay import Relay, Said
+from starlette_channels.pubsub.commands import Command, Disconnect, Kick, encode_command
+from starlette_channels.wire.event_names import check_event
+from starlette_channels.exceptions import PublishError
+from starlette_channels.wire.messages import Payload, encode_payload
+from starlette_channels.wire.serializers import refuse_inexpressible
+
+
+class Publisher:
+    """Broadcasts to the clients of an application, from a process that has none itself.
+
+    It needs only the address that the application's `broker` has:
+    `with Publisher("redis://localhost") as publisher: publisher.broadcast("room:lobby", "new_msg", {"body": "hi"})`.
+    It connects when it is first used, in a thread of its own, and may be kept for as long as the process lives. All
+    methods may be called from any thread; those that wait have a twin for async code, and there is `async with`.
+
+    Raises `ValueError` for a wrong address, `memory://` included, and `ImportError` with the fix if the engine's
+    library is not installed.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 5.0) -> None:
+        address = read_address(url)
+        if address is None:
+            raise ValueError("Publisher: memory:// reaches no other process; give it the address of the app's broker")
+        self._timeout = timeout
+        self._counts: Counter[str] = Counter()
+        self._relay = Relay(address, self._counts, _ignore, lambda: True, _ignore)
+
+    def broadcast(self, topic: str, event: str, payload: Payload) -> None:
+        """Send an event to everyone on a topic, without waiting; `flush` or `close` see that it leaves.
+
+        As in Phoenix, the event "disconnect" closes the connections whose `socket_id` is the topic; `flush` and `close`
+        then wait for the acknowledgement as well.
+
+        Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if version 2 of the protocol cannot
+        express it. Raises `ValueError` for the events that are the protocol's or Presence's own, as
+        `Channels.broadcast` does.
+        """
+        check_event(event)
+        body = encode_payload(payload)
+        refuse_inexpressible(topic, event, body)
+        self._relay.publish(payload_kind(body), topic_channel(topic), event, body)
+        if event == "disconnect":
+            self._command(topic, Disconnect())
+
+    def disconnect(self, socket_id: str, *, code: int = 1001, reason: str = "disconnected") -> None:
+        """Close all connections whose `socket_id` this is, as `Channels.disconnect` does.
+
+        It returns when a server process of the application has acknowledged it, which repeats it for an hour to those
+        that cannot be reached now. Raises `PublishError` if none has after `timeout` seconds: then it is taken back,
+        though it may have been done. It blocks the thread meanwhile, for a few milliseconds in most cases.
+        """
+        self._wait(self._command(socket_id, Disconnect(code, reason)))
+
+    def kick(self, socket_id: str, topic: str, *, reason: str | None = None) -> None:
+        """End the channel of a topic on all connections whose `socket_id` this is, as `Channels.kick` does.
+
+        It waits, and raises `PublishError`, as `disconnect` does.
+        """
+        self._wait(self._command(socket_id, Kick(topic, reason)))
+
+    async def adisconnect(self, socket_id: str, *, code: int = 1001, reason: str = "disconnected") -> None:
+        """Do what `disconnect` does, for async code."""
+        said = self._command(socket_id, Disconnect(code, reason))
+        await anyio.to_thread.run_sync(self._wait, said)
+
+    async def akick(self, socket_id: str, topic: str, *, reason: str | None = None) -> None:
+        """Do what `kick` does, for async code."""
+        said = self._command(socket_id, Kick(topic, reason))
+        await anyio.to_thread.run_sync(self._wait, said)
+
+    def _command(self, socket_id: str, command: Command) -> Said:
+        return self._relay.command(socket_id, command.slot, encode_command(command))
+
+    def _wait(self, said: Said) -> None:
+        is_heard, error = said.wait_until_heard(self._timeout)
+        if not is_heard:
+            said.withdraw()
+            raise PublishError(1, error, unheard=1)
+
+    def flush(self) -> None:
+        """Wait until the engine has taken all that was broadcast so far.
+
+        Raises `PublishError` if it has not after `timeout` seconds, or if some were dropped since the last time: for
+        their age, because there were too many, or because the engine does not take what is so large.
+        """
+        self._check_flushed(self._relay.flush(self._timeout))
+
+    def close(self) -> None:
+        """Flush and disconnect; one that is used again connects anew. Raises what `flush` raises.
+
+        It takes `timeout` seconds and a moment at most. If the engine's library hangs, the exit of the interpreter may
+        take longer, since the library must not be left in the midst of its work: 12 seconds at most.
+        """
+        self._check_closed(self._relay.close(self._timeout))
+
+    async def aflush(self) -> None:
+        """Do what `flush` does, for async code."""
+        self._check_flushed(await anyio.to_thread.run_sync(self._relay.flush, self._timeout))
+
+    async def aclose(self) -> None:
+        """Do what `close` does, for async code."""
+        with anyio.CancelScope(shield=True):
+            self._check_closed(await anyio.to_thread.run_sync(self._relay.close, self._timeout))
+
+    def _check_flushed(self, outcome: Outcome) -> None:
+        left, error, unheard = outcome
+        self._raise_for(left + self._dropped(), error, unheard)  # those that are left may still be published
+
+    def _check_closed(self, outcome: Outcome) -> None:
+        _, error, unheard = outcome
+        self._raise_for(self._dropped(), error, unheard)  # those that were left at the end are among them
+
+    def _dropped(self) -> int:
+        return self._counts.pop("relay_dropped", 0)
+
+    def _raise_for(self, left: int, error: Exception | None, unheard: int) -> None:
+        if left or unheard:
+            raise PublishError(left + unheard, error, unheard=unheard)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def _ignore(_: object) -> None:
+    """Nobody listens here."""

@@ -1,0 +1,589 @@
+"""The commands of the last hour: kept by every server process, compared among them, and repeated to who lacks some.
+
+A command is said once, by a process that numbers what it says. Those who were deaf at that moment must get it later,
+also when its speaker is no more. So each process keeps what it has said and heard, publishes a digest of it every few
+seconds, and says what it knows whenever it connects or finds a digest that differs from its own. Whoever has what
+another lacks repeats it, after a random pause, unless somebody else was quicker.
+
+No clock and no I/O: the time (in seconds, of any origin) is told, and ages travel instead of times.
+"""
+
+import contextlib
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeAlias
+from zlib import crc32
+
+import msgspec
+from msgspec import Struct
+
+from starlette_channels.pubsub.relay.number_ranges import NumberRanges, Range
+
+KEEP_SECONDS = 3_900.0
+"""How long a command is kept: an hour, and what it takes to come back."""
+
+MAX_BYTES = 32_000_000
+"""How much may be kept; beyond it the oldest is given up, and who may have needed it is told so."""
+
+OVERHEAD = 300
+"""About what a command takes in memory beside its text."""
+
+DIGEST_SECONDS = 3.0
+"""How often a digest is published, on average, while there is something to compare."""
+
+PAUSE_SECONDS = 0.4
+"""For how long who could answer waits, at most: perhaps another is quicker, or it has arrived meanwhile."""
+
+ACK_SECONDS = 0.03
+"""The same for acknowledgements."""
+
+AGAIN_SECONDS = 0.5
+"""How long who needs an acknowledgement waits for it until it says a command again."""
+
+CHUNK_BYTES = 32_000
+"""How large a message may be; only one single command may be larger."""
+
+DOUBT_SECONDS = 0.25
+"""How much clocks may drift apart in an hour: who came so shortly after a command is taken for one who was there."""
+
+BUCKETS = 64
+
+
+class Entry(Struct, array_like=True, frozen=True, gc=False):
+    """A command as it travels."""
+
+    number: int
+    age: float
+    """How many seconds before it was sent it was said."""
+
+    socket_id: bytes
+    slot: bytes
+    """What it does: the later of two commands of a speaker to an identity with the same slot does for both."""
+
+    body: bytes
+
+
+class Commands(Struct, array_like=True, frozen=True, gc=False, tag=1):
+    """Commands of one speaker, said for the first time or repeated by anybody."""
+
+    speaker: bytes
+    covered: list[Range]
+    """The numbers that are dealt with by this: those that are not among the entries mean nothing any more."""
+
+    entries: list[Entry]
+    youngest: float
+    """The age of the youngest command of the speaker."""
+
+    lost: tuple[int, float] | None = None
+    """Up to which number some had to be given up, and how old the youngest of these is, if some are covered."""
+
+    wants_ack: bool = False
+
+
+class Digest(Struct, array_like=True, frozen=True, gc=False, tag=2):
+    """A checksum for each bucket of speakers, over all that is known of them."""
+
+    sums: list[int]
+
+
+class Knowledge(Struct, array_like=True, frozen=True, gc=False, tag=3):
+    """All numbers that somebody knows of the speakers in some buckets."""
+
+    buckets: list[int]
+    known: dict[bytes, list[Range]]
+
+
+class Ack(Struct, array_like=True, frozen=True, gc=False, tag=4):
+    """Somebody keeps these commands of a speaker."""
+
+    speaker: bytes
+    covered: list[Range]
+
+
+Message: TypeAlias = Commands | Digest | Knowledge | Ack
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Message).decode
+
+
+class HeardCommand(NamedTuple):
+    """A command that is to be obeyed by the clients of an identity that may have been there when it was said."""
+
+    socket_id: bytes
+    body: bytes
+    said_at: float
+
+
+class LostCommands(NamedTuple):
+    """Some commands are lost, the last of them said then: whoever was connected by that time may have been meant."""
+
+    said_at: float
+
+
+News: TypeAlias = HeardCommand | LostCommands
+
+
+class _Kept(Struct):
+    """A command that is kept."""
+
+    said_at: float
+    socket_id: bytes
+    slot: bytes
+    body: bytes
+
+    @property
+    def size(self) -> int:
+        return OVERHEAD + len(self.socket_id) + len(self.slot) + len(self.body)
+
+
+class _Speaker(Struct):
+    """What is known of a speaker."""
+
+    known: NumberRanges
+    youngest: float
+    """When it said the last command that is known."""
+
+    lost_to: int = 0
+    """Up to which number commands have been given up for want of room."""
+
+    lost_at: float = 0.0
+    """When the last of these was said."""
+
+    checksum: int = 0
+    slots: dict[tuple[bytes, bytes], int] = {}
+    """The numbers of the commands that are kept."""
+
+
+class CommandLog:
+    """The commands that one process keeps; `lock` is held by each method, for use from several threads."""
+
+    def __init__(
+        self,
+        me: bytes,
+        random: Callable[[], float],
+        lock: "contextlib.AbstractContextManager[object] | None" = None,
+        *,
+        keep_seconds: float = KEEP_SECONDS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self.keeps: bool = False
+        """Whether this is a server process, which keeps and repeats what others say."""
+        self.given_up: int = 0
+        """How many commands had no room any more."""
+        self._me, self._random = me, random
+        self._lock = lock or contextlib.nullcontext()
+        self._keep_seconds, self._max_bytes = keep_seconds, max_bytes
+        self._speakers: dict[bytes, _Speaker] = {}
+        self._kept: OrderedDict[tuple[bytes, int], _Kept] = OrderedDict()
+        self._bytes = 0
+        self._sums = [0] * BUCKETS
+        self._number = 0
+        self._insists = False
+        self._unsent = NumberRanges()
+        self._acknowledged = NumberRanges()
+        self._peer_heard = -keep_seconds
+        # What is to be sent, and when.
+        self._again_at: float | None = None
+        self._digest_at: float | None = None
+        self._agreed = False
+        self._doubts: dict[int, float] = {}
+        self._due: float | None = None
+        self._is_settled = False
+        self._lacking: dict[bytes, tuple[float, NumberRanges]] = {}
+        self._acks: dict[bytes, tuple[float, NumberRanges]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def names(self) -> Iterator[bytes]:
+        """Return the identities that the commands are for which are kept."""
+        return (kept.socket_id for kept in self._kept.values())
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing has happened since `outgoing` was called last."""
+        return self._is_settled
+
+    # What is said here.
+
+    def say(self, socket_id: bytes, slot: bytes, body: bytes, now: float) -> int:
+        """Keep a command, to be sent as soon as possible; return its number."""
+        with self._lock:
+            self._is_settled = False
+            self._number += 1
+            self._unsent.add(self._number, self._number)
+            self._keep(self._me, self._number, _Kept(now, socket_id, slot, body))
+            self._learn(self._me, [(self._number, self._number)], now)
+            self._make_room()
+            return self._number
+
+    def withdraw(self, number: int) -> None:
+        """Say one of the own commands no more."""
+        with self._lock:
+            self._unsent.remove(number, number)
+            self._acknowledged.add(number, number)
+            if not self.keeps:
+                self._drop(self._me, number)
+
+    def unsent(self) -> int:
+        """Return how many of the own commands have not been sent."""
+        with self._lock:
+            return len(self._unsent)
+
+    def unheard(self) -> int:
+        """Return how many of the own commands nobody has acknowledged who will repeat them."""
+        with self._lock:
+            return len(self._unheard())
+
+    def is_heard(self, number: int) -> bool:
+        """Whether somebody who will repeat it has acknowledged one of the own commands."""
+        with self._lock:
+            return number in self._acknowledged
+
+    def has_peers(self, now: float) -> bool:
+        """Whether there was a word of another server process lately."""
+        with self._lock:
+            return now - self._peer_heard < 4 * DIGEST_SECONDS
+
+    def _unheard(self) -> NumberRanges:
+        mine = self._speakers.get(self._me)
+        return NumberRanges() if mine is None else mine.known.without(self._acknowledged)
+
+    # What has come.
+
+    def take(self, data: bytes, sent_at: float, now: float) -> list[News]:
+        """Take a message that was sent at a time, and comes now; return what is new in it.
+
+        Raises `ValueError` for what is no message of ours.
+        """
+        try:
+            message = _decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"no commands of ours: {error}") from None
+        with self._lock:
+            self._is_settled = False
+            match message:
+                case Commands():
+                    return self._hear(message, sent_at, now)
+                case Digest():
+                    self._peer_heard = now
+                    self._compare(message, now)
+                case Knowledge():
+                    self._peer_heard = now
+                    self._take_knowledge(message, now)
+                case Ack():
+                    self._peer_heard = now
+                    self._take_ack(message)
+            return []
+
+    def _hear(self, message: Commands, sent_at: float, now: float) -> list[News]:
+        speaker = message.speaker
+        self._stop_repeating(speaker, message.covered)
+        if speaker == self._me or not self.keeps or now - (sent_at - message.youngest) > self._keep_seconds:
+            return []
+        if message.wants_ack:
+            _, covered = self._acks.setdefault(speaker, (now + self._random() * ACK_SECONDS, NumberRanges()))
+            covered.update(message.covered)
+        news: list[News] = []
+        lacked = self._unknown(speaker, message.covered)
+        if not lacked:
+            return []
+        for entry in message.entries:
+            if entry.number in lacked:
+                kept = _Kept(sent_at - entry.age, entry.socket_id, entry.slot, entry.body)
+                news.append(HeardCommand(kept.socket_id, kept.body, kept.said_at + DOUBT_SECONDS))
+                self._keep(speaker, entry.number, kept)
+        known = self._learn(speaker, message.covered, sent_at - message.youngest)
+        if message.lost is not None:
+            lost_to, age = message.lost
+            gone = lacked.within(0, lost_to).without(NumberRanges((one.number, one.number) for one in message.entries))
+            if gone:
+                known.lost_to, known.lost_at = max(known.lost_to, lost_to), max(known.lost_at, sent_at - age)
+                news.append(LostCommands(sent_at - age + DOUBT_SECONDS))
+        self._make_room()
+        return news
+
+    def _compare(self, digest: Digest, now: float) -> None:
+        """Doubt what differs: if it still does in a moment, it is told what is known here."""
+        sums = zip(self._sums, digest.sums, strict=False)
+        different = [bucket for bucket, (one, other) in enumerate(sums) if one != other]
+        if not different:
+            self._agreed = True
+            mine = self._speakers.get(self._me)
+            if mine is not None:
+                self._acknowledged.update(mine.known)
+        if self.keeps:
+            for bucket in different:
+                self._doubts.setdefault(bucket, now + self._pause())
+
+    def _take_knowledge(self, knowledge: Knowledge, now: float) -> None:
+        mine = knowledge.known.get(self._me)
+        if mine is not None:
+            self._acknowledged.update(mine)
+        if not self.keeps:
+            return
+        for bucket in knowledge.buckets:
+            self._doubts.pop(bucket, None)
+        for speaker, ranges in knowledge.known.items():
+            if speaker != self._me and self._unknown(speaker, ranges):
+                self._doubts.setdefault(_bucket(speaker), now + self._pause())
+        wanted = set(knowledge.buckets)
+        for speaker, known in self._speakers.items():
+            if _bucket(speaker) in wanted and now - known.youngest < self._keep_seconds - 1:
+                lacking = known.known.without(NumberRanges(knowledge.known.get(speaker, ())))
+                if lacking:
+                    due, already = self._lacking.get(speaker, (now + self._pause(), NumberRanges()))
+                    already.update(lacking)
+                    self._lacking[speaker] = due, already
+
+    def _unknown(self, speaker: bytes, ranges: Iterable[Range]) -> NumberRanges:
+        """Return the numbers of a speaker that are not known here."""
+        known = self._speakers.get(speaker)
+        numbers = NumberRanges(ranges)
+        return numbers if known is None else numbers.without(known.known)
+
+    def _take_ack(self, ack: Ack) -> None:
+        if ack.speaker == self._me:
+            self._acknowledged.update(ack.covered)
+            if not self.keeps:
+                for first, last in ack.covered:
+                    for number in range(max(first, 1), min(last, self._number) + 1):
+                        self._drop(self._me, number)
+        elif ack.speaker in self._acks:
+            due, covered = self._acks[ack.speaker]
+            covered = covered.without(NumberRanges(ack.covered))
+            if covered:
+                self._acks[ack.speaker] = due, covered
+            else:
+                del self._acks[ack.speaker]
+
+    def _stop_repeating(self, speaker: bytes, covered: Iterable[Range]) -> None:
+        """Leave it to another who was quicker."""
+        if speaker in self._lacking:
+            due, lacking = self._lacking[speaker]
+            lacking = lacking.without(NumberRanges(covered))
+            if lacking:
+                self._lacking[speaker] = due, lacking
+            else:
+                del self._lacking[speaker]
+
+    # What is to be sent.
+
+    def connected(self, now: float) -> None:
+        """Ask what was missed, and say what is known, as there is a connection again."""
+        with self._lock:
+            self._is_settled = False
+            self._ask(now)
+            if self._again_at is not None:
+                self._again_at = now
+
+    def begin_to_keep(self, now: float) -> None:
+        """Be a server process from now on: keep what others say, and ask them for it."""
+        with self._lock:
+            self._is_settled = False
+            if not self.keeps:
+                self.keeps = True
+                self._ask(now)
+
+    def insist(self, now: float) -> None:
+        """Say again what is said here, and nobody has acknowledged, until somebody does; others always do so."""
+        with self._lock:
+            self._is_settled = False
+            self._insists, self._again_at = True, now
+
+    def _ask(self, now: float) -> None:
+        if self.keeps:
+            self._doubts = dict.fromkeys(range(BUCKETS), now)
+
+    def due(self) -> float | None:
+        """Return when `outgoing` is to be called, at the latest; with what is unsent, that is at once."""
+        if self._is_settled:
+            return self._due
+        with self._lock:
+            return self._next()
+
+    def _next(self) -> float | None:
+        times = [self._digest_at, self._again_at, *self._doubts.values()]
+        times += [due for due, _ in (*self._lacking.values(), *self._acks.values())]
+        return min((time for time in times if time is not None), default=None)
+
+    def outgoing(self, now: float) -> tuple[list[bytes], int]:
+        """Return what is to be sent now, and the number of the last own command, for `sent`."""
+        if self._is_settled and (self._due is None or now < self._due):
+            return [], 0
+        with self._lock:
+            self._expire(now)
+            own, others = list(self._own(now)), [*self._due_repeats(now), *self._due_knowledge(now)]
+            messages = [*own, *others, *self._due_digest(now)]
+            self._due = self._next()
+            self._is_settled = not self._unsent
+            return messages, self._number
+
+    def sent(self, number: int) -> None:
+        """Note that the own commands up to a number have been sent."""
+        if number:
+            with self._lock:
+                self._unsent.remove(1, number)
+
+    def _own(self, now: float) -> Iterator[bytes]:
+        """Say what has not been sent, and again what nobody has acknowledged who should."""
+        insists = self._insists or not self.keeps
+        numbers = NumberRanges(self._unsent)
+        if insists:
+            unheard = self._unheard()
+            if self._again_at is not None and self._again_at <= now:
+                numbers.update(unheard)
+            if not unheard:
+                self._again_at = None
+            elif self._again_at is None or self._again_at <= now:
+                self._again_at = now + AGAIN_SECONDS
+        yield from self._chunks(self._me, numbers, now, wants_ack=insists)
+
+    def _due_repeats(self, now: float) -> Iterator[bytes]:
+        for speaker in [speaker for speaker, (due, _) in self._lacking.items() if due <= now]:
+            _, lacking = self._lacking.pop(speaker)
+            yield from self._chunks(speaker, lacking, now)
+        for speaker in [speaker for speaker, (due, _) in self._acks.items() if due <= now]:
+            _, covered = self._acks.pop(speaker)
+            yield _encode(Ack(speaker, list(covered)))
+
+    def _due_knowledge(self, now: float) -> Iterator[bytes]:
+        """Say all that is known in the buckets that are in doubt."""
+        buckets = {bucket for bucket, due in self._doubts.items() if due <= now}
+        if not buckets:
+            return
+        for bucket in buckets:
+            del self._doubts[bucket]
+        by_bucket: defaultdict[int, dict[bytes, list[Range]]] = defaultdict(dict)
+        for speaker, known in self._speakers.items():
+            if (bucket := _bucket(speaker)) in buckets:
+                by_bucket[bucket][speaker] = list(known.known)
+        some: list[int] = []
+        together: dict[bytes, list[Range]] = {}
+        size = 0
+        for bucket in sorted(buckets):
+            some.append(bucket)
+            together.update(by_bucket[bucket])
+            size += sum(20 + 10 * len(ranges) for ranges in by_bucket[bucket].values())
+            if size > CHUNK_BYTES:
+                yield _encode(Knowledge(some, together))
+                some, together, size = [], {}, 0
+        if some:
+            yield _encode(Knowledge(some, together))
+
+    def _due_digest(self, now: float) -> Iterator[bytes]:
+        if not self.keeps or not self._speakers:
+            self._digest_at = None
+            return
+        if self._digest_at is not None and self._digest_at > now:
+            return
+        if self._digest_at is not None and not self._agreed:  # else somebody has just said the same
+            yield _encode(Digest(self._sums))
+        self._agreed = False
+        self._digest_at = now + (0.7 + 0.6 * self._random()) * DIGEST_SECONDS
+
+    def _chunks(self, speaker: bytes, numbers: NumberRanges, now: float, *, wants_ack: bool = False) -> Iterator[bytes]:
+        """Say the commands of a speaker with these numbers, and that those which are not kept mean nothing any more."""
+        known = self._speakers.get(speaker)
+        if known is None or not numbers:
+            return
+        smallest, largest = numbers.smallest(), numbers.largest()
+        if len(numbers) < len(known.slots):
+            each = (number for first, last in numbers for number in range(first, last + 1))
+            there = [number for number in each if (speaker, number) in self._kept]
+        else:
+            there = sorted(number for number in known.slots.values() if number in numbers)
+        entries: list[Entry] = []
+        size, first = 0, smallest
+        for number in there:
+            kept = self._kept[speaker, number]
+            if entries and size + kept.size > CHUNK_BYTES:
+                yield self._chunk(speaker, known, numbers.within(first, number - 1), entries, now, wants_ack=wants_ack)
+                entries, size, first = [], 0, number
+            entries.append(Entry(number, now - kept.said_at, kept.socket_id, kept.slot, kept.body))
+            size += kept.size
+        yield self._chunk(speaker, known, numbers.within(first, largest), entries, now, wants_ack=wants_ack)
+
+    def _chunk(
+        self,
+        speaker: bytes,
+        known: _Speaker,
+        covered: NumberRanges,
+        entries: list[Entry],
+        now: float,
+        *,
+        wants_ack: bool,
+    ) -> bytes:
+        lost = (known.lost_to, now - known.lost_at) if covered.smallest() <= known.lost_to else None
+        return _encode(Commands(speaker, list(covered), entries, now - known.youngest, lost, wants_ack))
+
+    def _pause(self) -> float:
+        return self._random() * PAUSE_SECONDS
+
+    # What is kept.
+
+    def _keep(self, speaker: bytes, number: int, kept: _Kept) -> None:
+        """Keep a command, unless there is a later one of the same speaker that does for it, as this does for others."""
+        known = self._speakers.get(speaker) or self._learn(speaker, (), kept.said_at)
+        slot = kept.socket_id, kept.slot
+        other = known.slots.get(slot)
+        if other is not None:
+            if other > number:
+                return
+            self._drop(speaker, other)
+        known.slots[slot] = number
+        self._kept[speaker, number] = kept
+        self._bytes += kept.size
+
+    def _drop(self, speaker: bytes, number: int) -> _Kept | None:
+        kept = self._kept.pop((speaker, number), None)
+        if kept is not None:
+            self._bytes -= kept.size
+            known = self._speakers[speaker]
+            known.slots.pop((kept.socket_id, kept.slot), None)
+        return kept
+
+    def _learn(self, speaker: bytes, covered: Iterable[Range], youngest: float) -> _Speaker:
+        """Note that numbers are known."""
+        known = self._speakers.get(speaker)
+        if known is None:
+            known = self._speakers[speaker] = _Speaker(NumberRanges(), youngest)
+        known.known.update(covered)
+        known.youngest = max(known.youngest, youngest)
+        checksum = crc32(speaker + repr(list(known.known)).encode())
+        self._sums[_bucket(speaker)] ^= known.checksum ^ checksum
+        known.checksum = checksum
+        if self._digest_at is None and self.keeps:
+            self._digest_at = youngest
+            self._agreed = True  # the first digest comes after a pause
+        return known
+
+    def _make_room(self) -> None:
+        """Give up the oldest beyond the bound, and remember that."""
+        while self._bytes > self._max_bytes:
+            speaker, number = next(iter(self._kept))
+            kept = self._drop(speaker, number)
+            known = self._speakers[speaker]
+            if kept is not None:
+                known.lost_to = max(known.lost_to, number)
+                known.lost_at = max(known.lost_at, kept.said_at)
+                self.given_up += 1
+
+    def _expire(self, now: float) -> None:
+        """Forget what was said more than an hour ago."""
+        limit = now - self._keep_seconds
+        while self._kept:
+            (speaker, number), kept = next(iter(self._kept.items()))
+            if kept.said_at >= limit:
+                break
+            self._drop(speaker, number)
+        for speaker in [speaker for speaker, known in self._speakers.items() if known.youngest < limit]:
+            known = self._speakers.pop(speaker)
+            self._sums[_bucket(speaker)] ^= known.checksum
+            for number in tuple(known.slots.values()):
+                kept = self._kept.pop((speaker, number))
+                self._bytes -= kept.size
+
+
+def _bucket(speaker: bytes) -> int:
+    return crc32(speaker) % BUCKETS

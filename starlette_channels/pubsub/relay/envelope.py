@@ -1,0 +1,109 @@
+"""How a message travels between processes: who sent it, its number, and the payload as it was encoded."""
+
+from enum import IntEnum
+from math import inf, nan
+from typing import Annotated, Literal, TypeAlias
+from zlib import crc32
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from starlette_channels.wire.messages import Body
+
+ID_BYTES = 8
+CHECKSUM_BYTES = 4
+
+PublisherId: TypeAlias = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
+Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+
+
+class Kind(IntEnum):
+    """What an envelope is about. The numbers are part of the format."""
+
+    JSON = 1
+    """A broadcast; the body is its payload."""
+
+    BYTES = 2
+    """A broadcast of a binary payload."""
+
+    MARK = 3
+    """Nothing new: the number is that of the last message on the channel."""
+
+    END = 4
+    """As a mark, and its publisher has stopped."""
+
+    LINE = 5
+    """What the library has to say to itself in other processes; see `Exchange`."""
+
+    COMMAND = 6
+    """What is to be done to clients of an identity, and who knows of it, on a channel that all hear; see `CommandLog`.
+    It has no number of its own.
+    """
+
+
+class Envelope(Struct, array_like=True, frozen=True, gc=False):
+    """One message; later versions of the format may add fields at the end."""
+
+    version: Literal[1]
+    kind: Kind
+    publisher: PublisherId
+    epoch: Positive
+    number: Positive
+    channel: str
+    event: str
+    body: bytes
+
+    sent: float = nan
+    """When it was sent, by its publisher's clock, in seconds of any origin."""
+
+    age: float = inf
+    """How many seconds before that its publisher said the message with number 1 of this epoch on the channel."""
+
+    quiet: float = inf
+    """The same for the message with the number before this one; for a mark, the one with its number."""
+
+
+def payload_kind(body: Body) -> Kind:
+    """Return what a broadcast with this payload is."""
+    return Kind.JSON if isinstance(body, Raw) else Kind.BYTES
+
+
+def payload_of(envelope: Envelope) -> Body:
+    """Return the payload of a broadcast, undecoded."""
+    return Raw(envelope.body) if envelope.kind is Kind.JSON else envelope.body
+
+
+def seal(
+    kind: Kind,
+    publisher: bytes,
+    epoch: int,
+    number: int,
+    channel: str,
+    event: str = "",
+    body: Body = b"",
+    sent: float = nan,
+    age: float = inf,
+    quiet: float = inf,
+) -> bytes:
+    """Return an envelope as it travels. Raises `UnicodeEncodeError` for names that are no Unicode."""
+    return checked(_encode(Envelope(1, kind, publisher, epoch, number, channel, event, bytes(body), sent, age, quiet)))
+
+
+def checked(content: bytes) -> bytes:
+    """Return bytes with their checksum in front: engines were seen to deliver what nobody had sent."""
+    return crc32(content).to_bytes(CHECKSUM_BYTES) + content
+
+
+def unseal(data: bytes) -> Envelope:
+    """Return what has come. Raises `ValueError` for what is no envelope, of another version, or damaged."""
+    content = memoryview(data)[CHECKSUM_BYTES:]
+    if crc32(content).to_bytes(CHECKSUM_BYTES) != data[:CHECKSUM_BYTES]:
+        raise ValueError("the checksum is wrong")
+    try:
+        return _decode(content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"no message of ours: {error}") from None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Envelope).decode

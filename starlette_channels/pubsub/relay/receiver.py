@@ -1,0 +1,134 @@
+"""What has come from other processes: checked, in order, once, and with what is missing."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
+
+from starlette_channels.pubsub.relay.command_log import CommandLog, HeardCommand, LostCommands
+from starlette_channels.pubsub.relay.envelope import Envelope, Kind, unseal
+from starlette_channels.pubsub.relay.sequence import Listener, News, Stamp
+from starlette_channels.pubsub.relay.channel_names import COMMANDS, is_topic, name_of
+from starlette_channels.observability.reports import Reports
+from starlette_channels.pubsub.relay.sender_clocks import SenderClocks
+from starlette_channels.wire.messages import Gap, shown
+
+Arrival: TypeAlias = Envelope | Gap | HeardCommand | LostCommands
+
+_MARK, _END, _COMMAND = Kind.MARK, Kind.END, Kind.COMMAND
+
+
+class Receiver:
+    """Turns bytes into what is to be handed on."""
+
+    def __init__(self, me: bytes, reports: Reports, clock: Callable[[], float], commands: CommandLog) -> None:
+        self.channels: set[str] = set()
+        """What is wanted; see `want`."""
+        self._me = me
+        self._reports = reports
+        self._clock = clock
+        self._commands = commands
+        self._listener = Listener()
+        self._clocks = SenderClocks()
+        self._born = clock()
+
+    def take(self, batch: Iterable[bytes], *, has_room: bool = True) -> list[Arrival]:
+        """Return what is new, in order, and the gaps in front of it; those of one batch are one gap each.
+
+        If there is no room, only commands are taken; the rest becomes a gap later.
+        """
+        now = self._clock()
+        dropped = 0
+        self._listener.expire(now)
+        arrivals: list[Arrival] = []
+        gaps: dict[tuple[str, bytes], int] = {}
+        for data in batch:
+            try:
+                envelope = unseal(data)
+            except ValueError as error:
+                self._reports.warn("relay_junk", "Junk between the processes, %d bytes: %s", len(data), error)
+                continue
+            if envelope.publisher == self._me or envelope.channel not in self.channels:
+                continue
+            if envelope.kind is _COMMAND:
+                self._take_commands(envelope, arrivals, now)
+            elif not has_room:
+                dropped += 1
+            else:
+                lost = self._take(envelope, arrivals, now)
+                if lost:
+                    key = envelope.channel, envelope.publisher
+                    gaps[key] = gaps.get(key, 0) + lost
+        if dropped:
+            text = "The event loops are behind: %d arrivals are dropped"
+            self._reports.warn("relay_overflow", text, dropped, number=dropped)
+        reported = [(channel, self._gap(channel, publisher, lost)) for (channel, publisher), lost in gaps.items()]
+        return [*(gap for channel, gap in reported if is_topic(channel)), *arrivals]
+
+    def _take_commands(self, envelope: Envelope, arrivals: list[Arrival], now: float) -> None:
+        if envelope.channel != COMMANDS:
+            self._reports.warn("relay_junk", "A command between the processes is not where commands are")
+            return
+        sent_at = self._clocks.sent_at(envelope.publisher, envelope.sent, now)
+        try:
+            news = self._commands.take(envelope.body, sent_at, now)
+        except ValueError as error:
+            self._reports.warn("relay_junk", "Junk between the processes: %s", error)
+            return
+        for one in news:
+            if isinstance(one, LostCommands):
+                self._reports.warn(
+                    "commands_lost", "Some commands to clients are lost: those who may be meant come back"
+                )
+            arrivals.append(one)
+
+    def _take(self, envelope: Envelope, arrivals: list[Arrival], now: float) -> int:
+        """Put a message with those that are handed on, if it is new; return how many before it are lost."""
+        channel, publisher, kind = envelope.channel, envelope.publisher, envelope.kind
+        if kind is _MARK or kind is _END or not self._listener.has_heard(channel, publisher):
+            stamp = Stamp(envelope.epoch, envelope.number, envelope.age, envelope.quiet)
+            now = self._clocks.sent_at(publisher, envelope.sent, now)
+            if kind is _MARK:
+                return self._listener.mark(channel, publisher, stamp, now)
+            if kind is _END:
+                return self._listener.end(channel, publisher, stamp, now)
+        else:
+            stamp = Stamp(envelope.epoch, envelope.number)  # ages mean nothing to who has heard of the series
+        news, lost = self._listener.take(channel, publisher, stamp, now)
+        if news is News.FRESH:
+            arrivals.append(envelope)
+        else:
+            self._reports.count("relay_duplicate" if news is News.DUPLICATE else "relay_late")
+        return lost
+
+    def _gap(self, channel: str, publisher: bytes, lost: int) -> Gap:
+        gap = Gap(name_of(channel), lost, publisher.hex())
+        self._reports.count("relay_lost", lost)
+        self._reports.warn("relay_gap", "%d of %s on %s are lost", lost, gap.publisher, shown(gap.topic))
+        return gap
+
+    def forget(self, channels: Iterable[str]) -> None:
+        """Want no more of some channels."""
+        for channel in channels:
+            self.channels.discard(channel)
+            self._listener.forget(channel)
+
+    def want(self, channels: Mapping[str, float]) -> None:
+        """Want channels, with the time since when: what others have said there since then, and does not come, is lost.
+
+        That time is when somebody asked for the channel, not when the engine was told.
+        """
+        for channel, since in channels.items():
+            if channel not in self.channels:
+                self.channels.add(channel)
+                self._listener.want(channel, max(since, self._born))
+
+    def confirm(self, channels: Iterable[str]) -> None:
+        """Note that the engine delivers channels that are wanted."""
+        now = self._clock()
+        for channel in channels:
+            self._listener.confirm(channel, now)
+
+    def begin_anew(self, channels: Mapping[str, float]) -> None:
+        """Want these channels, after a time in which nothing could be heard; what comes tells what was missed."""
+        self.forget(self.channels - channels.keys())
+        self.want(channels)
+        self._listener.touch(self._clock())

@@ -1,0 +1,488 @@
+"""One life of a relay: a thread with an event loop of its own, from the first use to the close.
+
+The application's event loops, which may be trio's, are never blocked by it, and code without any can use it as well.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import random
+import secrets
+import threading
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+from starlette_channels.pubsub.relay.command_log import CommandLog, LostCommands
+from starlette_channels.pubsub.engines.base import Engine, MakeEngine, Parcel
+from starlette_channels.pubsub.relay.envelope import ID_BYTES, Kind, seal
+from starlette_channels.pubsub.relay.subscriptions import LINGER_SECONDS, Interests
+from starlette_channels.pubsub.relay.channel_names import COMMANDS, as_bytes
+from starlette_channels.pubsub.engines.options import Options
+from starlette_channels.pubsub.relay.publish_queue import Outbox, Waiting
+from starlette_channels.pubsub.relay.receiver import Arrival, Receiver
+from starlette_channels.observability.reports import Reports, logger
+from starlette_channels.exceptions import explain
+from starlette_channels.wire.messages import Body
+from starlette_channels.runtime.uptime import uptime
+
+STEP_SECONDS = 5.0
+"""How long an engine may take for one step: to connect, or to take a batch."""
+
+SUBSCRIBE_BATCH = 500
+"""How many channels are subscribed to, or unsubscribed from, in one step."""
+
+AWAY_SECONDS = 0.5
+"""An engine that takes longer than this to connect to was away before, as far as the others are concerned."""
+
+STOP_SECONDS = 0.2
+"""How long a relay that has had its time to close has to stop."""
+
+LONGEST_SLEEP = 60.0
+"""How often, in seconds, a relay looks whether it has been suspended, at least."""
+
+DEAF_SECONDS = 3_600.0
+"""Commands are repeated to who was deaf for no longer than this."""
+
+URGENT_SECONDS = 0.5
+"""How long a command may wait for the broadcasts before it."""
+
+COMMAND_BATCH = 16
+"""How many messages about commands are published in one step; each may be as large as `CHUNK_BYTES`."""
+
+LAST_WORDS_SECONDS = 0.3
+"""What a relay that closes keeps of its time to say how far it has come."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
+"""How long the relay waits, in seconds, before it connects anew: twice as long each time, up to the longest."""
+
+HandOn: TypeAlias = Callable[[list[Arrival]], None]
+"""Takes what has come, in the relay's thread; it returns at once, and never raises."""
+
+
+class Outcome(NamedTuple):
+    """What has become of what was to be said."""
+
+    left: int
+    """How many broadcasts have not been published."""
+
+    error: Exception | None
+    """What is wrong with the engine."""
+
+    unheard: int = 0
+    """How many commands nobody is known to have heard who would repeat them."""
+
+
+class Life:
+    """A publisher, with its id, and what it hears of the others."""
+
+    def __init__(
+        self,
+        make: MakeEngine,
+        options: Options,
+        interests: Interests,
+        reports: Reports,
+        hand_on: HandOn,
+        has_room: Callable[[], bool],
+    ) -> None:
+        self.id: bytes = secrets.token_bytes(ID_BYTES)
+        self._make, self._options = make, options
+        self._interests, self._reports = interests, reports
+        self._hand_on, self._has_room = hand_on, has_room
+        self._outbox = Outbox(options.queue, options.queue_bytes, uptime)
+        self.commands: CommandLog = CommandLog(self.id, random.random, threading.Lock())
+        self._receiver = Receiver(self.id, reports, uptime, self.commands)
+        self._alive_at = uptime()
+        self._reported_given_up = 0
+        self._arrived: list[bytes] = []
+        self._leaving: dict[str, float] = {}
+        self._reported_drops = 0
+        self._reporting = threading.Lock()
+        self._was_away = False
+        self._error: Exception | None = None
+        self._closing_until: float | None = None
+        self._loop = asyncio.new_event_loop()
+        self._awake = asyncio.Event()
+        self._is_woken = False
+        self._progress = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run, name="starlette-channels-relay", daemon=True)
+
+    # What other threads call.
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def publish(self, kind: Kind, channel: str, event: str, body: Body) -> None:
+        """Send a message to the other processes, soon."""
+        self._outbox.put(kind, channel, event, body)
+        self.wake()
+
+    def command(self, socket_id: str, slot: str, body: bytes) -> int:
+        """Tell the other processes what to do to the clients of an identity; return the number of the command.
+
+        It is kept and repeated as `CommandLog` says, whatever becomes of the engine.
+        """
+        number = self.commands.say(as_bytes(socket_id), as_bytes(slot), body, uptime())
+        self.wake()
+        return number
+
+    def keep_commands(self) -> None:
+        """Keep the commands of others, and repeat them: this process has clients."""
+        if not self.commands.keeps:
+            self.commands.begin_to_keep(uptime())
+            self.wake()
+
+    def withdraw(self, number: int) -> None:
+        """Say a command no more."""
+        self.commands.withdraw(number)
+        self.wake()
+
+    def wait_until_heard(self, number: int, seconds: float) -> tuple[bool, Exception | None]:
+        """Wait until another process keeps a command, for at most so long; return whether it does, and what is wrong
+        with the engine.
+        """
+        with contextlib.suppress(TimeoutError, RuntimeError):
+            asyncio.run_coroutine_threadsafe(self._is_heard(number), self._loop).result(seconds)
+        return self.commands.is_heard(number), self._error
+
+    def wake(self) -> None:
+        """Say that there is something to do."""
+        if not self._is_woken:
+            self._is_woken = True
+            with contextlib.suppress(RuntimeError):  # it is over
+                self._loop.call_soon_threadsafe(self._awake.set)
+
+    def flush(self, seconds: float) -> Outcome:
+        """Wait until everything is published, for at most so long; return how much is left, and why."""
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._everything_is_published(), self._loop).result(seconds)
+        self._report_drops()
+        return self._outcome()
+
+    def close(self, seconds: float) -> Outcome:
+        """Publish what waits, for at most so long, and end; return how much is left, and why."""
+        self._closing_until = uptime() + seconds
+        self.wake()
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._stop)
+            self._thread.join(STOP_SECONDS)
+        self._report_drops()
+        return self._outcome()
+
+    def _outcome(self) -> Outcome:
+        log = self.commands
+        return Outcome(self._outbox.unpublished(), self._error, log.unsent() if log.keeps else log.unheard())
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    # The thread.
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._live())
+        except asyncio.CancelledError:
+            return
+
+    async def _live(self) -> None:
+        """Have one engine after the other until there is nothing more to do."""
+        self._task = asyncio.current_task()
+        pause = FIRST_PAUSE
+        while True:
+            began = uptime()
+            engine = self._make()
+            try:
+                await self._use(engine)
+                return
+            except Exception as error:  # noqa: BLE001 - engines raise what they like
+                self._error = error
+                self._reports.warn("relay_disconnected", "The engine between the processes is away: %s", explain(error))
+            finally:
+                await self._let_go(engine)
+            if uptime() - began > LONGEST_PAUSE:
+                pause = FIRST_PAUSE
+            if await self._is_over_after(pause * random.uniform(0.5, 1.0)):
+                return
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _let_go(self, engine: Engine) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await engine.close()
+        except Exception as error:  # noqa: BLE001 - it is of no use any more
+            logger.debug("Closing %r failed: %s", engine, explain(error))
+
+    async def _is_over_after(self, seconds: float) -> bool:
+        """Wait before the next attempt, and tell whether there is to be none."""
+        until = uptime() + seconds
+        while True:
+            self._drop_what_is_too_old()
+            closing_until = self._closing_until
+            left = self._outbox.unpublished() or self.commands.unsent() or self._waits_to_be_heard()
+            if closing_until is not None and (closing_until < uptime() or not left):
+                return True
+            pause = until - uptime()
+            if pause <= 0:
+                return False
+            await self._sleep(pause)
+
+    async def _use(self, engine: Engine) -> None:
+        """Return when everything is over; raise when this engine is of no use any more."""
+        broken: asyncio.Future[Exception] = self._loop.create_future()
+
+        def note(error: Exception) -> None:
+            if not broken.done():
+                broken.set_result(error)
+
+        began = uptime()
+        await self._step(engine.start(self._deliver, note))
+        self._was_away = self._error is not None or uptime() - began > AWAY_SECONDS
+        pump = asyncio.create_task(self._pump(engine))
+        try:
+            await asyncio.wait((pump, broken), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._interests.lose(engine)
+            pump.cancel()
+            await asyncio.wait((pump,))
+        if not pump.cancelled():
+            pump.result()
+            return
+        raise broken.result()
+
+    async def _pump(self, engine: Engine) -> None:
+        """Do what there is to do until the close."""
+        self._drop_what_is_too_old()
+        await self._hear_everything(engine)
+        self._outbox.restart_marks()
+        if self._error is not None:
+            logger.info("The engine between the processes is back")
+        if self._was_away:
+            await self._let_the_others_come_back(engine)
+        while self._closing_until is None:
+            await self._follow_interests(engine)
+            self._outbox.put_marks()
+            await self._publish(engine)
+            await self._sleep(min(self._pauses(), default=None))
+        await self._publish(engine)
+        await self._make_itself_heard(engine)
+        self._outbox.put_ends()
+        await self._publish(engine)
+        self._error = None
+
+    async def _let_the_others_come_back(self, engine: Engine) -> None:
+        """Wait with what has piled up: those who are to hear it try as often as we do, and may be a little later."""
+        until = uptime() + LONGEST_PAUSE
+        while self._closing_until is None and (left := until - uptime()) > 0:
+            await self._follow_interests(engine)
+            await self._say_commands(engine)
+            await self._sleep(min(left, *self._pauses()))
+
+    async def _make_itself_heard(self, engine: Engine) -> None:
+        """Wait until somebody keeps what was commanded here: after the end it cannot be repeated."""
+        if self._waits_to_be_heard():
+            self.commands.insist(uptime())
+        while self._waits_to_be_heard() and self._seconds_to_close() > 0:
+            await self._say_commands(engine)
+            await self._sleep(min(self._seconds_to_close(), *self._pauses()))
+
+    def _waits_to_be_heard(self) -> bool:
+        """Whether somebody should acknowledge a command, if there is anybody."""
+        log = self.commands
+        return log.unheard() > 0 and (not log.keeps or log.has_peers(uptime()))
+
+    def _seconds_to_close(self) -> float:
+        """Return how long there is until the last words, at the end."""
+        return 0.0 if self._closing_until is None else self._closing_until - LAST_WORDS_SECONDS - uptime()
+
+    def _pauses(self) -> Iterable[float]:
+        yield LONGEST_SLEEP
+        commands = self.commands.due()
+        if commands is not None:
+            yield max(0.0, commands - uptime())
+        mark = self._outbox.seconds_to_mark()
+        if mark is not None:
+            yield mark
+        for due in self._leaving.values():  # the first one is due first
+            yield max(0.0, due - uptime())
+            return
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Wait until somebody wakes us, for at most so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._awake.wait()
+        self._awake.clear()
+        self._is_woken = False
+
+    # Publishing.
+
+    async def _publish(self, engine: Engine) -> None:
+        """Publish all that waits; commands go behind the broadcasts that came before them, if these are not many."""
+        self._note_that_it_is_alive()
+        commands: Sequence[Parcel] = ()
+        number, urgent_at = 0, 0.0
+        while True:
+            if not commands:
+                commands, number = self._commands(engine)
+                urgent_at = uptime() + URGENT_SECONDS
+            waiting = self._outbox.take()
+            self._report_drops()
+            if not waiting and not commands:
+                return
+            if waiting:
+                now = uptime()
+                await self._step(engine.publish([parcel for one in waiting for parcel in self._seal(one, engine, now)]))
+                self._outbox.done()
+                self._progress.set()
+                self._error = None
+                await self._follow_interests(engine)  # joins do not wait for all that is to be published
+            if commands and (self._outbox.is_empty() or uptime() > urgent_at):
+                await self._publish_commands(engine, commands, number)
+                commands = ()
+
+    async def _say_commands(self, engine: Engine) -> None:
+        """Publish what there is to say of commands, and nothing else."""
+        commands, number = self._commands(engine)
+        if commands:
+            await self._publish_commands(engine, commands, number)
+
+    def _commands(self, engine: Engine) -> tuple[Sequence[Parcel], int]:
+        now = uptime()
+        bodies, number = self.commands.outgoing(now)
+        given_up, self._reported_given_up = self.commands.given_up - self._reported_given_up, self.commands.given_up
+        if given_up:
+            text = (
+                "%d commands to clients had no room: who was deaf closes the connections that may be meant, with 1012"
+            )
+            self._reports.warn("commands_given_up", text, given_up, number=given_up)
+        parcels = [Parcel(COMMANDS, seal(Kind.COMMAND, self.id, 1, 1, COMMANDS, "", body, now)) for body in bodies]
+        if too_large := sum(len(parcel.data) > engine.max_bytes for parcel in parcels):
+            self._reports.warn("relay_dropped", "A command is too large for the engine", number=too_large)
+        return [parcel for parcel in parcels if len(parcel.data) <= engine.max_bytes], number
+
+    async def _publish_commands(self, engine: Engine, parcels: Sequence[Parcel], number: int) -> None:
+        for start in range(0, len(parcels), COMMAND_BATCH):
+            await self._step(engine.publish(parcels[start : start + COMMAND_BATCH]))
+        self.commands.sent(number)
+        self._progress.set()
+        self._error = None
+
+    def _note_that_it_is_alive(self) -> None:
+        """Who has heard nothing for more than an hour cannot get all commands any more: the clients come back."""
+        now, before = uptime(), self._alive_at
+        self._alive_at = now
+        if now - before > DEAF_SECONDS and self.commands.keeps:
+            self._reports.warn("commands_lost", "No word of the others for over an hour: all clients come back")
+            self._hand_on([LostCommands(now - DEAF_SECONDS)])
+
+    async def _is_heard(self, number: int) -> None:
+        while not self.commands.is_heard(number):
+            self._progress.clear()
+            await self._progress.wait()
+
+    async def _everything_is_published(self) -> None:
+        while self._outbox.unpublished() or (not self.commands.keeps and self.commands.unheard()):
+            self._progress.clear()
+            await self._progress.wait()
+
+    def _seal(self, waiting: Waiting, engine: Engine, now: float) -> Iterable[Parcel]:
+        kind, channel, event, body, (epoch, number, age, quiet), since, _ = waiting
+        waited = now - since
+        try:
+            data = seal(kind, self.id, epoch, number, channel, event, body, now, age + waited, quiet + waited)
+        except UnicodeEncodeError:
+            self._reports.warn("relay_dropped", "A topic or an event is no Unicode: it stays in this process")
+            return
+        if len(data) > engine.max_bytes:
+            self._reports.warn("relay_dropped", "A broadcast of %d bytes is too large for the engine", len(data))
+            return
+        yield Parcel(channel, data)
+
+    def _drop_what_is_too_old(self) -> None:
+        self._outbox.expire(self._options.buffer_seconds)
+        self._report_drops()
+
+    def _report_drops(self) -> None:
+        with self._reporting:  # whoever flushes or closes does so as well
+            dropped, self._reported_drops = self._outbox.dropped - self._reported_drops, self._outbox.dropped
+        if dropped:
+            self._progress.set()
+            self._reports.warn(
+                "relay_dropped", "%d broadcasts do not get to the other processes", dropped, number=dropped
+            )
+
+    # Hearing.
+
+    async def _hear_everything(self, engine: Engine) -> None:
+        self._interests.begin(engine)
+        wanted = self._interests.all()
+        self._leaving.clear()
+        self._receiver.begin_anew(wanted)
+        if COMMANDS in wanted:  # before the others, which may be many
+            await self._step(self._subscribe(engine, [COMMANDS]))
+            self.commands.connected(uptime())
+            await self._say_commands(engine)
+        others = [channel for channel in wanted if channel != COMMANDS]
+        await self._in_batches(partial(self._subscribe, engine), others)
+        self._interests.complete(engine)
+
+    async def _follow_interests(self, engine: Engine) -> None:
+        wanted, unwanted = self._interests.take()
+        for channel in wanted:
+            self._leaving.pop(channel, None)
+        new = {channel: since for channel, since in wanted.items() if channel not in self._receiver.channels}
+        if new:
+            self._receiver.want(new)
+            await self._in_batches(partial(self._subscribe, engine), new)
+        now = uptime()
+        for channel in unwanted & self._receiver.channels:
+            self._leaving[channel] = now + LINGER_SECONDS
+        due = [channel for channel, when in self._leaving.items() if when <= now]
+        for channel in due:
+            del self._leaving[channel]
+        gone = self._interests.release(due)  # what is wanted again by now stays as it is
+        if gone:
+            self._receiver.forget(gone)
+            await self._in_batches(engine.unsubscribe, gone)
+
+    async def _in_batches(
+        self, do: Callable[[Collection[str]], Coroutine[Any, Any, None]], channels: Collection[str]
+    ) -> None:
+        """Subscribe or unsubscribe in steps, each with its own time: how long all take depends on how many there are.
+
+        A relay that closes leaves the rest undone.
+        """
+        waiting = iter(channels)
+        while self._closing_until is None and (batch := list(itertools.islice(waiting, SUBSCRIBE_BATCH))):
+            await self._step(do(batch))
+
+    async def _subscribe(self, engine: Engine, channels: Collection[str]) -> None:
+        """Subscribe, and let go on who waits for that."""
+        await engine.subscribe(channels)
+        self._receiver.confirm(channels)
+        self._interests.confirm(engine, channels)
+
+    async def _step(self, step: Coroutine[Any, Any, None]) -> None:
+        async with asyncio.timeout(STEP_SECONDS):
+            await step
+
+    def _deliver(self, data: bytes) -> None:
+        self._arrived.append(data)
+        if len(self._arrived) == 1:
+            self._loop.call_soon(self._take_delivery)
+
+    def _take_delivery(self) -> None:
+        """Hand on what has come in this turn of the event loop; what finds no room becomes a gap later."""
+        arrived, self._arrived = self._arrived, []
+        arrivals = self._receiver.take(arrived, has_room=self._has_room())
+        if arrivals:
+            self._hand_on(arrivals)
+        if not self.commands.is_settled:
+            self._progress.set()
+            self._awake.set()

@@ -1,0 +1,53 @@
+"""A look now and then at the handlers that wait, for those that take too long. No handler has a timer of its own."""
+
+from typing import Protocol
+
+from starlette_channels.runtime.timers import waker_of_this_loop
+
+LOOKS = 16
+"""How often we look in the time that a handler may take."""
+
+
+class Worker(Protocol):
+    """What handles one letter after the other."""
+
+    @property
+    def is_working(self) -> bool:
+        """Whether it has letters."""
+        ...
+
+    def overrun(self, seconds: float) -> None:
+        """Give up the letter that is being handled."""
+        ...
+
+
+class Watch:
+    """Watches workers that may take so many seconds for each letter."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: dict[Worker, float | None] = {}
+
+    def begin(self, worker: Worker) -> None:
+        """Watch a worker, which has a new letter from now on."""
+        if not self._since:
+            waker_of_this_loop().wake(self._seconds / LOOKS, self._look)
+        self._since[worker] = None
+
+    def _look(self, now: float) -> float | None:
+        for worker, since in tuple(self._since.items()):
+            if not worker.is_working:
+                del self._since[worker]
+            elif since is None:
+                self._since[worker] = now
+            elif now - since >= self._seconds:
+                del self._since[worker]
+                worker.overrun(self._seconds)
+        return now + self._seconds / LOOKS if self._since else None
+
+
+def watch_of_this_loop(seconds: float) -> Watch:
+    """Return the event loop's watch for handlers that may take so long; it may be called from plain callbacks."""
+    kept = waker_of_this_loop().kept
+    watch: Watch = kept.get(seconds) or kept.setdefault(seconds, Watch(seconds))
+    return watch

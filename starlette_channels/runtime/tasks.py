@@ -1,0 +1,315 @@
+"""The tasks of one client, on asyncio and on trio.
+
+They are started from plain functions and belong to nobody's scope: when a server cancels what it runs for a connection,
+the handlers of that connection are still ended by us, in order. Whoever makes a `Tasks` waits for them in the end.
+"""
+
+import asyncio
+import contextvars
+import functools
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
+
+import anyio
+
+from starlette_channels.runtime.cancellation import (
+    GIVEN_UP_SECONDS,
+    TRIO_RUN,
+    TrioRun,
+    always,
+    cancel_task,
+    current_task,
+    is_crash,
+    nothing,
+)
+from starlette_channels.observability.error_log import Mishaps
+
+logger: logging.Logger = logging.getLogger("starlette_channels.tasks")
+
+Function: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
+Cancel: TypeAlias = Callable[[], object]
+R = TypeVar("R")
+
+FAILURES = Mishaps(Counter())
+"""Functions that raised although they must not: there is no service here that could count them."""
+
+_NOTHING = nullcontext()
+
+
+class Run(Protocol):
+    """One run of a coroutine: a task of asyncio, or what stands for one of trio."""
+
+    def cancel(self) -> object:
+        """Cancel what it waits for."""
+        ...
+
+
+class TaskRun:
+    """One run of an async function on asyncio, from the wish for it to its end; a cancelling of it ends with it."""
+
+    __slots__ = ("_begun", "cancelled", "counts", "give_up", "task", "wanted")
+
+    def __init__(self, counts: Counter[str] | None) -> None:
+        self.counts: Counter[str] | None = counts
+        self.task: asyncio.Task[None] | None = None  # event loops hold their tasks weakly
+        self.cancelled: bool = False
+        self.wanted: Callable[[], bool] = always
+        self.give_up: Callable[[], None] = nothing
+        self._begun = False
+
+    def cancel(self) -> None:
+        """Cancel the function, at its first await if it has not begun."""
+        if not self.cancelled:
+            self.cancelled = True
+            if self._begun and self.task is not None:
+                cancel_task(self.task, self.counts, self.wanted, self.give_up)
+
+    async def run(self, function: Function, args: tuple[Any, ...]) -> None:
+        """Run the function; a cancellation of this run ends here."""
+        self._begun = True
+        self.task = asyncio.current_task()
+        if self.cancelled and self.task is not None:
+            cancel_task(self.task, self.counts, self.wanted, self.give_up)
+        try:
+            await function(*args)
+        except asyncio.CancelledError:
+            if not self.cancelled:
+                raise
+
+
+class Tasks:
+    """Runs async functions beside each other, in the context of whoever made this, not of whoever starts them.
+
+    `counts` is where functions are counted that ignore their cancellation.
+    """
+
+    __slots__ = ("_context", "_counts", "_done", "_loop", "_running", "eager")
+
+    def __init__(self, counts: Counter[str] | None = None) -> None:
+        self._context = contextvars.copy_context()
+        self._counts = counts
+        self._loop = _asyncio_loop()
+        self._running: set[TaskRun | TrioRun] | None = None
+        self._done: anyio.Event | None = None
+        self.eager: bool = sys.version_info >= (3, 12) and self._loop is not None
+
+    # For many short runs: an asyncio task of its own is all that a coroutine costs.
+
+    def begin(self, coroutine: Coroutine[Any, Any, None]) -> Run:
+        """Run a coroutine: where `eager` is true at once, up to its first wait, else soon; it must not raise.
+
+        Costs less than a microsecond for a coroutine that does not wait.
+        """
+        if sys.version_info >= (3, 12) and self._loop is not None:
+            return asyncio.Task(coroutine, loop=self._loop, context=self._context.copy(), eager_start=True)
+        return self.later(coroutine)
+
+    def later(self, coroutine: Coroutine[Any, Any, None]) -> Run:
+        """Run a coroutine soon; it must not raise."""
+        if self._loop is not None:
+            return asyncio.Task(coroutine, loop=self._loop, context=self._context.copy())
+        run = TrioRun(self._counts)
+        _start_on_trio(self._context.copy(), run.run, lambda: coroutine, ())
+        return run
+
+    def interrupt(self, run: Run, wanted: Callable[[], bool], give_up: Callable[[], None]) -> None:
+        """Cancel what a run waits for, again and again while that is wanted: a function may overhear it once.
+
+        One that overhears it each time is given up.
+        """
+        if not wanted():
+            return
+        if isinstance(run, asyncio.Task):
+            cancel_task(cast("asyncio.Task[Any]", run), self._counts, wanted, give_up)
+        elif isinstance(run, TrioRun):
+            run.wanted, run.give_up = wanted, give_up
+            run.cancel()
+
+    def shield(self) -> AbstractContextManager[object]:
+        """Return what keeps the cancelling of a run away from what is done in it; on asyncio `recover` does that."""
+        return anyio.CancelScope(shield=True) if self._loop is None else _NOTHING
+
+    def recover(self) -> None:
+        """Let the running task wait again, although it has been cancelled: that was meant for something else."""
+        task = asyncio.current_task() if self._loop is not None else None
+        while task is not None and task.cancelling():
+            task.uncancel()
+
+    # For what may run for long.
+
+    def spawn(self, function: Function, *args: Any) -> Cancel:
+        """Run an async function soon; return what cancels it, at its first await if it has not begun.
+
+        What it raises is logged. Costs about 6 microseconds on asyncio. May be called from plain callbacks.
+        """
+        self._running = self._running or set()
+        if self._loop is None:
+            trio_run = TrioRun(self._counts)
+            self._running.add(trio_run)
+            trio_run.give_up = functools.partial(self._forget, trio_run)
+            _start_on_trio(self._context.copy(), self._run, trio_run, function, args)
+            return trio_run.cancel
+        run = TaskRun(self._counts)
+        self._running.add(run)
+        run.give_up = functools.partial(self._forget, run)
+        run.task = self._loop.create_task(self._run(run, function, args), context=self._context.copy())
+        return run.cancel
+
+    async def finish(self, seconds: float) -> None:
+        """Wait until none that was spawned is left; those that take longer are cancelled, and given up in the end."""
+        if not self._running:
+            return
+        with anyio.move_on_after(seconds):
+            await self._idle()
+        for run in tuple(self._running or ()):
+            run.cancel()
+        with anyio.move_on_after(GIVEN_UP_SECONDS):
+            await self._idle()
+
+    async def _idle(self) -> None:
+        while self._running:
+            self._done = anyio.Event()
+            await self._done.wait()
+
+    async def _run(self, run: TaskRun | TrioRun, function: Function, args: tuple[Any, ...]) -> None:
+        try:
+            await run.run(function, args)
+        except BaseException as error:  # trio would end the whole run for it, asyncio for a SystemExit
+            if not is_crash(error, run.task):
+                raise
+            FAILURES.note("task_failed", logger, "%r failed", function, cause=error)
+        finally:
+            self._forget(run)
+
+    def _forget(self, run: TaskRun | TrioRun) -> None:
+        """Wait for a run no longer: it is over, or has been given up."""
+        if self._running is not None:
+            self._running.discard(run)
+            if not self._running:
+                self._running = None
+                if self._done is not None:
+                    self._done.set()
+
+
+class _Attempt(Generic[R]):
+    """One call of application code that somebody waits for: what it returned, raised, or that it was given up."""
+
+    __slots__ = ("_coroutine", "ended", "error", "given_up", "result")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, R]) -> None:
+        self._coroutine = coroutine
+        self.ended: anyio.Event | None = None
+        self.error: BaseException | None = None
+        self.given_up: bool = False
+        self.result: R | None = None
+
+    async def run(self) -> None:
+        """Run the coroutine, and keep what becomes of it."""
+        task = current_task()
+        try:
+            self.result = await self._coroutine
+        except BaseException as error:
+            self.error = error
+            if isinstance(error, KeyboardInterrupt) or (
+                not isinstance(error, Exception | SystemExit) and not is_crash(error, task)
+            ):
+                raise
+        finally:
+            if self.ended is None:
+                self.ended = _OVER
+            else:
+                self.ended.set()
+
+    def give_up(self) -> None:
+        """Let whoever waits go on."""
+        self.given_up = True
+        if self.ended is not None:
+            self.ended.set()
+
+
+_OVER: Any = object()
+
+
+class OutOfTime(TimeoutError):
+    """Application code took longer than it may."""
+
+
+async def within(seconds: float, counts: Counter[str] | None, coroutine: Coroutine[Any, Any, R]) -> R:
+    """Run application code in a task of its own, and return what it returns; raise what it raises.
+
+    After so many seconds it is cancelled, again after growing pauses if it ignores that, and given up in the end, which
+    is logged, and counted as `cancellation_ignored`. Raises `OutOfTime` unless it has returned all the same. If the
+    caller is cancelled, so is the code, in the same way. What it does to context variables the caller sees.
+    """
+    attempt = _Attempt(coroutine)
+    context = contextvars.copy_context()
+    cancel = _start_attempt(attempt, context, counts)
+    timed_out = False
+    if attempt.ended is not _OVER:
+        attempt.ended = ended = anyio.Event()
+        try:
+            with anyio.move_on_after(seconds) as patience:
+                await ended.wait()
+            if patience.cancelled_caught and not ended.is_set():
+                timed_out = True
+                cancel()
+                await ended.wait()
+        except BaseException:
+            cancel()
+            with anyio.CancelScope(shield=True):
+                await _wait_stubbornly(ended)
+            raise
+    if attempt.given_up or (timed_out and attempt.error is not None and not isinstance(attempt.error, Exception)):
+        raise OutOfTime
+    for variable, value in context.items():
+        if variable.get(_OVER) is not value and variable is not TRIO_RUN:
+            variable.set(value)
+    error, attempt.error = attempt.error, None
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # a cycle of it and this frame would wait for the garbage collector
+    return attempt.result  # pyright: ignore[reportReturnType] - it is there if there is no error
+
+
+def _start_attempt(attempt: _Attempt[Any], context: contextvars.Context, counts: Counter[str] | None) -> Cancel:
+    loop = _asyncio_loop()
+    if loop is None:
+        trio_run = TrioRun(counts)
+        trio_run.give_up = attempt.give_up
+        _start_on_trio(context, trio_run.run, attempt.run, ())
+        return trio_run.cancel
+    run = TaskRun(counts)
+    run.give_up = attempt.give_up
+    if sys.version_info >= (3, 12):
+        run.task = asyncio.Task(run.run(attempt.run, ()), loop=loop, context=context, eager_start=True)
+    else:
+        run.task = loop.create_task(run.run(attempt.run, ()), context=context)
+    return run.cancel
+
+
+async def _wait_stubbornly(ended: anyio.Event) -> None:
+    """Wait, whatever cancels the waiting task meanwhile: what it waits for is bounded."""
+    while not ended.is_set():
+        try:
+            await ended.wait()
+        except asyncio.CancelledError:
+            continue
+
+
+def _start_on_trio(context: contextvars.Context, function: Callable[..., Any], *args: Any) -> None:
+    import trio  # it is there if its event loop runs, and not needed otherwise
+
+    trio.lowlevel.spawn_system_task(function, *args, context=context)
+
+
+def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,77 @@
+"""What is answered over HTTP to requests that are no transport's: the client's files, and what there is to say."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from starlette_channels.handshake.handshake import Handshake, Refused, note_refusal
+from starlette_channels.handshake.origins import OriginCheck
+from starlette_channels.handshake.paths import TransportPath, path_below_mount
+from starlette_channels.connection.registry import Service
+
+JAVASCRIPT = "text/javascript; charset=utf-8"
+TYPESCRIPT = "application/typescript; charset=utf-8"
+CLIENT_FILES = {
+    "channels.js": JAVASCRIPT,
+    "channels.d.ts": TYPESCRIPT,
+    "presence.js": JAVASCRIPT,
+    "presence.d.ts": TYPESCRIPT,
+    "shared.js": JAVASCRIPT,
+}
+"""The files, and their content types. `mimetypes` would ask the machine: its registry or `mime.types` may say that
+JavaScript is plain text, and no browser runs a module of that type."""
+
+NOT_SNIFFED = {"x-content-type-options": "nosniff"}
+UNCACHED = {"cache-control": "no-store"}
+
+
+class Pages:
+    """Answers requests; `path` is that of the WebSocket."""
+
+    def __init__(self, path: TransportPath, check_origin: OriginCheck, service: Service) -> None:
+        self._path = path
+        self._check_origin = check_origin
+        self._service = service
+        self._static = StaticFiles(directory=Path(__file__).parent / "static")
+
+    def readiness(self, has_started: Callable[[], bool]) -> Response:
+        """Return the answer to whoever asks whether clients may be sent here."""
+        if self._service.closing:
+            return PlainTextResponse("draining", 503, {**UNCACHED, "retry-after": str(self._service.retry_after)})
+        if not has_started():
+            return PlainTextResponse("starting", 503, {**UNCACHED, "retry-after": "1"})
+        return PlainTextResponse("ready", headers=UNCACHED)
+
+    async def __call__(self, scope: Scope) -> Response:
+        """Return the answer to a request."""
+        response = await self._answer(scope)
+        response.headers.update(NOT_SNIFFED)
+        return response
+
+    async def _answer(self, scope: Scope) -> Response:
+        name = path_below_mount(scope).removeprefix("/")
+        if name in CLIENT_FILES and scope["method"] in ("GET", "HEAD"):
+            response = await self._static.get_response(name, scope)
+            if "content-type" in response.headers:  # an answer 304 has none
+                response.headers["content-type"] = CLIENT_FILES[name]
+            # Pages of other origins may import the client, and get a new one when the server is upgraded.
+            response.headers.update({"access-control-allow-origin": "*", "cache-control": "no-cache"})
+            return response
+        if self._path.match(scope) is None:
+            return PlainTextResponse("Not Found", 404)
+        if scope["method"] != "GET":
+            return PlainTextResponse("Method Not Allowed", 405, {"allow": "GET"})
+        try:
+            self._check_origin(Handshake(scope, {}))
+        except Refused as refusal:
+            note_refusal(refusal, self._service.mishaps)
+            return PlainTextResponse(refusal.body, refusal.status)
+        upgrading = "upgrade" in Headers(scope=scope)
+        reason = "No WebSocket library: install uvicorn[standard]" if upgrading else "This is for WebSockets"
+        # Both headers go together in HTTP/1.1, and neither is allowed in HTTP/2.
+        headers = {"upgrade": "websocket", "connection": "upgrade"} if scope.get("http_version") == "1.1" else {}
+        return PlainTextResponse(reason, 400, headers)

@@ -1,0 +1,142 @@
+"""Bodies of long-poll requests, while they are read and handled: how large one may be, and all of them together."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+from starlette_channels.exceptions import ProtocolError
+from starlette_channels.wire.messages import Frame
+from starlette_channels.transports.longpoll.batches import read_lines, read_text, split
+
+SMALL_BYTES = 16_384
+"""So much of each body counts for nothing: the server holds as much of every request anyhow."""
+
+
+class BodyRefused(Exception):
+    """The body of a request is not taken: with the HTTP status, and the code for the counters."""
+
+    def __init__(self, status: int, code: str, reason: str, seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.status: int = status
+        self.code: str = code
+        self.seconds: float | None = seconds
+
+
+class Body:
+    """The body of one request. `cancel` ends what is done for it, if it has to go."""
+
+    __slots__ = ("_bodies", "_data", "_line_ends", "_most_lines", "cancel", "held", "is_evicted", "size", "thread")
+
+    def __init__(self, bodies: "Bodies", most_lines: int | None) -> None:
+        self.cancel: Callable[[], object] = _nothing
+        self.size: int = 0
+        """Bytes that have come."""
+        self.held: int = 0
+        """Bytes that count."""
+        self.is_evicted: bool = False
+        self.thread: int = threading.get_ident()
+        self._bodies = bodies
+        self._data = bytearray()
+        self._most_lines = most_lines
+        self._line_ends = 0
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it holds lines, of which some are read and the others counted."""
+        return self._most_lines is not None
+
+    def feed(self, chunk: bytes) -> None:
+        """Take bytes. Lines beyond those that are read are counted and not kept.
+
+        Raises `BodyRefused` if there is no room for it.
+        """
+        self.size += len(chunk)
+        if self._most_lines is not None and self._line_ends > self._most_lines:
+            self._line_ends += chunk.count(b"\n")
+            return
+        self._data += chunk
+        if self._most_lines is not None:
+            self._line_ends += chunk.count(b"\n")
+        self._bodies.grow(self, max(0, len(self._data) - SMALL_BYTES))
+
+    def frames(self, most_bytes: int) -> Iterator[Frame]:
+        """Give the messages away, one by one, and the bytes with them; none may have more than so many.
+
+        Raises `ProtocolError` at one that is malformed.
+        """
+        data, self._data = self._data, bytearray()
+        if self._most_lines is not None:
+            lines, _ = split(data, self._most_lines)
+            return read_lines(lines, most_bytes)
+        if len(data) > most_bytes:
+            raise ProtocolError(f"a message of over {most_bytes} bytes")
+        return iter((read_text(data),))
+
+    @property
+    def lines_beyond(self) -> int:
+        """How many lines it has beyond those that are read; asked before `frames` takes the bytes away."""
+        if self._most_lines is None or self._line_ends < self._most_lines:
+            return 0
+        if self._line_ends > self._most_lines:
+            return self._line_ends - self._most_lines + 1
+        return split(self._data, self._most_lines)[1]
+
+    def evict(self) -> None:
+        """Let go of it: there is no room."""
+        self.is_evicted = True
+        self._data = bytearray()
+        self.cancel()
+
+
+class Bodies:
+    """All bodies that are being read or handled. If they have more bytes than they may, the largest one goes.
+
+    So somebody who lets large bodies wait in many sessions is in nobody's way but his own.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._bytes = 0
+        self._held: set[Body] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes count."""
+        return self._bytes
+
+    def grow(self, body: Body, held: int) -> None:
+        """Note how much of a body counts now. Raises `BodyRefused` if it is the one that has to go."""
+        with self._lock:
+            self._held.add(body)
+            self._bytes += held - body.held
+            body.held = held
+            while self._bytes > self._most:
+                here = [one for one in self._held if one.thread == body.thread]  # others are cancelled by their threads
+                largest = max(here, key=_size)
+                self._forget(largest)
+                largest.evict()
+        if body.is_evicted:
+            raise no_room()
+
+    def release(self, body: Body) -> None:
+        """Let a body count no longer."""
+        with self._lock:
+            self._forget(body)
+
+    def _forget(self, body: Body) -> None:
+        self._held.discard(body)
+        self._bytes -= body.held
+        body.held = 0
+
+
+def no_room() -> BodyRefused:
+    """Make the error that says that a body had to go."""
+    return BodyRefused(503, "bodies_too_big", "too many bytes of bodies are held, and this one was the largest")
+
+
+def _nothing() -> None:
+    """Nothing is done for it yet."""
+
+
+def _size(body: Body) -> int:
+    return body.held

@@ -1,0 +1,180 @@
+"""What is served at `<mount>/longpoll`: the requests of long-poll clients, and what they are answered.
+
+Answers of the protocol are HTTP 200, with the status that is meant in their body.
+Source: Phoenix's `transports/long_poll.ex`.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from starlette_channels.handshake.admission import Admission
+from starlette_channels.exceptions import ProtocolError
+from starlette_channels.handshake.handshake import Handshake, Refused, note_refusal
+from starlette_channels.wire.messages import Frame
+from starlette_channels.handshake.paths import TransportPath
+from starlette_channels.connection.registry import Service
+from starlette_channels.transports.longpoll.batches import is_batch
+from starlette_channels.transports.longpoll.bodies import Bodies, Body, BodyRefused
+from starlette_channels.transports.longpoll.transport import LongPoll, LongPollTransport
+from starlette_channels.transports.longpoll.sessions import Sessions
+
+logger: logging.Logger = logging.getLogger("starlette_channels.transport")
+
+TOKEN_HEADER = "x-phoenix-longpoll-token"
+
+ANY_ORIGIN = {"access-control-allow-origin": "*"}
+"""Pages of any origin may read the answers: whoever has its token has the session, and cookies open none by that."""
+
+ADVICE = (
+    "A long-poll session of another process was asked for: several processes need sticky sessions, so let the proxy "
+    "send all requests of a client to the same one"
+)
+
+HEADERS = {**ANY_ORIGIN, "cache-control": "no-store"}
+JSON = "application/json; charset=utf-8"
+
+
+class Unsent(Exception):
+    """The client of a request was gone before its answer."""
+
+
+class LongPolling:
+    """Opens sessions for clients, and passes their further requests on to them."""
+
+    def __init__(self, options: LongPoll, service: Service, admission: Admission) -> None:
+        self.path: TransportPath = TransportPath(options.path, "LongPoll(path")
+        self._options = options
+        self._limits = service.limits
+        self._mishaps = service.mishaps
+        self._bodies = Bodies(options.held_bytes)
+        self._admission = admission
+        self._sessions: Sessions[LongPollTransport] = Sessions()
+
+    async def __call__(self, scope: Scope, variables: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer a request whose path has been found to be ours, with these variables."""
+        try:
+            await self._answer(Exchange(scope, receive, send), variables)
+        except Refused as refusal:
+            note_refusal(refusal, self._mishaps)
+            await refuse(refusal)(scope, receive, send)
+        except (Unsent, ClientDisconnect) as error:
+            logger.debug("The client was gone before its answer: %r", error.__cause__ or error)
+
+    async def _answer(self, exchange: "Exchange", variables: Mapping[str, Any]) -> None:
+        handshake = self._admission.begin(exchange.scope, variables)
+        if exchange.method == "OPTIONS":
+            await exchange.send(preflight(exchange))
+        elif exchange.method not in ("GET", "POST"):
+            await exchange.send(Response(status_code=400))
+        else:
+            session = self._find(handshake)
+            if exchange.method == "POST":
+                await exchange.send(await self._post(exchange, session))
+            elif session is not None:
+                await session.poll(exchange.gone, exchange.answer_with(session.token))
+            else:
+                await self._open(exchange, handshake)
+
+    def _find(self, handshake: Handshake) -> LongPollTransport | None:
+        token = handshake.headers.get(TOKEN_HEADER) or handshake.params.get("token")
+        session = self._sessions.find(token)
+        if session.is_here if session is not None else not self._sessions.is_foreign(token):
+            return session
+        self._mishaps.note("foreign_session", logger, ADVICE)
+        return None
+
+    async def _open(self, exchange: "Exchange", handshake: Handshake) -> None:
+        with self._admission.arrival() as arrival:
+            connect = await self._admission.admit_session(arrival, handshake)
+            session = LongPollTransport(self._options, self._limits, self._mishaps, self._sessions, connect)
+        await exchange.answer_with(session.token)(410)
+
+    async def _post(self, exchange: "Exchange", session: LongPollTransport | None) -> Response:
+        if session is None:
+            return render(410)
+        is_in_lines = is_batch(exchange.headers.get("content-type", ""))
+        body = Body(self._bodies, self._options.batch_lines if is_in_lines else None)
+        try:
+            session.check_announced(body, exchange.announced)
+            async with aclosing(exchange.stream()) as chunks:
+                status = await session.take(body, chunks)
+            return render(status)
+        except ProtocolError as error:
+            return self._refuse_body(BodyRefused(400, "malformed_message", str(error)))
+        except BodyRefused as refused:
+            return self._refuse_body(refused)
+        finally:
+            self._bodies.release(body)
+
+    def _refuse_body(self, refused: BodyRefused) -> Response:
+        self._mishaps.note(refused.code, logger, "A batch was refused with %d: %s", refused.status, refused)
+        response = render(refused.status, refused.status, reason=str(refused))
+        if refused.seconds is not None:
+            response.headers["retry-after"] = str(max(1, math.ceil(refused.seconds)))
+        return response
+
+
+class Exchange(Request):
+    """A request and the way to answer it."""
+
+    @property
+    def announced(self) -> int:
+        """The length that the body will have, as far as the client says."""
+        length = self.headers.get("content-length", "")
+        return int(length[:20]) if length.isdecimal() else 0
+
+    async def gone(self) -> None:
+        """Wait until the client is gone."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+    async def send(self, response: Response) -> None:
+        """Answer; raises `Unsent` if the server says that it cannot."""
+        try:
+            await response(self.scope, self.receive, self._send)
+        except Exception as error:  # servers raise what they like when the client is gone
+            raise Unsent from error
+
+    def answer_with(self, token: str) -> Callable[..., Coroutine[Any, Any, None]]:
+        """Return what answers a poll."""
+
+        async def answer(status: int, frames: Iterable[Frame] = ()) -> None:
+            await self.send(render(status, token=token, messages=list(frames)))
+
+        return answer
+
+
+def render(status: int, true_status: int = 200, **fields: Any) -> Response:
+    """Make an answer of the protocol."""
+    return Response(msgspec.json.encode({"status": status, **fields}), true_status, HEADERS, JSON)
+
+
+def refuse(refusal: Refused) -> Response:
+    """Make the answer to a client that gets no session: 403 whatever the reason, but for what is an error or passes.
+
+    A refusal with a close code says it beside the status, with its reason; phoenix.js looks at the status only.
+    """
+    if refusal.close is not None:
+        return render(403, code=refusal.close, reason=refusal.body)
+    if refusal.status == 400 or refusal.headers or refusal.status >= 500:
+        return Response(status_code=refusal.status, headers={**HEADERS, **refusal.headers})
+    return render(403)
+
+
+def preflight(request: Request) -> Response:
+    """Make the answer to a browser that asks for a page of another origin."""
+    headers = {
+        **ANY_ORIGIN,
+        "access-control-allow-headers": request.headers.get("access-control-request-headers", ""),
+        "access-control-allow-methods": "get, post, options",
+        "access-control-max-age": "3600",
+    }
+    return Response(headers=headers)

@@ -1,0 +1,451 @@
+"""The long-poll transport: a client that fetches frames with one request after the other, on asyncio and trio.
+
+What is written waits here until the client asks for it. A session lives as long as somebody asks.
+Source: Phoenix's `transports/long_poll_server.ex`.
+"""
+
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from typing import Any, Protocol, TypeAlias
+
+import anyio
+import anyio.lowlevel
+from anyio.lowlevel import RunVar
+from msgspec import Struct
+
+from starlette_channels.arguments import check_fields
+from starlette_channels.connection.connection import Connection
+from starlette_channels.exceptions import ProtocolError
+from starlette_channels.limits import Bounds
+from starlette_channels.wire.messages import Frame, Message, frame_size
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.channels.backpressure import Place
+from starlette_channels.runtime.tasks import Tasks
+from starlette_channels.transports import BEHIND_BYTES, STEP_SECONDS, TURNS_TO_READ
+from starlette_channels.transports.longpoll.bodies import Body, BodyRefused, no_room
+from starlette_channels.transports.send_queue import ONE_BY_ONE, OneByOne, Outbox
+from starlette_channels.transports.longpoll.sessions import Sessions
+from starlette_channels.transports.turn_budget import turns_of_this_loop
+
+logger: logging.Logger = logging.getLogger("starlette_channels.transport")
+
+PATIENCE = 1.75
+"""Windows after its last poll in which a client may come back; Phoenix, which looks now and then, grants 1.5 to 3."""
+
+BETWEEN_POLLS_SECONDS = 1.0
+"""How long a client may take from one poll to the next before what waits counts against it: a burst is no reason."""
+
+MOST_POSTS = 8
+"""Requests with a body that one session may have at the same time; clients have one."""
+
+SLICE_MESSAGES = 8
+SLICE_BYTES = 1 << 16
+"""So many messages, or so many bytes of them, of one body are dealt with in one turn of the event loop."""
+
+
+class LongPoll(Struct, frozen=True, kw_only=True):
+    """How long-polling is offered: `Channels(longpoll=LongPoll(window_seconds=5.0))`, or `longpoll=True` for this."""
+
+    path: str = "/longpoll"
+    """Where it is served below the mount; it may have variables, as `Channels(path=...)` may. Clients expect this."""
+
+    window_seconds: float = 10.0
+    """How long a request waits for something to fetch. phoenix.js gives up on one after 20 seconds.
+
+    A session ends 1.75 windows after the last one.
+    """
+
+    body_bytes: int = 8_000_000
+    """Size of the body of one request; a longer one is answered 400.
+
+    Its bytes count for `Limits.message_rate` while it is read, as one message for each 16,384. A client that is beyond
+    it is answered 429. One body of a session is read at a time.
+    """
+
+    batch_lines: int = 100
+    """Messages that a client may send with one request; those beyond are ignored, logged and counted."""
+
+    held_bytes: int = 16_000_000
+    """Bytes of bodies, of all sessions of this process, that are being read or handled at the same time, but for the
+    first 16,384 of each. When there are more, the largest body is answered 503."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no option."""
+        check_fields(self)
+
+
+Gone: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
+"""Waits until the client of a request is gone."""
+
+
+class Answer(Protocol):
+    """Sends the answer to a poll."""
+
+    def __call__(self, status: int, frames: Iterable[Frame] = ()) -> Coroutine[Any, Any, object]:
+        """Send it, or raise whatever the server raises when the client is gone."""
+        ...
+
+
+class LongPollTransport:
+    """One session: frames to and from a client that comes and goes."""
+
+    outlet: OneByOne = ONE_BY_ONE
+    shelf: None = None
+
+    def __init__(
+        self,
+        options: LongPoll,
+        limits: Bounds,
+        mishaps: Mishaps,
+        sessions: Sessions["LongPollTransport"],
+        connect: Callable[["LongPollTransport"], Connection],
+    ) -> None:
+        self.token: str = sessions.issue()
+        self._options = options
+        self._limits = limits
+        self._mishaps = mishaps
+        self._sessions = sessions
+        self._loop = anyio.lowlevel.current_token()
+        self.tasks: Tasks = Tasks(mishaps.counts)
+        self.writer: Callable[[Frame], None] = self.write
+        self._keeper = Tasks()
+        self.heard: float = anyio.current_time()
+        self._outbox = Outbox[Frame](limits.outbox_bytes, mishaps.counts)
+        self._taken: list[Frame] = []
+        self._taken_bytes = 0
+        self._sending = False
+        self._suspected = False
+        self._behind = False
+        self._polls: set[anyio.Event] = set()
+        self._newest: anyio.Event | None = None
+        self._answered = 0
+        self._posting = anyio.Lock()
+        self._posts: set[Body] = set()
+        self._resumed: anyio.Event | None = None
+        self._fetched: anyio.Event | None = None
+        self._closed = False
+        self._patience = self._end_of_patience()
+        self._living = anyio.CancelScope(deadline=self._patience)
+        self._connection = connect(self)
+        sessions.add(self.token, self)
+        self._keeper.spawn(self._live)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the session belongs to the running event loop."""
+        return self._loop == anyio.lowlevel.current_token()
+
+    # What the connection calls.
+
+    def write(self, frame: Frame, place: Place | None = None) -> None:
+        """Keep a frame for the client. The session of a client that does not come for what waits ends."""
+        if self._closed:
+            return
+        self._outbox.add(frame, frame_size(frame), place)
+        self._note_whether_behind()
+        self._wake()
+        if self._waiting_bytes > self._limits.outbox_bytes and not self._suspected:
+            self._suspected = True
+            self.tasks.spawn(self._watch_slow_client)
+
+    @property
+    def _waiting_bytes(self) -> int:
+        return self._outbox.bytes + self._taken_bytes
+
+    def _note_whether_behind(self) -> None:
+        """Let the channels know that they may drop something now, or need not any more."""
+        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > BEHIND_BYTES
+        if behind is not self._behind:
+            self._behind = behind
+            (self._connection.hold if behind else self._connection.flow)()
+
+    def close(self, code: int, reason: str = "") -> None:
+        """End the session. A poll that waits gets what is there; the next request is told that there is no session."""
+        if self._closed:
+            return
+        self._closed = True
+        self._sessions.remove(self.token)
+        self._living.cancel()
+        for poll in self._polls:
+            poll.set()
+        for body in self._posts:
+            body.cancel()
+        self.resume()
+        logger.debug(
+            "Session ended with %d (%s): %d messages were not fetched",
+            code,
+            reason,
+            len(self._taken) + len(self._outbox),
+        )
+
+    def unfetched(self) -> anyio.Event | None:
+        """What is set when the client has fetched all that waits, if something does."""
+        if self._closed or not (self._taken or self._outbox):
+            return None
+        self._fetched = self._fetched or anyio.Event()
+        return self._fetched
+
+    def pause(self) -> None:
+        """Take no message of the client until `resume`."""
+        self._resumed = self._resumed or anyio.Event()
+
+    def resume(self) -> None:
+        """Take messages again."""
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    # Messages of the client.
+
+    async def take(self, body: Body, chunks: AsyncIterator[bytes]) -> int:
+        """Read a body and hand its messages to the connection, in order, and return 200; 410 if the session ends first.
+
+        One body of a session is read and handled at a time; what a few further requests bring is not read meanwhile.
+        Returns 408 if the handlers are so far behind that they do not take all of it within a window. Raises
+        `BodyRefused` for what is not taken, and `ProtocolError` at a message that is malformed; those before it have
+        been taken then. Whoever sends too much of either loses the session.
+        """
+        self.heard = anyio.current_time()
+        if len(self._posts) >= MOST_POSTS:
+            raise BodyRefused(429, "too_many_posts", f"{MOST_POSTS} requests of this session are not answered yet")
+        self._posts.add(body)
+        try:
+            with anyio.CancelScope() as scope:
+                body.cancel = scope.cancel
+                return await self._take_in_turn(body, chunks)
+            if body.is_evicted:
+                raise no_room()
+            return 410
+        except (BodyRefused, ProtocolError):
+            self._connection.count_refused_body(body.size)
+            raise
+        finally:
+            self._posts.discard(body)
+
+    async def _take_in_turn(self, body: Body, chunks: AsyncIterator[bytes]) -> int:
+        with anyio.move_on_after(self._options.window_seconds) as waiting:
+            await self._posting.acquire()
+        if waiting.cancelled_caught:
+            return self._note_that_handlers_are_behind()
+        try:
+            if self._closed:
+                return 410
+            await self._read(body, chunks)
+            return await self._hand_over(body)
+        finally:
+            self._posting.release()
+
+    async def _read(self, body: Body, chunks: AsyncIterator[bytes]) -> None:
+        """Read a body as far as the rates of the client, and the room for it, allow."""
+        seconds = self._limits.idle_seconds
+        with anyio.move_on_after(seconds):
+            async for chunk in chunks:
+                before = body.size
+                body.feed(chunk)
+                self._check_size(body, body.size)
+                excess = self._connection.count_bytes(before, body.size)
+                if excess is not None:
+                    raise BodyRefused(429, excess.code, "rate limited", excess.seconds)
+                if body.size > SLICE_BYTES:
+                    async with _turn_of_bodies():
+                        pass  # what of large bodies is read in a turn of the event loop is bounded over all of them
+            return
+        raise BodyRefused(408, "body_timeout", f"the body has not come within {seconds:g} seconds")
+
+    def check_announced(self, body: Body, size: int) -> None:
+        """Raise `BodyRefused` or `ProtocolError` for a body that will be too big, before anything of it is read."""
+        try:
+            self._check_size(body, size)
+        except (BodyRefused, ProtocolError):
+            self._connection.count_refused_body(0)
+            raise
+
+    def _check_size(self, body: Body, size: int) -> None:
+        if size > self._options.body_bytes:
+            raise BodyRefused(400, "body_too_big", f"a body of over {self._options.body_bytes} bytes")
+        if size > self._limits.message_bytes and not body.is_batch:
+            raise ProtocolError(f"a message of over {self._limits.message_bytes} bytes")
+
+    async def _hand_over(self, body: Body) -> int:
+        """Hand messages over, slice by slice: other bodies, and all else, have their turn in between."""
+        with anyio.move_on_after(self._options.window_seconds):
+            beyond, frames = body.lines_beyond, body.frames(self._limits.message_bytes)
+            while True:
+                async with _turn_of_bodies():
+                    status = self._take_slice(frames)
+                if status is not None:
+                    break
+                while self._resumed is not None:
+                    await self._resumed.wait()
+            if beyond:
+                text = "%d lines of a batch were ignored: it may have %d"
+                self._mishaps.note("batch_too_long", logger, text, beyond, self._options.batch_lines, number=beyond)
+            return status
+        return self._note_that_handlers_are_behind()
+
+    def _take_slice(self, frames: Iterator[Frame]) -> int | None:
+        """Hand some messages over; return the status once it is known."""
+        room, turns = SLICE_BYTES, turns_of_this_loop()
+        for _ in range(SLICE_MESSAGES):
+            if self._resumed is not None or room <= 0:
+                return None
+            frame = next(frames, None)
+            if frame is None:
+                return 200
+            if self._closed:
+                return 410
+            room -= len(frame)
+            self._connection.take(self._decode(frame))
+            turns.left -= 1
+            if turns.left < 0 and not turns.goes_on():  # WebSockets share the budget of the turn
+                return None
+        return None
+
+    def _note_that_handlers_are_behind(self) -> int:
+        text = "A batch was answered 408: the handlers are behind by more than %s"
+        self._mishaps.note("handlers_behind", logger, text, self._limits.backlog)
+        return 408
+
+    def _decode(self, frame: Frame) -> Message:
+        """Read a message; raises `ProtocolError`, for there is a request that can be told."""
+        try:
+            return self._connection.read(frame)
+        except ProtocolError:
+            raise
+        except Exception as error:
+            self._connection.note_failed_serializer(error)
+            raise ProtocolError("the serializer failed") from error
+
+    # Messages for the client.
+
+    async def poll(self, gone: Gone, answer: Answer) -> None:
+        """Answer a poll: with 200 and what waits, as soon as something does; with 204 if nothing comes in a window.
+
+        With 410 if the session ends meanwhile. Of several polls the newest gets the messages. If its answer cannot be
+        sent, they wait for the next one.
+        """
+        woken = self._newest = anyio.Event()
+        self._polls.add(woken)
+        self._be_patient(math.inf)
+        try:
+            there = self._has_news() or self._closed or await self._wait(woken, gone)
+            if there and self._newest is woken and self._has_news():
+                await self._send(answer)
+            else:
+                await answer(410 if self._closed else 204)
+        finally:
+            self._polls.discard(woken)
+            if self._newest is woken:
+                self._newest = None
+            self._be_patient(self._end_of_patience())  # later than any poll that still waits
+
+    async def _wait(self, woken: anyio.Event, gone: Gone) -> bool:
+        """Wait for news, for a window at most; return whether the client is still there."""
+        there = True
+
+        async def watch() -> None:
+            nonlocal there
+            await gone()
+            there = False
+            tasks.cancel_scope.cancel()
+
+        with anyio.move_on_after(self._options.window_seconds):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch)
+                await woken.wait()
+                tasks.cancel_scope.cancel()
+        return there
+
+    async def _send(self, answer: Answer) -> None:
+        """Answer with all that waits; what cannot be sent stays taken, for the next answer to begin with."""
+        self._taken_bytes += self._outbox.bytes
+        self._taken += self._outbox.drain()
+        self._sending = True
+        try:
+            with anyio.move_on_after(self._options.window_seconds):
+                await answer(200, self._taken)
+                self._taken, self._taken_bytes = [], 0
+                self._answered += 1
+                self._note_fetched()
+        finally:
+            self._sending = False
+            self._note_whether_behind()
+            self._wake()
+
+    def _note_fetched(self) -> None:
+        if self._fetched is not None and not self._outbox:
+            self._fetched.set()
+            self._fetched = None
+
+    def _has_news(self) -> bool:
+        """Whether there is something to fetch; not while an answer is being sent, because that might fail."""
+        return bool(self._taken or self._outbox) and not self._sending
+
+    def _wake(self) -> None:
+        if self._newest is not None and self._has_news():
+            self._newest.set()
+
+    async def _watch_slow_client(self) -> None:
+        """End the session if too much waits, and the client does not come for it within a moment."""
+        while self._waiting_bytes > self._limits.outbox_bytes and not self._closed:
+            before = self._answered
+            await anyio.sleep(BETWEEN_POLLS_SECONDS)
+            if self._answered == before and self._waiting_bytes > self._limits.outbox_bytes and not self._closed:
+                self._mishaps.note("slow_client", logger, "Session ended with 1008: %d bytes wait", self._waiting_bytes)
+                self.close(1008, "slow_client")
+        self._suspected = False
+
+    # Living and ending.
+
+    async def _live(self) -> None:
+        """Keep the session until it is closed or its client stays away, and let its channels end."""
+        try:
+            await self._stay()
+            if not self._closed:
+                text = "Session ended: its client has not polled for %g windows"
+                self._mishaps.note("session_expired", logger, text, PATIENCE, level=logging.INFO)
+        except BaseException:
+            self._connection.abort()  # the event loop ends, and has no patience
+            raise
+        finally:
+            self.close(1001, "session_expired")
+            with anyio.CancelScope(shield=True):
+                await self._connection.end()
+                await self.tasks.finish(self._limits.shutdown_seconds)
+
+    async def _stay(self) -> None:
+        """Wait until the session is closed, or its client has stayed away for too long.
+
+        Its next poll may lie unread in a socket: the process may have been blocked, or suspended. So the event loop has
+        some turns to read it.
+        """
+        while True:
+            with self._living:
+                await anyio.sleep_forever()
+            for _ in range(TURNS_TO_READ):
+                if self._closed:
+                    return
+                await anyio.sleep(STEP_SECONDS)
+            if self._closed or self._patience <= anyio.current_time():
+                return
+            self._living = anyio.CancelScope(deadline=self._patience)
+
+    def _be_patient(self, until: float) -> None:
+        self._patience = self._living.deadline = until
+
+    def _end_of_patience(self) -> float:
+        return anyio.current_time() + PATIENCE * self._options.window_seconds
+
+
+_turns: RunVar[anyio.Lock] = RunVar("starlette_channels_turn_of_bodies")
+
+
+def _turn_of_bodies() -> anyio.Lock:
+    """Return what one body of an event loop has at a time, for one slice, in the order in which they ask for it."""
+    try:
+        return _turns.get()
+    except LookupError:
+        lock = anyio.Lock()
+        _turns.set(lock)
+        return lock

@@ -1,0 +1,56 @@
+"""The end of a WebSocket that was accepted only to be closed, on the fast lane: a close frame, and a bounded wait.
+
+The client's answer is waited for, because a socket that is closed while bytes of the client are unread is reset, and a
+client whose connection is reset may never see the close frame.
+"""
+
+import asyncio
+from typing import Any
+
+from starlette_channels.transports.uvicorn_lane.frames import Close, Failure, FrameReader, close_frame
+from starlette_channels.transports import CLOSE_SECONDS
+
+UNREAD_BYTES = 16_384
+"""So much of what a client says meanwhile is looked through for its close frame: the joins of a page fit into it."""
+
+
+class Closing(asyncio.Protocol):
+    """Closes a WebSocket, for `CLOSE_SECONDS` at most; it belongs to the connections that the server waits for.
+
+    What the client sends is discarded. Beyond `UNREAD_BYTES` it is not even read, so that a flood costs nothing.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, register: set[Any]) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._register = register
+        self._reader = FrameReader(UNREAD_BYTES)
+        self._room = UNREAD_BYTES
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, code: int, reason: str) -> None:
+        """Take the connection over, and send the close frame."""
+        self._register.add(self)
+        self._transport.set_protocol(self)
+        self._timer = self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
+        self._transport.write(close_frame(code, reason))
+        self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Look for the client's close frame."""
+        events = self._reader.feed(data[: self._room])
+        self._room -= len(data)
+        if any(isinstance(event, Close | Failure) for event in events):
+            self._transport.close()
+        elif self._room <= 0:
+            self._transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: the client is gone."""
+        self._register.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def shutdown(self) -> None:
+        """Close because the server stops."""
+        self._transport.close()

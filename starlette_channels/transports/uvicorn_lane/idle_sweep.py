@@ -1,0 +1,90 @@
+"""What the fast lane's connections of one event loop share: one outlet, the turns, and one sweep for timeouts."""
+
+import asyncio
+from typing import Protocol
+
+from anyio.lowlevel import RunVar
+
+from starlette_channels.transports.uvicorn_lane.write_batch import LaneOutlet
+from starlette_channels.transports.asgi_idle_sweep import pause
+from starlette_channels.transports.turn_budget import Turns, turns_of_this_loop
+
+
+class Pulsed(Protocol):
+    """A connection of the fast lane."""
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long the client may be silent."""
+        ...
+
+    def is_silent(self, now: float) -> bool:
+        """Whether the client has been silent for too long, of its own accord."""
+        ...
+
+    def give_up(self) -> None:
+        """Close because the client has been silent for too long."""
+        ...
+
+
+class Pulse:
+    """Sweeps. An idle connection costs it an entry in a set."""
+
+    __slots__ = ("_lanes", "_loop", "_sweeping", "outlet", "turns")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns | None = None) -> None:
+        self.outlet: LaneOutlet = LaneOutlet(loop)
+        self.turns: Turns = turns or Turns(loop.call_soon)
+        self._loop = loop
+        self._lanes: set[Pulsed] = set()
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    def add(self, lane: Pulsed) -> None:
+        """Watch a connection for silence."""
+        self._lanes.add(lane)
+        if self._sweeping is None or self._sweeping.when() > self._loop.time() + pause(lane.idle_seconds):
+            self._schedule(lane.idle_seconds)
+
+    def remove(self, lane: Pulsed) -> None:
+        """Watch it no longer."""
+        self._lanes.discard(lane)
+
+    def _schedule(self, idle_seconds: float) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        self._sweeping = self._loop.call_later(pause(idle_seconds), self._sweep)
+
+    def _sweep(self) -> None:
+        """Look for the silent, and read once more before they are judged.
+
+        What they have sent may lie unread in their sockets: the process may have been blocked, or suspended.
+        """
+        self._sweeping = None
+        now = self._loop.time()
+        silent = [lane for lane in self._lanes if lane.is_silent(now)]
+        if silent:
+            self._loop.call_soon(self._read_first, silent, now)
+        if self._lanes:
+            self._schedule(min(lane.idle_seconds for lane in self._lanes))
+
+    def _read_first(self, silent: list[Pulsed], now: float) -> None:
+        """Wait for one turn more: between the two, the event loop has read whatever there was when they were found."""
+        self._loop.call_soon(self._judge, silent, now)
+
+    def _judge(self, silent: list[Pulsed], now: float) -> None:
+        for lane in silent:
+            if lane in self._lanes and lane.is_silent(now):
+                lane.give_up()
+
+
+_pulse: RunVar[Pulse] = RunVar("starlette_channels_pulse")
+
+
+def pulse_of_this_loop(loop: asyncio.AbstractEventLoop) -> Pulse:
+    """Return the event loop's pulse."""
+    try:
+        return _pulse.get()
+    except LookupError:
+        pulse = Pulse(loop, turns_of_this_loop())
+        _pulse.set(pulse)
+        return pulse

@@ -1,0 +1,225 @@
+"""What the fast lane's connections of one event loop send: logged in order, written once for each client and turn.
+
+A write is a system call, and by far the most expensive part of a delivery. What one turn of the event loop has for a
+client leaves in one write, and a broadcast alone is one loop over the writes of its recipients.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from starlette_channels.transports.uvicorn_lane.frames import binary_frame, text_frame
+from starlette_channels.wire.messages import Frame
+
+logger: logging.Logger = logging.getLogger("starlette_channels.transport")
+
+Write: TypeAlias = Callable[[bytes], object]
+"""The `write` of a client's transport, always the same object for the same client."""
+
+WRITES_AT_ONCE = 256
+"""How many clients are written to before the loop may do something else: an echo waits for so many, not for all."""
+
+BYTES_AT_ONCE = 1 << 17
+"""The same in bytes: the system takes half a millisecond or so for as many."""
+
+FEW = 64
+"""A broadcast to no more clients does not wait for the end of one to many, nor do replies then wait behind it."""
+
+
+class LaneOutlet:
+    """The log of what is to be written, and its flush at the end of the turn."""
+
+    __slots__ = (
+        "_afterwards",
+        "_frame",
+        "_is_wide",
+        "_log",
+        "_loop",
+        "_pending",
+        "_scheduled",
+        "_spreads",
+        "_upcoming",
+        "_wire",
+        "shelf",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._log: list[tuple[Sequence[Write], bytes]] = []
+        self._pending: dict[Write, list[bytes]] = {}  # what is left of a long flush
+        self._scheduled = False
+        self._is_wide = False  # whether what is left is of broadcasts to many, not of many to few, which go together
+        self._spreads = False
+        self._afterwards: list[Callable[[], object]] = []
+        self._upcoming: list[Callable[[], object]] = []
+        self._frame: Frame | None = None
+        self._wire = b""
+        self.shelf: Shelf = Shelf(self)
+
+    def spread(self, writers: Sequence[Write], frame: Frame) -> None:
+        """Log one frame for many clients. What `writers` holds must not change afterwards."""
+        if self._is_wide and self._pending and not self._log and len(writers) <= FEW:
+            data = wire(frame)
+            for write in writers:
+                self._bring_forward(write, data)
+            return
+        self._spreads = True
+        self._log.append((writers, wire(frame)))
+        if not self._scheduled:
+            self._schedule()
+
+    def send(self, write: Write, data: bytes) -> None:
+        """Log bytes for one client."""
+        if self._pending and not self._log:
+            self._bring_forward(write, data)
+            return
+        self._log.append(((write,), data))
+        if not self._scheduled:
+            self._schedule()
+
+    def _bring_forward(self, write: Write, data: bytes) -> None:
+        """Write at once, though others of a long flush wait: behind this client's part of it, so order is kept."""
+        _write_all((write,), b"".join((*self._pending.pop(write, ()), data)))
+
+    def shared_wire(self, frame: Frame) -> bytes:
+        """Return a frame as it goes over the network, for clients that keep it: all of a turn hold the same bytes."""
+        if frame is not self._frame:
+            if self._frame is None:
+                self._loop.call_soon(self._forget_frame)
+            self._frame, self._wire = frame, wire(frame)
+        return self._wire
+
+    def _forget_frame(self) -> None:
+        self._frame, self._wire = None, b""
+
+    def afterwards(self, function: Callable[[], object]) -> None:
+        """Call a function when all that is logged by now has been written."""
+        self._afterwards.append(function)
+        if not self._scheduled:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if not self._pending:
+            self._begin()
+        pending, joined_last, joined, room = self._pending, None, b"", BYTES_AT_ONCE
+        for _ in range(min(len(pending), WRITES_AT_ONCE)):
+            write, data = pending.popitem()
+            if data is not joined_last:  # many clients share one list
+                joined_last, joined = data, data[0] if len(data) == 1 else b"".join(data)
+            try:
+                write(joined)
+            except RuntimeError as error:
+                _report(error)
+            room -= len(joined)
+            if room <= 0:
+                break
+        if not pending:
+            for function in self._upcoming:
+                self._loop.call_soon(function)
+            self._upcoming = []
+        if (pending or self._log or self._afterwards) and not self._scheduled:
+            self._schedule()
+
+    def _begin(self) -> None:
+        """Take over what is logged; what can be written at once is."""
+        log, self._log = self._log, []
+        self._upcoming += self._afterwards  # some may be left of a flush whose last client was brought forward
+        self._afterwards = []
+        if not log:
+            return
+        if self._written_alone(log):
+            return
+        writers = log[0][0]
+        self._is_wide = any(len(others) > FEW for others, _ in log)
+        if any(others is not writers for others, _ in log):
+            self._pending = _by_writer(log)
+            return
+        data = [wire for _, wire in log]
+        joined = data[0] if len(data) == 1 else b"".join(data)
+        if len(writers) > WRITES_AT_ONCE or len(writers) * len(joined) > BYTES_AT_ONCE:
+            shared = [joined]
+            self._pending = dict.fromkeys(writers, shared)
+            return
+        _write_all(writers, joined)
+
+    def _written_alone(self, log: list[tuple[Sequence[Write], bytes]]) -> bool:
+        """Write a log in which everybody has one entry of his own, as replies are; return whether it is one."""
+        if self._spreads or len(log) > WRITES_AT_ONCE:
+            self._spreads = False
+            return False
+        alone = {write: data for (write,), data in log}
+        if len(alone) < len(log):
+            return False
+        for write, data in alone.items():
+            try:
+                write(data)
+            except RuntimeError as error:
+                _report(error)
+        return True
+
+
+class Shelf:
+    """The outlet for clients that are behind with reading: each keeps the bytes of a frame, which are there once."""
+
+    __slots__ = ("_outlet",)
+
+    def __init__(self, outlet: LaneOutlet) -> None:
+        self._outlet = outlet
+
+    def spread(self, writers: Sequence[Write], frame: Frame) -> None:
+        """Let every client keep a frame."""
+        data = self._outlet.shared_wire(frame)
+        for keep in writers:
+            keep(data)
+
+
+def wire(frame: Frame) -> bytes:
+    """Return a frame as it goes over the network."""
+    return text_frame(frame.encode()) if isinstance(frame, str) else binary_frame(frame)
+
+
+def _write_all(writers: Sequence[Write], data: bytes) -> None:
+    for write in writers:
+        try:
+            write(data)
+        except RuntimeError as error:
+            _report(error)
+
+
+def _report(error: RuntimeError) -> None:
+    """Take note that a client has gone since this was logged; `RuntimeError` is uvloop's word for it."""
+    logger.debug("The client is gone: %r", error)
+
+
+def _by_writer(log: list[tuple[Sequence[Write], bytes]]) -> dict[Write, list[bytes]]:
+    """Sort what is logged by client, in order.
+
+    Nearly always it is broadcasts to the same many clients, and replies to a few of them. So the many share one list,
+    and only those who get something of their own have a list of their own.
+    """
+    many = next((writers for writers, _ in log if len(writers) > 1), ())
+    shared: list[bytes] = []
+    own: list[list[bytes]] = []  # of those of the many who have one
+    pending = dict.fromkeys(many, shared)
+    for writers, data in log:
+        if writers is many:
+            shared.append(data)
+            for waiting in own:
+                waiting.append(data)
+            continue
+        for write in writers:
+            waiting = pending.get(write)
+            if waiting is None:
+                pending[write] = [data]
+            elif waiting is shared:
+                pending[write] = waiting = [*shared, data]
+                own.append(waiting)
+            else:
+                waiting.append(data)
+    return pending

@@ -1,0 +1,350 @@
+"""Encoding of payloads: a type is written as it is read, wherever a value of it stands.
+
+msgspec writes almost everything. It asks `encode_unknown` for what it does not know: pydantic models, mappings that are
+no dicts. Dataclasses it knows, and would write those of pydantic with all their fields; so these are replaced by their
+JSON before, in processes that have any.
+"""
+
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
+
+import msgspec
+from msgspec import Raw, Struct
+
+from starlette_channels.wire.pydantic_adapters import Adapter, dump
+from starlette_channels.wire.annotations import (
+    Parts,
+    has_fields,
+    hints_of,
+    is_class,
+    is_pydantic_class,
+    is_union,
+    parts_of,
+    unwrapped,
+)
+from starlette_channels.exceptions import SerializerError
+
+T = TypeVar("T")
+
+Prepare = Callable[[Any], Any]
+"""Returns what msgspec should write for a value: often the value itself."""
+
+MAX_KNOWN_CLASSES = 1_000
+
+ATOMS: frozenset[type] = frozenset(
+    {
+        *(str, int, float, bool, type(None), bytes, bytearray, memoryview, Raw, decimal.Decimal, uuid.UUID),
+        *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta),
+    }
+)
+"""Values with nothing inside of them."""
+
+
+class TooDeep(SerializerError):
+    """A payload is nested too deeply to be encoded."""
+
+
+def encode_json(payload: object, _modules: Mapping[str, Any] = sys.modules) -> Raw:
+    """Return a payload as JSON.
+
+    Raises `TypeError` for what cannot be encoded, and `SerializerError` for text that is no Unicode, and for what
+    contains itself or is nested more deeply than Python's stack allows.
+    """
+    try:
+        if "pydantic.dataclasses" in _modules:
+            payload = prepared(payload)
+        return Raw(_encode(payload))
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise _refusal(error) from None
+
+
+def encode_prepared(payload: object) -> Raw:
+    """Do what `encode_json` does, for values of types that are written otherwise than msgspec would."""
+    try:
+        return Raw(_encode(prepared(payload)))
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise _refusal(error) from None
+
+
+def _encode_as_it_is(payload: object) -> Raw:
+    try:
+        return Raw(_encode(payload))
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise _refusal(error) from None
+
+
+def _refusal(error: UnicodeEncodeError | RecursionError) -> SerializerError:
+    if isinstance(error, UnicodeEncodeError):
+        return SerializerError(f"text that is no Unicode: {error}")
+    return TooDeep("a payload that contains itself, or is nested too deeply")
+
+
+def encode_unknown(instance: Any) -> Any:
+    """Return what msgspec should write for what it does not know: it is the encoder's `enc_hook`."""
+    kind = cast("Any", type(instance))
+    serializer = getattr(kind, "__pydantic_serializer__", None)
+    if serializer is not None:
+        return dump(serializer, instance)
+    if issubclass(kind, Mapping):
+        return prepared(dict(instance))
+    if issubclass(kind, collections.deque):
+        return prepared(list(instance))
+    if hasattr(kind, "model_dump"):
+        return instance.model_dump(mode="json", by_alias=True)
+    if is_pydantic_class(kind) or ("pydantic" in sys.modules and kind.__module__ in _KNOWN_TO_PYDANTIC):
+        return _adapter_of(kind).simplify(instance)
+    if kind in ATOMS or kind in (tuple, frozenset):
+        raise TypeError(f"Encoding a {kind.__name__} as the key of an object is unsupported: keys are text or numbers")
+    raise TypeError(f"Encoding objects of type {kind.__name__} is unsupported")
+
+
+_KNOWN_TO_PYDANTIC = ("ipaddress", "pathlib", "pathlib._local", "fractions")
+_encode = msgspec.json.Encoder(enc_hook=encode_unknown).encode
+
+
+class Encoders(dict[type, Callable[[Any], Any]]):
+    """What encodes the instances of a class, remembered: asking takes longer than encoding does."""
+
+    def remember(self, kind: type[Any], encoder: Callable[[Any], T]) -> Callable[[Any], T]:
+        """Keep what encodes the instances of a class."""
+        if len(self) < MAX_KNOWN_CLASSES:  # classes that are made again and again must not be held for ever
+            self[kind] = encoder
+        return encoder
+
+
+_tables: list[Encoders] = []
+_special: set[type] = set()
+
+
+def encoders() -> Encoders:
+    """Return a table of encoders; it is emptied when a type turns up that changes how others are encoded."""
+    _tables.append(Encoders())
+    return _tables[-1]
+
+
+def json_encoder(kind: type[Any]) -> Callable[[Any], Raw]:
+    """Choose what encodes the instances of a class."""
+    if hasattr(kind, "__pydantic_serializer__"):
+        return encode_prepared
+    if has_fields(kind):
+        prepare = _preparer(kind)
+        if prepare is _itself:
+            return _encode_as_it_is
+        if (_parts_of_class(kind) or Parts.NOTHING) & Parts.PYDANTIC:
+            return encode_prepared
+    return encode_prepared if _special else encode_json
+
+
+def _note_special(kind: type) -> None:
+    """Take note of a class that msgspec must not meet, wherever its instances are."""
+    if not _special:
+        for table in _tables:
+            table.clear()
+    _special.add(kind)
+
+
+def prepared(value: Any) -> Any:
+    """Return a value with those replaced in it that msgspec would not write as they are read; itself if there are none.
+
+    Costs about as much as encoding does.
+    """
+    kind = value.__class__
+    if kind in ATOMS:
+        return value
+    return (_preparers.get(kind) or _preparer(kind))(value)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _prepare_dict(value: dict[Any, Any]) -> Any:
+    changed: dict[Any, Any] | None = None
+    for key, item in value.items():
+        if item.__class__ not in ATOMS:
+            new = prepared(item)
+            if new is not item:
+                changed = dict(value) if changed is None else changed
+                changed[key] = new
+    return value if changed is None else changed
+
+
+def _prepare_items(value: Any) -> Any:
+    changed: list[Any] | None = None
+    for number, item in enumerate(value):
+        if item.__class__ not in ATOMS:
+            new = prepared(item)
+            if new is not item:
+                changed = list(value) if changed is None else changed
+                changed[number] = new
+    return value if changed is None else changed
+
+
+def _prepare_mapping(value: Mapping[Any, Any]) -> Any:
+    return _prepare_dict(dict(value))
+
+
+_preparers: dict[type, Prepare] = {
+    dict: _prepare_dict,
+    **dict.fromkeys((list, tuple, set, frozenset), _prepare_items),
+}
+
+
+def _preparer(kind: type[Any]) -> Prepare:
+    """Return what prepares the instances of a class, which is remembered."""
+    known = _preparers.get(kind)
+    if known is not None:
+        return known
+    prepare = _new_preparer(kind)
+    if len(_preparers) < MAX_KNOWN_CLASSES:  # classes that are made again and again must not be held for ever
+        _preparers[kind] = prepare
+    return prepare
+
+
+def _dump_by_itself(value: Any) -> Raw:
+    return dump(value.__pydantic_serializer__, value)
+
+
+def _new_preparer(kind: type[Any]) -> Prepare:
+    if hasattr(kind, "__pydantic_serializer__"):  # a dataclass of pydantic, or a model
+        return _dump_by_itself
+    if issubclass(kind, dict):
+        return _prepare_dict
+    if has_fields(kind):
+        parts = _parts_of_class(kind)
+        if parts is None:
+            return _FieldsPreparer(kind, {})
+        if parts & Parts.PYDANTIC:
+            if parts & Parts.SHAPED:
+                _note_special(kind)
+            return _special_preparer(kind, parts)
+        if not hasattr(kind, "_fields") and all(_is_closed(hint) for hint in hints_of(kind).values()):
+            return _itself
+        return _FieldsPreparer(kind, {})
+    if issubclass(kind, list | tuple | set | frozenset):
+        return _prepare_items
+    return _prepare_mapping if issubclass(kind, Mapping) else _itself
+
+
+def _parts_of_class(kind: type[Any]) -> Parts | None:
+    """Return what is inside of a class, or `None` if its hints cannot be read: msgspec needs none to encode."""
+    try:
+        return parts_of(kind)
+    except (NameError, TypeError, AttributeError, SyntaxError):
+        return None
+
+
+def _special_preparer(kind: type[Any], parts: Parts) -> Prepare:
+    """Prepare a class with something of pydantic in it: as a whole if pydantic decodes it so, or else by its fields."""
+    if not parts & Parts.NOT_PYDANTIC:
+        return _adapter_of(kind).dump
+    dumps: dict[str, Prepare] = {}
+    for name, hint in hints_of(kind).items():
+        inside = parts_of(hint)
+        if inside & Parts.PYDANTIC and not inside & Parts.NOT_PYDANTIC:
+            dumps[name] = Adapter(hint).dump
+    return _FieldsPreparer(kind, dumps)
+
+
+def _is_closed(hint: Any) -> bool:
+    """Whether a type says all there is to know about its values, and nothing has to be replaced in them."""
+    hint = unwrapped(hint)
+    origin: Any = get_origin(hint)
+    if origin is Literal or hint is None or hint in ATOMS or (is_class(hint) and issubclass(hint, enum.Enum)):
+        return True
+    if origin is Annotated:
+        return _is_closed(get_args(hint)[0])
+    if is_union(hint) or origin in (list, dict, tuple, set, frozenset):
+        return all(one is Ellipsis or _is_closed(one) for one in get_args(hint))
+    return False
+
+
+class _FieldsPreparer:
+    """Replaces values in the fields of a class, and writes the rest as msgspec would."""
+
+    def __init__(self, kind: type[Any], dumps: Mapping[str, Prepare]) -> None:
+        self._dumps = dumps
+        self._is_tuple = issubclass(kind, tuple)
+        self._is_attrs = hasattr(kind, "__attrs_attrs__")
+        self._layout: Any = None
+        self._omitted: dict[str, Any] = {}
+        if issubclass(kind, Struct):
+            self._names = kind.__struct_fields__
+            self._layout = _layout(kind)
+            if kind.__struct_config__.omit_defaults:
+                self._omitted = {one.name: one.default for one in msgspec.structs.fields(kind)}
+        elif self._is_tuple:
+            self._names = cast("Any", kind)._fields
+        elif self._is_attrs:
+            self._names = tuple(one.name for one in cast("Any", kind).__attrs_attrs__)
+        else:
+            self._names = tuple(one.name for one in dataclasses.fields(kind))
+
+    def __call__(self, value: Any) -> Any:
+        changed = False
+        fields: dict[str, Any] = {}
+        for name in self._names:
+            item = getattr(value, name, msgspec.UNSET)
+            absent = item is msgspec.UNSET or item is self._omitted.get(name, msgspec.UNSET)
+            dump = self._dumps.get(name, prepared)
+            fields[name] = new = item if absent else dump(item)
+            changed = changed or new is not item
+        if not changed:
+            return value
+        if self._layout is not None:
+            return self._layout(**fields)
+        if self._is_tuple:
+            return list(fields.values())
+        return {
+            name: new
+            for name, new in fields.items()
+            if new is not msgspec.UNSET and not (self._is_attrs and name.startswith("_"))
+        }
+
+
+def _layout(kind: type[Struct]) -> Any:
+    """Return a `Struct` of any values that is written as another is."""
+    config = kind.__struct_config__
+    specs: list[Any] = []
+    for one in msgspec.structs.fields(kind):
+        if one.required:
+            specs.append((one.name, Any))
+        elif one.default_factory is not msgspec.NODEFAULT:
+            specs.append((one.name, Any, msgspec.field(default_factory=one.default_factory)))
+        else:
+            specs.append((one.name, Any, msgspec.field(default=one.default)))
+    tag = {} if config.tag is None else {"tag": config.tag, "tag_field": config.tag_field}
+    return msgspec.defstruct(
+        kind.__name__,
+        specs,
+        rename={one.name: one.encode_name for one in msgspec.structs.fields(kind)},
+        kw_only=True,
+        omit_defaults=config.omit_defaults,
+        array_like=config.array_like,
+        **cast("Any", tag),
+    )
+
+
+_adapters: dict[type, Adapter] = {}
+
+
+def _adapter_of(kind: type[Any]) -> Adapter:
+    adapter = _adapters.get(kind)
+    if adapter is None:
+        adapter = Adapter(kind)
+        if len(_adapters) < MAX_KNOWN_CLASSES:
+            _adapters[kind] = adapter
+    return adapter
+
+
+def note_type(annotation: Any) -> None:
+    """Take note of a type that handlers take: values of it may come to be sent, inside of others."""
+    if parts_of(annotation) & Parts.SHAPED:
+        _note_special(object)

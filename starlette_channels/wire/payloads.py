@@ -1,0 +1,160 @@
+"""From the payload on the wire to the type that a handler's annotation asks for."""
+
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Raw
+
+from starlette_channels.wire.pydantic_adapters import Adapter, Misfit
+from starlette_channels.wire.annotations import Parts, alias_value, is_union, parts_of
+from starlette_channels.wire.conversions import is_stand_in, misfit, take, type_for_msgspec
+from starlette_channels.wire.encoding import note_type
+from starlette_channels.exceptions import InvalidPayload
+from starlette_channels.wire.messages import Body
+
+Decode: TypeAlias = Callable[[Body], Any]
+
+ANYTHING = (Any, object, inspect.Parameter.empty)
+
+MOST_DETAIL = 500
+"""So many characters of a complaint are sent: names and values of the client's own may be in it."""
+
+
+def payload_decoder(annotation: Any) -> Decode:
+    """Build the decoder for an annotation, once, when a handler is defined.
+
+    `bytes` takes binary frames only, `Raw` leaves JSON undecoded, `Any` takes everything, a union takes what its
+    members take. A type that validates by itself does so wherever it stands: what has something of pydantic in it is
+    decoded by pydantic, and the converters of attrs classes are called. Any other type takes the JSON that msgspec
+    decodes to it. The decoder raises `InvalidPayload`, with a text of at most 500 characters; this function raises
+    `TypeError` for a type that nobody can decode, and for constraints that nobody would check.
+    """
+    members = list(_members(annotation))
+    note_type(annotation)
+    decode_json = _json_decoder(annotation, members) or _wants_binary
+    decode_binary = _binary_decoder(members) or _wants_json
+
+    def decode(body: Body) -> Any:
+        try:
+            return decode_json(body) if type(body) is Raw else decode_binary(body)
+        except RecursionError:
+            raise InvalidPayload("Nested too deeply") from None
+        except (msgspec.DecodeError, UnicodeError, Misfit) as error:
+            raise InvalidPayload(_explain(error)) from None
+
+    return decode
+
+
+def _explain(error: msgspec.DecodeError | UnicodeError | Misfit) -> str:
+    """Say what is wrong, and where."""
+    if isinstance(error, msgspec.DecodeError) and isinstance(error.__cause__, Misfit):
+        error = misfit(error)
+    text = str(error)
+    path = f" - at `${error.path}`" if isinstance(error, Misfit) else ""
+    if len(text) + len(path) <= MOST_DETAIL:
+        return text + path
+    text, path = text[:MOST_DETAIL], path[:MOST_DETAIL]
+    return f"{text[: max(MOST_DETAIL - len(path), MOST_DETAIL // 2)]}{path}"[: MOST_DETAIL - 3] + "..."
+
+
+def _wants_binary(_: object) -> Any:
+    raise InvalidPayload("Expected a binary frame, got JSON")
+
+
+def _wants_json(_: object) -> Any:
+    raise InvalidPayload("Expected JSON, got a binary frame")
+
+
+def _members(annotation: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield what a type is made of: the bare type, and how it is spelt, constraints and all.
+
+    A union is taken apart only if there is something in it that is no JSON.
+    """
+    value = alias_value(annotation)
+    if isinstance(annotation, typing.NewType):
+        yield from _members(annotation.__supertype__)
+    elif value is not annotation:
+        yield from _whole(annotation, list(_members(value)))
+    elif is_union(annotation):
+        for member in get_args(annotation):
+            yield from _members(member)
+    elif get_origin(annotation) is Annotated:
+        inside = list(_members(annotation.__origin__))
+        if len(inside) == 1:
+            yield inside[0][0], annotation
+        else:
+            yield from _annotated(annotation, inside)
+    else:
+        yield annotation, annotation
+
+
+def _annotated(annotation: Any, inside: list[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    """Say of what is JSON in a union, and of what is not, what `Annotated` says of the union."""
+    whole = _whole(annotation, inside)
+    annotated: Any = Annotated
+    if whole is not inside:
+        yield from whole
+        return
+    rest = tuple(spelt for bare, spelt in inside if bare is not bytes)
+    metadata = annotation.__metadata__
+    if rest:
+        bare = next((bare for bare, _ in inside if bare in ANYTHING or bare is Raw), rest)
+        yield bare, annotated[(Union[rest], *metadata)]  # noqa: UP007 - known at run time only
+    for bare, spelt in inside:
+        if bare is bytes:
+            theirs = [one for one in metadata if getattr(one, "discriminator", None) is None]
+            yield bare, annotated[(spelt, *theirs)] if theirs else spelt
+
+
+def _whole(annotation: Any, inside: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    if any(bare in ANYTHING or bare is Raw or bare is bytes for bare, _ in inside):
+        return inside
+    return [(annotation, annotation)]
+
+
+def _json_decoder(annotation: Any, members: list[tuple[Any, Any]]) -> Callable[[Raw], Any] | None:
+    free = [spelt for bare, spelt in members if bare in ANYTHING or bare is Raw]
+    if not any(parts_of(spelt) & Parts.SPECIAL for spelt in free):
+        if any(bare in ANYTHING for bare, _ in members):
+            return _msgspec_decoder(Any)
+        if free:
+            return lambda body: body
+    rest = tuple(spelt for bare, spelt in members if bare is not bytes)
+    if not rest:
+        return None
+    # Only a union with bytes is put together anew: anything else keeps its own spelling.
+    wanted = type_for_msgspec(annotation if len(rest) == len(members) else Union[rest])  # noqa: UP007
+    adapter = _adapter(wanted)
+    if adapter is not None:
+        return lambda body: adapter.decode(bytes(body))
+    return _msgspec_decoder(wanted)
+
+
+def _adapter(wanted: Any) -> Adapter | None:
+    return wanted.adapter if is_stand_in(wanted) else None
+
+
+def _binary_decoder(members: list[tuple[Any, Any]]) -> Callable[[bytes], bytes] | None:
+    anything = next((spelt for bare, spelt in members if bare in ANYTHING), None)
+    if anything is not None and not parts_of(anything) & Parts.SPECIAL:
+        return lambda data: data
+    if anything is not None:
+        members = [(bytes, anything)]
+    spelt = next((spelt for bare, spelt in members if bare is bytes), None)
+    if spelt is None or spelt is bytes:
+        return spelt and (lambda data: data)
+    wanted = type_for_msgspec(spelt)
+    adapter = _adapter(wanted)
+    if adapter is not None:
+        return adapter.take_bytes
+    return lambda data: msgspec.convert(data, wanted)
+
+
+def _msgspec_decoder(wanted: Any) -> Callable[[Any], Any]:
+    return msgspec.json.Decoder(wanted, dec_hook=take).decode
+
+
+decode_anything: Decode = payload_decoder(Any)
