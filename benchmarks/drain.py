@@ -14,7 +14,7 @@ import msgspec
 from benchmarks import machine
 from starlette_channels import Drain
 from tests.fuzzing.wire import Address, Wire
-from tests.servers import FAST_LANE, Server, serve
+from tests.support.servers import FAST_LANE, Server, serve
 
 APP = "benchmarks.apps.drain_app:app"
 AT_ONCE = 50

@@ -14,7 +14,7 @@ from msgspec import Struct
 from benchmarks.hearer import ANSWERS, TOPIC, report
 from starlette_channels import Broker, Gap
 from starlette_channels.pubsub.hub import Publication
-from tests.engines import ENGINES, engine
+from tests.support.engines import ENGINES, engine
 
 NEWS = {"body": "x" * 70, "ts": 0}
 """About 100 bytes."""

@@ -11,7 +11,7 @@ from collections import deque
 from tests.fuzzing.honest import Figures, figures, figures_when, honest_pair, nothing_left
 from tests.fuzzing.watch import LANES
 from tests.fuzzing.wire import Address, Wire, binary, text
-from tests.servers import Server, serve
+from tests.support.servers import Server, serve
 
 AT_ONCE = 20
 LINGERING = 100

@@ -1,8 +1,8 @@
-"""The trips of a message through the package: calls, files, and moves between files, on the fast lane without a network.
+"""The trips of a message through the package: calls, files, and moves between files, without a network.
 
-`scripts/trips` prints them. Only functions of the package count, and only where Python calls them: a generator that is resumed counts, a
-method of C does not. A move is a call into another file than that of the call before it. Figures of one version of Python
-are exact; another version may inline a comprehension.
+`scripts/trips` prints them. Only functions of the package count, where Python calls them: a generator that is resumed
+counts, a method of C does not. A move is a call into another file than that of the call before it. Figures of one
+version of Python are exact; another version may inline a comprehension.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,13 +21,13 @@ from msgspec import Struct
 
 import starlette_channels
 from starlette_channels import Limits, Payload, Presence, Socket, channel
-from starlette_channels.pubsub.broker import Broker
 from starlette_channels.connection.connection import Connection
-from starlette_channels.observability.error_log import Mishaps
-from starlette_channels.wire.serializers import V2
 from starlette_channels.connection.registry import Service
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.pubsub.broker import Broker
 from starlette_channels.transports.uvicorn_lane.connection import Lane
 from starlette_channels.transports.uvicorn_lane.idle_sweep import Pulse
+from starlette_channels.wire.serializers import V2
 
 ROOT = Path(starlette_channels.__file__).parent
 TURNS = 20
@@ -47,7 +48,7 @@ class Trip(Struct):
     def moves(self) -> int:
         """How often a call goes into another file than the one before."""
         files = ["", *(file for file, _ in self.calls)]
-        return sum(before != after for before, after in zip(files, files[1:], strict=False))
+        return sum(before != after for before, after in pairwise(files))
 
     def __str__(self) -> str:
         return f"{len(self.calls)} calls, {self.files} files, {self.moves} moves"

@@ -10,7 +10,7 @@ from benchmarks import machine
 from benchmarks.loads import Load, Timing
 from benchmarks.runner import apply, serve
 from benchmarks.servers import FAST_LANE, Server
-from tests.engines import ENGINES, engine
+from tests.support.engines import ENGINES, engine
 
 MEMORY = "memory"
 

@@ -10,9 +10,9 @@ import msgspec
 from uvicorn import main as uvicorn_command
 from uvicorn.config import LOGGING_CONFIG
 
-from starlette_channels.wire.event_names import check_event
 from starlette_channels.exceptions import PublishError, SerializerError
 from starlette_channels.pubsub.publisher import Publisher
+from starlette_channels.wire.event_names import check_event
 
 SETTINGS: dict[str, Any] = {
     "ws": "starlette_channels.transports.uvicorn:FastLane",

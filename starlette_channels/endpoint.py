@@ -10,36 +10,36 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from starlette_channels.handshake.admission import Admission, Connect, Connected
 from starlette_channels.arguments import check_type
-from starlette_channels.handshake.arrivals import Arrival
-from starlette_channels.pubsub.broker import Broker
-from starlette_channels.pubsub.engines.url import MEMORY
-from starlette_channels.channels.definition import Channel
-from starlette_channels.pubsub.commands import Disconnect, Kick
 from starlette_channels.channels.checks import check_list
+from starlette_channels.channels.definition import Channel
+from starlette_channels.connection.expiry import Expiry
+from starlette_channels.connection.registry import Service
+from starlette_channels.handshake.admission import Admission, Connect, Connected
+from starlette_channels.handshake.arrivals import Arrival
+from starlette_channels.handshake.handshake import Refused, note_refusal, refuse_websocket
+from starlette_channels.handshake.origins import CheckOrigin, OriginCheck
+from starlette_channels.handshake.paths import TransportPath
+from starlette_channels.limits import Bounds, Limits
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.log_options import LogOptions
+from starlette_channels.observability.statistics import Statistics
+from starlette_channels.presence.presence import Presence
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.pubsub.commands import Disconnect, Kick
+from starlette_channels.pubsub.engines.url import MEMORY
+from starlette_channels.pubsub.hub import Hub
 from starlette_channels.server.drain import Drain
 from starlette_channels.server.drainer import Drainer
-from starlette_channels.connection.expiry import Expiry
-from starlette_channels.handshake.handshake import Refused, note_refusal, refuse_websocket
-from starlette_channels.pubsub.hub import Hub
-from starlette_channels.limits import Bounds, Limits
-from starlette_channels.observability.log_options import LogOptions
-from starlette_channels.wire.messages import Payload
-from starlette_channels.observability.statistics import Statistics
-from starlette_channels.observability.error_log import Mishaps
-from starlette_channels.handshake.origins import CheckOrigin, OriginCheck
 from starlette_channels.server.http import Pages
-from starlette_channels.handshake.paths import TransportPath
-from starlette_channels.transports.longpoll.endpoint import LongPolling
-from starlette_channels.presence.presence import Presence
 from starlette_channels.server.readiness import Readiness
-from starlette_channels.wire.serializers import V1, V2, Serializer
-from starlette_channels.connection.registry import Service
 from starlette_channels.server.signals import STOP_SIGNALS
-from starlette_channels.transports.longpoll.transport import LongPoll
-from starlette_channels.transports.asgi_websocket import forget_what_comes, serve_websocket, warn_about_server
 from starlette_channels.server.workers import refuse_several_workers
+from starlette_channels.transports.asgi_websocket import forget_what_comes, serve_websocket, warn_about_server
+from starlette_channels.transports.longpoll.endpoint import LongPolling
+from starlette_channels.transports.longpoll.transport import LongPoll
+from starlette_channels.wire.messages import Payload
+from starlette_channels.wire.serializers import V1, V2, Serializer
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 transport_logger: logging.Logger = logging.getLogger("starlette_channels.transport")

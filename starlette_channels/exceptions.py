@@ -17,7 +17,7 @@ Mistakes in definitions are plain `TypeError` and `ValueError`, raised at import
 
 from typing import Any, Final
 
-from starlette_channels.wire.close_codes import check_close
+from starlette_channels.close_codes import check_close
 
 _UNSET: Final[Any] = object()
 

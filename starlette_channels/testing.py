@@ -22,9 +22,9 @@ from msgspec import Struct
 from starlette.types import ASGIApp, Message, Scope
 
 from starlette_channels.handshake.auth_token import SUBPROTOCOL, encode_token
+from starlette_channels.runtime.tasks import Tasks
 from starlette_channels.wire.messages import Frame, Raw, Reply, encode_payload
 from starlette_channels.wire.query import encode_query
-from starlette_channels.runtime.tasks import Tasks
 
 _decode_array = msgspec.json.Decoder(tuple[Any, Any, Any, Any, Any]).decode
 

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from starlette_channels.testing import Client, Received
-from tests.engines import ENGINES, EngineServer, engine
+from tests.support.engines import ENGINES, EngineServer, engine
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {"use_uvloop": False}),

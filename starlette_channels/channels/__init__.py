@@ -1,1 +1,1 @@
-"""TODO channels"""
+"""Channels: the definition with its handlers, the socket that handlers see, and a client's joined channel."""

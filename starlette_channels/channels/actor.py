@@ -16,14 +16,14 @@ from typing import Any, Literal, TypeAlias
 
 import anyio
 
-from starlette_channels.runtime.callables import name_of
-from starlette_channels.runtime.cancellation import current_task, is_crash
 from starlette_channels.channels.definition import EndReason
-from starlette_channels.observability.log_context import HERE, Scene
 from starlette_channels.channels.socket import Cleanup
 from starlette_channels.channels.spawner import Spawner
-from starlette_channels.runtime.tasks import Cancel, Run, within
+from starlette_channels.observability.log_context import HERE, Scene
+from starlette_channels.runtime.callables import name_of
+from starlette_channels.runtime.cancellation import current_task, is_crash
 from starlette_channels.runtime.handler_deadlines import watch_of_this_loop
+from starlette_channels.runtime.tasks import Cancel, Run, within
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 

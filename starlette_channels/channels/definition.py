@@ -4,14 +4,14 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, Literal, Protocol, TypeAlias, TypeVar
 
-from starlette_channels.wire.pydantic_adapters import Misfit
+from starlette_channels.channels.backpressure import WhenSlow, check_policy
+from starlette_channels.channels.handlers import Handler, make_handler
+from starlette_channels.channels.socket import Errand, Socket
+from starlette_channels.observability.log_options import Level, level_of
 from starlette_channels.runtime.callables import check_function
 from starlette_channels.wire.event_names import RESERVED_PREFIXES, is_ordinary
-from starlette_channels.channels.handlers import Handler, make_handler
-from starlette_channels.observability.log_options import Level, level_of
 from starlette_channels.wire.messages import Answer, Gap
-from starlette_channels.channels.backpressure import WhenSlow, check_policy
-from starlette_channels.channels.socket import Errand, Socket
+from starlette_channels.wire.pydantic_adapters import Misfit
 from starlette_channels.wire.topics import Match, Pattern
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")

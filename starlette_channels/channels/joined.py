@@ -15,27 +15,27 @@ from typing import Any
 
 import anyio
 
-from starlette_channels.channels.actor import Stage, Step
 from starlette_channels.arguments import check_type
+from starlette_channels.channels.actor import Stage, Step
 from starlette_channels.channels.assigns import copy_assigns
-from starlette_channels.pubsub.broker import Subscriptions
-from starlette_channels.runtime.callables import check_call_later, name_of
 from starlette_channels.channels.definition import Channel, EndReason
-from starlette_channels.pubsub.confirmations import WAIT_SECONDS
-from starlette_channels.wire.encoding import TooDeep
-from starlette_channels.wire.event_names import RESERVED_PREFIXES
-from starlette_channels.exceptions import InvalidPayload
-from starlette_channels.pubsub.hub import Publication, Route
 from starlette_channels.channels.link import Link, reply_frame
-from starlette_channels.wire.messages import Broadcast, Frame, Gap, Message, Reply, encode_payload, shown
-from starlette_channels.wire.payloads import decode_anything
-from starlette_channels.wire.protocol import UNMATCHED, Answer
 from starlette_channels.channels.rejections import rejection
 from starlette_channels.channels.socket import Cleanup
 from starlette_channels.channels.speakers import SILENT, Speaker
+from starlette_channels.exceptions import InvalidPayload
+from starlette_channels.pubsub.broker import Subscriptions
+from starlette_channels.pubsub.confirmations import WAIT_SECONDS
+from starlette_channels.pubsub.hub import Publication, Route
+from starlette_channels.runtime.callables import check_call_later, name_of
 from starlette_channels.runtime.tasks import OutOfTime, within
-from starlette_channels.wire.topics import Match
 from starlette_channels.runtime.uptime import uptime
+from starlette_channels.wire.encoding import TooDeep
+from starlette_channels.wire.event_names import RESERVED_PREFIXES
+from starlette_channels.wire.messages import Broadcast, Frame, Gap, Message, Reply, encode_payload, shown
+from starlette_channels.wire.payloads import decode_anything
+from starlette_channels.wire.protocol import UNMATCHED, Answer
+from starlette_channels.wire.topics import Match
 
 if sys.version_info >= (3, 12):
     from typing import override

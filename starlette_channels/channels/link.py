@@ -6,15 +6,15 @@ from weakref import WeakSet
 
 import anyio
 
-from starlette_channels.pubsub.broker import Broker
-from starlette_channels.pubsub.hub import Hub, ShortCut
-from starlette_channels.wire.messages import Frame, Message, Payload, Ref, Reply, encode_answer
-from starlette_channels.observability.redaction import ParameterFilter
-from starlette_channels.wire.protocol import Answer
-from starlette_channels.wire.serializers import Serializer
 from starlette_channels.channels.backpressure import Place
 from starlette_channels.channels.socket import LaterReply
 from starlette_channels.channels.spawner import Spawner
+from starlette_channels.observability.redaction import ParameterFilter
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.pubsub.hub import Hub, ShortCut
+from starlette_channels.wire.messages import Frame, Message, Payload, Ref, Reply, encode_answer
+from starlette_channels.wire.protocol import Answer
+from starlette_channels.wire.serializers import Serializer
 
 if sys.version_info >= (3, 12):
     from typing import override

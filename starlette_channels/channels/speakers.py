@@ -6,17 +6,17 @@ from functools import partial
 from typing import Any
 
 from starlette_channels.channels.actor import Actor, Stage
-from starlette_channels.pubsub.broker import Broker
-from starlette_channels.channels.definition import Channel
-from starlette_channels.wire.event_names import ORDINARY_EVENTS, PRESENCE_STATE, check_event
-from starlette_channels.pubsub.hub import Publication
-from starlette_channels.channels.link import Link, PromisedReply
-from starlette_channels.observability.log_context import Scene
-from starlette_channels.wire.messages import EMPTY, Body, Frame, Message, Payload, Ref, encode_answer, encode_payload
-from starlette_channels.observability.error_log import Lazily
-from starlette_channels.wire.payloads import decode_anything
 from starlette_channels.channels.backpressure import LatestByKey, Place
+from starlette_channels.channels.definition import Channel
+from starlette_channels.channels.link import Link, PromisedReply
 from starlette_channels.channels.socket import LaterReply, Socket
+from starlette_channels.observability.error_log import Lazily
+from starlette_channels.observability.log_context import Scene
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.pubsub.hub import Publication
+from starlette_channels.wire.event_names import ORDINARY_EVENTS, PRESENCE_STATE, check_event
+from starlette_channels.wire.messages import EMPTY, Body, Frame, Message, Payload, Ref, encode_answer, encode_payload
+from starlette_channels.wire.payloads import decode_anything
 
 if sys.version_info >= (3, 12):
     from typing import override

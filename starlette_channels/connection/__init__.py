@@ -1,1 +1,1 @@
-"""TODO connection"""
+"""A connection: one client, its rate limits, its identity and its expiry, and the contract of its transport."""

@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from starlette_channels.pubsub.broker import Broker
 from starlette_channels.channels.definition import Channel, EndReason
-from starlette_channels.pubsub.commands import Command, Disconnect
-from starlette_channels.connection.endings import end, expel, fetched, settle
-from starlette_channels.exceptions import ProtocolError
-from starlette_channels.wire.headers import check_header, is_plain, read_message
-from starlette_channels.pubsub.hub import Hub, ShortCut
-from starlette_channels.connection.identities import Excess
-from starlette_channels.limits import Bounds
 from starlette_channels.channels.joined import Member
+from starlette_channels.connection.endings import end, expel, fetched, settle
+from starlette_channels.connection.identities import Excess
+from starlette_channels.connection.rate_limiter import HEAVY, Sender
+from starlette_channels.connection.registry import Service
+from starlette_channels.connection.transport import Transport
+from starlette_channels.exceptions import ProtocolError
+from starlette_channels.limits import Bounds
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.pubsub.commands import Command, Disconnect
+from starlette_channels.pubsub.hub import Hub, ShortCut
+from starlette_channels.runtime.tasks import Cancel, Tasks
+from starlette_channels.runtime.uptime import uptime
+from starlette_channels.wire.headers import check_header, is_plain, read_message
 from starlette_channels.wire.messages import (
     EMPTY,
     Frame,
@@ -29,15 +35,19 @@ from starlette_channels.wire.messages import (
     message_size,
     shown,
 )
-from starlette_channels.observability.error_log import Mishaps
-from starlette_channels.wire.protocol import UNMATCHED, Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
-from starlette_channels.connection.rate_limiter import HEAVY, Sender
+from starlette_channels.wire.protocol import (
+    UNMATCHED,
+    Answer,
+    ClientProtocol,
+    Decision,
+    Join,
+    Leave,
+    Push,
+    Refresh,
+    Stale,
+)
 from starlette_channels.wire.serializers import Serializer, keeps_refs_raw
-from starlette_channels.connection.registry import Service
-from starlette_channels.runtime.tasks import Cancel, Tasks
 from starlette_channels.wire.topics import Match
-from starlette_channels.connection.transport import Transport
-from starlette_channels.runtime.uptime import uptime
 
 if TYPE_CHECKING:
     from weakref import WeakSet

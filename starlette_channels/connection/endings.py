@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import anyio
 
 from starlette_channels.channels.definition import EndReason
-from starlette_channels.channels.link import Link
 from starlette_channels.channels.joined import Member
+from starlette_channels.channels.link import Link
 
 FETCH_SECONDS = 1.0
 """How long a client may take to come for the last messages: one that polls does so again at once."""

@@ -15,16 +15,16 @@ import anyio
 from msgspec import Struct
 
 from starlette_channels.arguments import check_fields
+from starlette_channels.channels.handlers import Handler, make_handler
+from starlette_channels.channels.rejections import rejection
+from starlette_channels.exceptions import ConnectError, InvalidPayload, SerializerError
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.pubsub.hub import Hub
 from starlette_channels.runtime.callables import check_function, name_of
 from starlette_channels.runtime.cancellation import is_crash
 from starlette_channels.runtime.deadlines import Deadlines
-from starlette_channels.exceptions import ConnectError, InvalidPayload, SerializerError
-from starlette_channels.channels.handlers import Handler, make_handler
-from starlette_channels.pubsub.hub import Hub
-from starlette_channels.wire.messages import Message
-from starlette_channels.observability.error_log import Mishaps
-from starlette_channels.channels.rejections import rejection
 from starlette_channels.runtime.tasks import Tasks
+from starlette_channels.wire.messages import Message
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from starlette_channels.rates import FULL, Meter
 from starlette_channels.limits import Bounds
+from starlette_channels.rates import FULL, Meter
 
 MOST_REMEMBERED = 10_000
 """Identities without a connection that are remembered until their buckets are full; if there are more, no longer."""

@@ -4,14 +4,14 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from starlette_channels.rates import FULL
-from starlette_channels.connection.identities import Excess, Identity
 from starlette_channels.channels.link import Write
-from starlette_channels.wire.messages import Frame
-from starlette_channels.observability.redaction import ParameterFilter
+from starlette_channels.connection.identities import Excess, Identity
 from starlette_channels.connection.refusals import Refusals
 from starlette_channels.connection.registry import Service
+from starlette_channels.observability.redaction import ParameterFilter
+from starlette_channels.rates import FULL
 from starlette_channels.runtime.timers import waker_of_this_loop
+from starlette_channels.wire.messages import Frame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 

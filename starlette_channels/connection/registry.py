@@ -9,17 +9,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from starlette_channels.arguments import check_type
-from starlette_channels.pubsub.broker import Broker
-from starlette_channels.channels.definition import Channel
 from starlette_channels.channels.checks import check_channels, warn_of_hidden_patterns
+from starlette_channels.channels.definition import Channel
 from starlette_channels.connection.expiry import Lifetimes, Mortal
-from starlette_channels.pubsub.hub import Hub
 from starlette_channels.connection.identities import Identities, Quotas
 from starlette_channels.limits import Bounds, Limits
-from starlette_channels.observability.log_options import LogOptions, level_of
-from starlette_channels.wire.messages import shown
 from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.log_options import LogOptions, level_of
 from starlette_channels.observability.redaction import ParameterFilter
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.pubsub.hub import Hub
+from starlette_channels.wire.messages import shown
 from starlette_channels.wire.topics import Match, Pattern
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")

@@ -4,10 +4,10 @@ from typing import Protocol
 
 import anyio
 
-from starlette_channels.pubsub.hub import Outlet, ShortCut, Writer
-from starlette_channels.wire.messages import Frame
 from starlette_channels.channels.backpressure import Place
+from starlette_channels.pubsub.hub import Outlet, ShortCut, Writer
 from starlette_channels.runtime.tasks import Tasks
+from starlette_channels.wire.messages import Frame
 
 
 class Transport(Protocol):

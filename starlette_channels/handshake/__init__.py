@@ -1,1 +1,1 @@
-"""TODO handshake"""
+"""The handshake: path, origin, token, `connect`, and admission."""

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
-from starlette_channels.handshake.handshake import Refused
 from starlette_channels.connection.registry import Service
+from starlette_channels.handshake.handshake import Refused
 from starlette_channels.runtime.uptime import uptime
 
 if TYPE_CHECKING:

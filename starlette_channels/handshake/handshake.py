@@ -8,8 +8,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope, Send
 
 from starlette_channels.handshake.auth_token import take_token
-from starlette_channels.wire.messages import shown
 from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.wire.messages import shown
 from starlette_channels.wire.query import Params, decode_query
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")

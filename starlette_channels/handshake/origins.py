@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Collection
 from typing import NamedTuple, TypeAlias, cast
 
+from starlette_channels.handshake.handshake import Handshake, Refused
 from starlette_channels.runtime.callables import check_function, is_async
 from starlette_channels.runtime.cancellation import is_crash
-from starlette_channels.handshake.handshake import Handshake, Refused
 
 CheckOrigin: TypeAlias = bool | Collection[str] | Callable[[Handshake], bool]
 """Same host, any, those of a list, or what a function says."""

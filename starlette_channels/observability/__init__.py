@@ -1,1 +1,1 @@
-"""TODO observability"""
+"""Error log, log context, redaction of secrets, and statistics."""

@@ -16,15 +16,15 @@ import anyio
 import msgspec
 from msgspec import Raw, Struct, field
 
-from starlette_channels.pubsub.broker import Broker
-from starlette_channels.runtime.callables import name_of
-from starlette_channels.runtime.cancellation import is_crash
-from starlette_channels.wire.event_names import PRESENCE_DIFF
-from starlette_channels.wire.messages import encode_payload, shown
 from starlette_channels.observability.error_log import Mishaps
 from starlette_channels.presence.crdt.delta import Entry
 from starlette_channels.presence.scheduler import Desk
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.runtime.callables import name_of
+from starlette_channels.runtime.cancellation import is_crash
 from starlette_channels.runtime.tasks import within
+from starlette_channels.wire.event_names import PRESENCE_DIFF
+from starlette_channels.wire.messages import encode_payload, shown
 
 logger: logging.Logger = logging.getLogger("starlette_channels.presence")
 

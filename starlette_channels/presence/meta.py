@@ -7,8 +7,8 @@ import msgspec
 from msgspec import Raw
 
 from starlette_channels.exceptions import PresenceError
-from starlette_channels.wire.messages import encode_payload, shown
 from starlette_channels.presence.crdt.delta import Meta
+from starlette_channels.wire.messages import encode_payload, shown
 
 # Who looks up `state[key]` in a plain object, as older versions of phoenix.js do, finds what all objects inherit.
 INHERITED = {

@@ -11,20 +11,20 @@ from itertools import count
 from typing import Any
 
 from starlette_channels.arguments import check_seconds, check_type, shown_argument
-from starlette_channels.pubsub.broker import Broker
-from starlette_channels.runtime.callables import check_function
+from starlette_channels.channels.socket import Errand, Socket
 from starlette_channels.exceptions import PresenceError
-from starlette_channels.wire.messages import Payload
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Entry, Meta, Part
-from starlette_channels.presence.scheduler import Desks
-from starlette_channels.presence.meta import fields_of, make_key, make_meta
-from starlette_channels.presence.diffs import Fetch, Observer, Presences, Publisher, decoded, grouped
-from starlette_channels.presence.replication import Replication, Settings
 from starlette_channels.presence.crdt.state import State
+from starlette_channels.presence.diffs import Fetch, Observer, Presences, Publisher, decoded, grouped
+from starlette_channels.presence.meta import fields_of, make_key, make_meta
+from starlette_channels.presence.replication import Replication, Settings
+from starlette_channels.presence.scheduler import Desks
 from starlette_channels.presence.timing import PresenceTiming
 from starlette_channels.presence.tracked import INTENDED, Tracked, behind
-from starlette_channels.channels.socket import Errand, Socket
+from starlette_channels.pubsub.broker import Broker
+from starlette_channels.runtime.callables import check_function
+from starlette_channels.wire.messages import Payload
 
 NOTHING: Mapping[str, Any] = {}
 

@@ -10,16 +10,16 @@ from typing import Any
 import anyio
 from msgspec import Struct
 
-from starlette_channels.pubsub.broker import Broker
 from starlette_channels.observability.reports import Reports
+from starlette_channels.presence.codec import Joiner, Splitter
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Part
-from starlette_channels.presence.scheduler import Desk
-from starlette_channels.presence.diffs import Publisher
-from starlette_channels.presence.tracker import Outcome, Outgoing, Replica
 from starlette_channels.presence.crdt.state import State
+from starlette_channels.presence.diffs import Publisher
+from starlette_channels.presence.scheduler import Desk
 from starlette_channels.presence.timing import PresenceTiming
-from starlette_channels.presence.codec import Joiner, Splitter
+from starlette_channels.presence.tracker import Outcome, Outgoing, Replica
+from starlette_channels.pubsub.broker import Broker
 
 logger: logging.Logger = logging.getLogger("starlette_channels.presence")
 

@@ -2,8 +2,8 @@
 
 from typing import Any, Protocol, cast
 
-from starlette_channels.pubsub.broker import Broker
 from starlette_channels.channels.socket import Socket
+from starlette_channels.pubsub.broker import Broker
 
 INTENDED = frozenset({"left", "stopped", "refused"})
 """The ends of a channel that somebody wanted: nobody is expected back at once."""

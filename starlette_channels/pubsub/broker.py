@@ -13,23 +13,23 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from starlette_channels.pubsub.engines.url import MEMORY, read_address
-from starlette_channels.pubsub.relay.command_log import HeardCommand, LostCommands
-from starlette_channels.pubsub.relay.envelope import Kind, payload_kind, payload_of
-from starlette_channels.pubsub.relay.subscriptions import TopicInterests
-from starlette_channels.pubsub.relay.channel_names import from_bytes, is_topic, line_channel, name_of, topic_channel
-from starlette_channels.pubsub.relay.receiver import Arrival
-from starlette_channels.pubsub.relay.relay import Relay
-from starlette_channels.pubsub.commands import Command, Disconnect, decode_command, encode_command
-from starlette_channels.wire.event_names import ORDINARY_EVENTS, check_event, is_ordinary
 from starlette_channels.exceptions import SerializerError
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.pubsub.commands import Command, Disconnect, decode_command, encode_command
+from starlette_channels.pubsub.engines.url import MEMORY, read_address
 from starlette_channels.pubsub.exchange import Exchange
 from starlette_channels.pubsub.hub import Hub, Publication
 from starlette_channels.pubsub.inbox import Inbox
-from starlette_channels.wire.messages import Gap, encode_payload, shown
-from starlette_channels.observability.error_log import Mishaps
-from starlette_channels.wire.serializers import refuse_inexpressible
+from starlette_channels.pubsub.relay.channel_names import from_bytes, is_topic, line_channel, name_of, topic_channel
+from starlette_channels.pubsub.relay.command_log import HeardCommand, LostCommands
+from starlette_channels.pubsub.relay.envelope import Kind, payload_kind, payload_of
+from starlette_channels.pubsub.relay.receiver import Arrival
+from starlette_channels.pubsub.relay.relay import Relay
+from starlette_channels.pubsub.relay.subscriptions import TopicInterests
 from starlette_channels.runtime.uptime import uptime
+from starlette_channels.wire.event_names import ORDINARY_EVENTS, check_event, is_ordinary
+from starlette_channels.wire.messages import Gap, encode_payload, shown
+from starlette_channels.wire.serializers import refuse_inexpressible
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 

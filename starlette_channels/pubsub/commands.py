@@ -5,7 +5,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
-from starlette_channels.wire.close_codes import check_close
+from starlette_channels.close_codes import check_close
 
 
 class Disconnect(Struct, frozen=True, tag="disconnect"):

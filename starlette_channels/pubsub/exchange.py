@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Callable
 
-from starlette_channels.pubsub.relay.envelope import Kind
-from starlette_channels.pubsub.relay.channel_names import line_channel
-from starlette_channels.pubsub.relay.relay import Relay
 from starlette_channels.pubsub.hub import Hub
+from starlette_channels.pubsub.relay.channel_names import line_channel
+from starlette_channels.pubsub.relay.envelope import Kind
+from starlette_channels.pubsub.relay.relay import Relay
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 

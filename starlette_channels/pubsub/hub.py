@@ -10,14 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from starlette_channels.exceptions import SerializerError
+from starlette_channels.observability.error_log import Mishaps
 from starlette_channels.observability.reports import Reports
 from starlette_channels.pubsub.commands import Command, Disconnect
 from starlette_channels.pubsub.confirmations import Confirmations
-from starlette_channels.exceptions import SerializerError
-from starlette_channels.wire.messages import Body, Frame, Gap, shown
-from starlette_channels.observability.error_log import Mishaps
-from starlette_channels.wire.serializers import Serializer
 from starlette_channels.runtime.uptime import uptime
+from starlette_channels.wire.messages import Body, Frame, Gap, shown
+from starlette_channels.wire.serializers import Serializer
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 

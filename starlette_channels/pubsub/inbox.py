@@ -3,9 +3,9 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from starlette_channels.pubsub.hub import Hub
 from starlette_channels.pubsub.relay.envelope import Envelope
 from starlette_channels.pubsub.relay.receiver import Arrival
-from starlette_channels.pubsub.hub import Hub
 
 BATCH = 256
 """How many are handed over before the event loop has a turn for something else."""

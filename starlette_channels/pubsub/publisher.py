@@ -7,14 +7,14 @@ from typing import Self
 import anyio
 import anyio.to_thread
 
-from starlette_channels.pubsub.engines.url import read_address
-from starlette_channels.pubsub.relay.envelope import payload_kind
-from starlette_channels.pubsub.relay.session import Outcome
-from starlette_channels.pubsub.relay.channel_names import topic_channel
-from starlette_channels.pubsub.relay.relay import Relay, Said
-from starlette_channels.pubsub.commands import Command, Disconnect, Kick, encode_command
-from starlette_channels.wire.event_names import check_event
 from starlette_channels.exceptions import PublishError
+from starlette_channels.pubsub.commands import Command, Disconnect, Kick, encode_command
+from starlette_channels.pubsub.engines.url import read_address
+from starlette_channels.pubsub.relay.channel_names import topic_channel
+from starlette_channels.pubsub.relay.envelope import payload_kind
+from starlette_channels.pubsub.relay.relay import Relay, Said
+from starlette_channels.pubsub.relay.session import Outcome
+from starlette_channels.wire.event_names import check_event
 from starlette_channels.wire.messages import Payload, encode_payload
 from starlette_channels.wire.serializers import refuse_inexpressible
 

@@ -1,1 +1,1 @@
-"""TODO runtime"""
+"""Tasks, cancellation and timers on the event loops of asyncio and trio."""

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 
+from starlette_channels.observability.error_log import Mishaps
 from starlette_channels.runtime.cancellation import (
     GIVEN_UP_SECONDS,
     TRIO_RUN,
@@ -26,7 +27,6 @@ from starlette_channels.runtime.cancellation import (
     is_crash,
     nothing,
 )
-from starlette_channels.observability.error_log import Mishaps
 
 logger: logging.Logger = logging.getLogger("starlette_channels.tasks")
 

@@ -1,1 +1,1 @@
-"""TODO server"""
+"""What concerns the whole server: drain, signals, workers, readiness, and the files for clients."""

@@ -4,9 +4,9 @@ import logging
 
 import anyio
 
-from starlette_channels.server.drain import Drain, batches
-from starlette_channels.pubsub.hub import Hub
 from starlette_channels.connection.registry import Service
+from starlette_channels.pubsub.hub import Hub
+from starlette_channels.server.drain import Drain, batches
 from starlette_channels.transports import CLOSE_SECONDS
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")

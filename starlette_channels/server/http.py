@@ -8,10 +8,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from starlette_channels.connection.registry import Service
 from starlette_channels.handshake.handshake import Handshake, Refused, note_refusal
 from starlette_channels.handshake.origins import OriginCheck
 from starlette_channels.handshake.paths import TransportPath, path_below_mount
-from starlette_channels.connection.registry import Service
 
 JAVASCRIPT = "text/javascript; charset=utf-8"
 TYPESCRIPT = "application/typescript; charset=utf-8"
@@ -36,7 +36,7 @@ class Pages:
         self._path = path
         self._check_origin = check_origin
         self._service = service
-        self._static = StaticFiles(directory=Path(__file__).parent / "static")
+        self._static = StaticFiles(directory=Path(__file__).parent.parent / "static")
 
     def readiness(self, has_started: Callable[[], bool]) -> Response:
         """Return the answer to whoever asks whether clients may be sent here."""

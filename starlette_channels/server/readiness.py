@@ -5,8 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from starlette_channels.pubsub.broker import Broker
 from starlette_channels.presence.presence import Presence
+from starlette_channels.pubsub.broker import Broker
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 

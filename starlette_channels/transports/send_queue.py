@@ -4,8 +4,8 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from starlette_channels.wire.messages import Frame
 from starlette_channels.channels.backpressure import Place
+from starlette_channels.wire.messages import Frame
 
 T = TypeVar("T")
 

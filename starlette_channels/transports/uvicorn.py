@@ -9,9 +9,9 @@ from typing import Any, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from starlette_channels.transports.uvicorn_lane.accept_queue import turnstile_of
 from starlette_channels.transports.uvicorn_lane.early_data import EarlyBytes, has_hung_up
 from starlette_channels.transports.uvicorn_lane.handshake import Handshaking
-from starlette_channels.transports.uvicorn_lane.accept_queue import turnstile_of
 
 
 @functools.cache  # once for each process

@@ -13,7 +13,6 @@ import msgspec
 import msgspec.inspect
 from msgspec import Meta, UnsetType
 
-from starlette_channels.wire.pydantic_adapters import Adapter, Misfit
 from starlette_channels.wire.annotations import (
     Fields,
     Parts,
@@ -28,6 +27,7 @@ from starlette_channels.wire.annotations import (
     parts_of,
     unwrapped,
 )
+from starlette_channels.wire.pydantic_adapters import Adapter, Misfit
 
 FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 """What a converter or a constructor may raise for a value that does not fit."""

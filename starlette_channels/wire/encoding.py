@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 import msgspec
 from msgspec import Raw, Struct
 
-from starlette_channels.wire.pydantic_adapters import Adapter, dump
+from starlette_channels.exceptions import SerializerError
 from starlette_channels.wire.annotations import (
     Parts,
     has_fields,
@@ -29,7 +29,7 @@ from starlette_channels.wire.annotations import (
     parts_of,
     unwrapped,
 )
-from starlette_channels.exceptions import SerializerError
+from starlette_channels.wire.pydantic_adapters import Adapter, dump
 
 T = TypeVar("T")
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 import msgspec
 from msgspec import Raw
 
-from starlette_channels.wire.pydantic_adapters import Adapter, Misfit
+from starlette_channels.exceptions import InvalidPayload
 from starlette_channels.wire.annotations import Parts, alias_value, is_union, parts_of
 from starlette_channels.wire.conversions import is_stand_in, misfit, take, type_for_msgspec
 from starlette_channels.wire.encoding import note_type
-from starlette_channels.exceptions import InvalidPayload
 from starlette_channels.wire.messages import Body
+from starlette_channels.wire.pydantic_adapters import Adapter, Misfit
 
 Decode: TypeAlias = Callable[[Body], Any]
 

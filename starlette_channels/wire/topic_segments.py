@@ -12,9 +12,9 @@ from uuid import UUID
 
 import msgspec
 
-from starlette_channels.wire.pydantic_adapters import Adapter, Misfit
 from starlette_channels.wire.annotations import Parts, is_class, is_pydantic_class, is_union, parts_of, unwrapped
 from starlette_channels.wire.conversions import FAULTS, type_for_msgspec
+from starlette_channels.wire.pydantic_adapters import Adapter, Misfit
 
 DecodeText: TypeAlias = Callable[[str], Any]
 """Makes the value of a text, or raises `Misfit`."""

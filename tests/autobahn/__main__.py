@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.autobahn.echo import KIND
 from tests.autobahn.verdicts import CASES, OK, verdicts
-from tests.servers import ROOT, serve
+from tests.support.servers import ROOT, serve
 
 REPORTS = ROOT / "test-results" / "autobahn"
 GROUPS = [f"{group}.*" for group in (*range(1, 8), 9, 10)]

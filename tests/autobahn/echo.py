@@ -8,10 +8,10 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from starlette_channels.connection.transport import Transport
 from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import Mishaps
-from starlette_channels.connection.transport import Transport
-from tests.servers import FAST_LANE, Kind
+from tests.support.servers import FAST_LANE, Kind
 
 KIND = Kind(str(FAST_LANE), f"{FAST_LANE.command} --lifespan off --log-level warning")
 LIMITS = Bounds(outbox_bytes=64 << 20)  # the testsuite does not read while it sends its longest messages

@@ -18,8 +18,8 @@ from websockets.exceptions import ConnectionClosed
 from tests.cluster.listener import Listener
 from tests.cluster.proxy import Network, Proxy
 from tests.cluster.watchers import BrowserThread, NodeWatchers, PageWatchers, View, Watchers
-from tests.engines import EngineServer, engine
-from tests.servers import FAST_LANE, Server
+from tests.support.engines import EngineServer, engine
+from tests.support.servers import FAST_LANE, Server
 
 PATIENCE = 30.0
 """That the last message is lost is noticed with the next mark, which is sent after 1, 5 and 21 seconds."""

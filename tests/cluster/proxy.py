@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Generator
 from typing import Any
 from weakref import WeakSet
 
-from tests.ports import HOST, free_port
+from tests.support.ports import HOST, free_port
 
 CHUNK = 65_536
 

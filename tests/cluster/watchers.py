@@ -10,9 +10,9 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from playwright.sync_api import Browser, Page, Route
 
-from tests.chromium import chromium
 from tests.clients import node as nodejs
-from tests.servers import Server
+from tests.support.chromium import chromium
+from tests.support.servers import Server
 
 View: TypeAlias = list[list[str]]
 """Who is there, as somebody knows it: `[key, phx_ref]` of each."""

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import httpx
 
 from tests.conformance import run
-from tests.servers import Kind, Server, serve
+from tests.support.servers import Kind, Server, serve
 
 Scenario: TypeAlias = Mapping[str, Any]
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.servers import FAST_LANE, GRANIAN, HYPERCORN, HYPERCORN_TRIO, UVICORN, UVICORN_WSPROTO, Kind
+from tests.support.servers import FAST_LANE, GRANIAN, HYPERCORN, HYPERCORN_TRIO, UVICORN, UVICORN_WSPROTO, Kind
 
 FOLDER = Path(__file__).parent / "scenarios"
 SCENARIOS: dict[str, dict[str, Any]] = {

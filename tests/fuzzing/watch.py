@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 from tests.fuzzing.honest import Figures, figures_when, honest_pair, nothing_left
 from tests.fuzzing.wire import PATH, Address, Closed, Frame, Wire
-from tests.servers import FAST_LANE, Kind, Server, uvicorn
+from tests.support.servers import FAST_LANE, Kind, Server, uvicorn
 
 if sys.version_info >= (3, 12):
     from typing import override

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from starlette_channels.pubsub.relay.command_log import CommandLog, HeardCommand
-from starlette_channels.pubsub.relay.sequence import Listener, News, Numbers, Stamp
-from starlette_channels.pubsub.relay.sender_clocks import SenderClocks
+from starlette_channels.presence.codec import Joiner, Named, Splitter
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Meta
-from starlette_channels.presence.tracker import Event, Goodbye, Message, Outcome, Replica
 from starlette_channels.presence.timing import PresenceTiming
-from starlette_channels.presence.codec import Joiner, Named, Splitter
+from starlette_channels.presence.tracker import Event, Goodbye, Message, Outcome, Replica
+from starlette_channels.pubsub.relay.command_log import CommandLog, HeardCommand
+from starlette_channels.pubsub.relay.sender_clocks import SenderClocks
+from starlette_channels.pubsub.relay.sequence import Listener, News, Numbers, Stamp
 from tests.simulation.accounts import FORGET_SECONDS, KEEP_SECONDS, MARK_SECONDS, Accounts
 from tests.simulation.network import Letter, Send
 

@@ -1,1 +1,1 @@
-"""TODO presence.crdt"""
+"""The replicated state of presence, a CRDT. No I/O, no clock."""

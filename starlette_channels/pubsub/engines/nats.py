@@ -18,8 +18,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from nats.aio.client import Client
 
 from starlette_channels.pubsub.engines.base import Broken, Deliver, MakeEngine, Parcel
-from starlette_channels.pubsub.relay.channel_names import as_token
 from starlette_channels.pubsub.engines.options import Options, check_known
+from starlette_channels.pubsub.relay.channel_names import as_token
 
 if sys.version_info >= (3, 12):
     from typing import override

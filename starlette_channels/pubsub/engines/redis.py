@@ -19,10 +19,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
-from starlette_channels.pubsub.engines.base import Broken, Deliver, MakeEngine, Parcel
-from starlette_channels.pubsub.relay.channel_names import as_short_bytes
-from starlette_channels.pubsub.engines.options import Options, check_known
 from starlette_channels.observability.reports import logger
+from starlette_channels.pubsub.engines.base import Broken, Deliver, MakeEngine, Parcel
+from starlette_channels.pubsub.engines.options import Options, check_known
+from starlette_channels.pubsub.relay.channel_names import as_short_bytes
 
 PING_SECONDS = 3.0
 """How often the server is asked whether it is there."""

@@ -16,7 +16,14 @@ from redis.asyncio.connection import AbstractConnection, SSLConnection
 
 from starlette_channels.pubsub.engines.base import Broken, Deliver, MakeEngine, Parcel
 from starlette_channels.pubsub.engines.options import Options
-from starlette_channels.pubsub.engines.redis import OURS, SHARDED, RedisEngine, check_settings, read_options, split_hosts
+from starlette_channels.pubsub.engines.redis import (
+    OURS,
+    SHARDED,
+    RedisEngine,
+    check_settings,
+    read_options,
+    split_hosts,
+)
 
 
 class RedisClusterEngine:

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import RedisError
 
+from starlette_channels.exceptions import explain
+from starlette_channels.observability.reports import logger
 from starlette_channels.pubsub.engines.base import MakeEngine
 from starlette_channels.pubsub.engines.options import Options
 from starlette_channels.pubsub.engines.redis import RedisEngine, check_settings, prefix_of, read_options, split_hosts
-from starlette_channels.observability.reports import logger
-from starlette_channels.exceptions import explain
 
 if sys.version_info >= (3, 12):
     from typing import override

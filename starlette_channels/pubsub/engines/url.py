@@ -98,7 +98,7 @@ def _split(url: str) -> tuple[str, Options]:
 
 def _module(name: str) -> EngineModule:
     try:
-        return cast("EngineModule", importlib.import_module(f"starlette_channels.brokers.{name}"))
+        return cast("EngineModule", importlib.import_module(f"starlette_channels.pubsub.engines.{name}"))
     except ModuleNotFoundError as error:
         extra = name.partition("_")[0]
         raise ImportError(f"{extra}:// needs {error.name}: pip install 'starlette-channels[{extra}]'") from None

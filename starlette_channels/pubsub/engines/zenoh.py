@@ -23,10 +23,10 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 import zenoh
 
 from starlette_channels.pubsub.engines.base import Broken, Deliver, MakeEngine, Parcel
-from starlette_channels.pubsub.engines.zenoh_discovery import Claim, mesh_folder
 from starlette_channels.pubsub.engines.options import Options, check_known
-from starlette_channels.pubsub.engines.zenoh_thread import Worker
+from starlette_channels.pubsub.engines.zenoh_discovery import Claim, mesh_folder
 from starlette_channels.pubsub.engines.zenoh_keys import Subscribers, key_of
+from starlette_channels.pubsub.engines.zenoh_thread import Worker
 
 PORT = 7447
 MEET_SECONDS = 2.0

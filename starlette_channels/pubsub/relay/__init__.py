@@ -1,1 +1,1 @@
-"""TODO pubsub.relay"""
+"""The relay: broadcasts and commands between processes, numbered, over an engine."""

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
+from starlette_channels.observability.reports import Reports
+from starlette_channels.pubsub.relay.channel_names import COMMANDS, is_topic, name_of
 from starlette_channels.pubsub.relay.command_log import CommandLog, HeardCommand, LostCommands
 from starlette_channels.pubsub.relay.envelope import Envelope, Kind, unseal
-from starlette_channels.pubsub.relay.sequence import Listener, News, Stamp
-from starlette_channels.pubsub.relay.channel_names import COMMANDS, is_topic, name_of
-from starlette_channels.observability.reports import Reports
 from starlette_channels.pubsub.relay.sender_clocks import SenderClocks
+from starlette_channels.pubsub.relay.sequence import Listener, News, Stamp
 from starlette_channels.wire.messages import Gap, shown
 
 Arrival: TypeAlias = Envelope | Gap | HeardCommand | LostCommands

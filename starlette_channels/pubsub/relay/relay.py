@@ -12,17 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from starlette_channels.pubsub.engines.url import Address
-from starlette_channels.pubsub.relay.envelope import Kind
-from starlette_channels.pubsub.relay.subscriptions import Interests
-from starlette_channels.pubsub.relay.session import HandOn, Life, Outcome
-from starlette_channels.pubsub.relay.channel_names import COMMANDS
+from starlette_channels.exceptions import explain
 from starlette_channels.observability.reports import Reports
+from starlette_channels.pubsub.engines.url import Address
 from starlette_channels.pubsub.engines.zenoh_thread import start_anew as forget_workers
 from starlette_channels.pubsub.engines.zenoh_thread import wait_for_workers
-from starlette_channels.exceptions import explain
-from starlette_channels.wire.messages import Body
+from starlette_channels.pubsub.relay.channel_names import COMMANDS
+from starlette_channels.pubsub.relay.envelope import Kind
+from starlette_channels.pubsub.relay.session import HandOn, Life, Outcome
+from starlette_channels.pubsub.relay.subscriptions import Interests
 from starlette_channels.runtime.uptime import uptime
+from starlette_channels.wire.messages import Body
 
 CLOSE_SECONDS = 3.0
 """How long a process that ends tries to get rid of what it has to say."""

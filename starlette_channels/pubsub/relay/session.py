@@ -13,18 +13,18 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-from starlette_channels.pubsub.relay.command_log import CommandLog, LostCommands
+from starlette_channels.exceptions import explain
+from starlette_channels.observability.reports import Reports, logger
 from starlette_channels.pubsub.engines.base import Engine, MakeEngine, Parcel
-from starlette_channels.pubsub.relay.envelope import ID_BYTES, Kind, seal
-from starlette_channels.pubsub.relay.subscriptions import LINGER_SECONDS, Interests
-from starlette_channels.pubsub.relay.channel_names import COMMANDS, as_bytes
 from starlette_channels.pubsub.engines.options import Options
+from starlette_channels.pubsub.relay.channel_names import COMMANDS, as_bytes
+from starlette_channels.pubsub.relay.command_log import CommandLog, LostCommands
+from starlette_channels.pubsub.relay.envelope import ID_BYTES, Kind, seal
 from starlette_channels.pubsub.relay.publish_queue import Outbox, Waiting
 from starlette_channels.pubsub.relay.receiver import Arrival, Receiver
-from starlette_channels.observability.reports import Reports, logger
-from starlette_channels.exceptions import explain
-from starlette_channels.wire.messages import Body
+from starlette_channels.pubsub.relay.subscriptions import LINGER_SECONDS, Interests
 from starlette_channels.runtime.uptime import uptime
+from starlette_channels.wire.messages import Body
 
 STEP_SECONDS = 5.0
 """How long an engine may take for one step: to connect, or to take a batch."""

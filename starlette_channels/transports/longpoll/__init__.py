@@ -1,1 +1,1 @@
-"""TODO transports.longpoll"""
+"""Long-polling, for clients whose WebSocket does not get through."""

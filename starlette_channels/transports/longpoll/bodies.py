@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 from starlette_channels.exceptions import ProtocolError
-from starlette_channels.wire.messages import Frame
 from starlette_channels.transports.longpoll.batches import read_lines, read_text, split
+from starlette_channels.wire.messages import Frame
 
 SMALL_BYTES = 16_384
 """So much of each body counts for nothing: the server holds as much of every request anyhow."""

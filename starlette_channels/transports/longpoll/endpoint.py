@@ -15,16 +15,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from starlette_channels.handshake.admission import Admission
-from starlette_channels.exceptions import ProtocolError
-from starlette_channels.handshake.handshake import Handshake, Refused, note_refusal
-from starlette_channels.wire.messages import Frame
-from starlette_channels.handshake.paths import TransportPath
 from starlette_channels.connection.registry import Service
+from starlette_channels.exceptions import ProtocolError
+from starlette_channels.handshake.admission import Admission
+from starlette_channels.handshake.handshake import Handshake, Refused, note_refusal
+from starlette_channels.handshake.paths import TransportPath
 from starlette_channels.transports.longpoll.batches import is_batch
 from starlette_channels.transports.longpoll.bodies import Bodies, Body, BodyRefused
-from starlette_channels.transports.longpoll.transport import LongPoll, LongPollTransport
 from starlette_channels.transports.longpoll.sessions import Sessions
+from starlette_channels.transports.longpoll.transport import LongPoll, LongPollTransport
+from starlette_channels.wire.messages import Frame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 

@@ -7,8 +7,8 @@ client whose connection is reset may never see the close frame.
 import asyncio
 from typing import Any
 
-from starlette_channels.transports.uvicorn_lane.frames import Close, Failure, FrameReader, close_frame
 from starlette_channels.transports import CLOSE_SECONDS
+from starlette_channels.transports.uvicorn_lane.frames import Close, Failure, FrameReader, close_frame
 
 UNREAD_BYTES = 16_384
 """So much of what a client says meanwhile is looked through for its close frame: the joins of a page fit into it."""

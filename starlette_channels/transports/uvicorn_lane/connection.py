@@ -10,7 +10,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
+from starlette_channels.channels.backpressure import Place
 from starlette_channels.connection.connection import Connection
+from starlette_channels.connection.transport import Transport
+from starlette_channels.limits import Bounds
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.pubsub.hub import ShortCut
+from starlette_channels.runtime.tasks import Tasks
+from starlette_channels.transports import CLOSE_SECONDS, STEP_SECONDS
+from starlette_channels.transports.send_queue import Outbox
+from starlette_channels.transports.slow_client import Suspicion
+from starlette_channels.transports.turn_budget import EVENTS_AT_ONCE, SELDOM_BYTES, Pace
 from starlette_channels.transports.uvicorn_lane.frames import (
     FAILURES,
     SLICE_BYTES,
@@ -22,20 +32,10 @@ from starlette_channels.transports.uvicorn_lane.frames import (
     close_frame,
     pong_frame,
 )
-from starlette_channels.pubsub.hub import ShortCut
-from starlette_channels.limits import Bounds
-from starlette_channels.wire.messages import Frame
-from starlette_channels.observability.error_log import Mishaps
-from starlette_channels.channels.backpressure import Place
-from starlette_channels.runtime.tasks import Tasks
-from starlette_channels.connection.transport import Transport
-from starlette_channels.transports import CLOSE_SECONDS, STEP_SECONDS
-from starlette_channels.transports.uvicorn_lane.read_buffer import Intake
-from starlette_channels.transports.send_queue import Outbox
-from starlette_channels.transports.uvicorn_lane.write_batch import LaneOutlet, Write, wire
 from starlette_channels.transports.uvicorn_lane.idle_sweep import Pulse
-from starlette_channels.transports.slow_client import Suspicion
-from starlette_channels.transports.turn_budget import EVENTS_AT_ONCE, SELDOM_BYTES, Pace
+from starlette_channels.transports.uvicorn_lane.read_buffer import Intake
+from starlette_channels.transports.uvicorn_lane.write_batch import LaneOutlet, Write, wire
+from starlette_channels.wire.messages import Frame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 

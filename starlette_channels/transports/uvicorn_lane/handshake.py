@@ -17,13 +17,13 @@ from websockets.datastructures import Headers
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request
 
 from starlette_channels.connection.connection import Connection
+from starlette_channels.connection.transport import Transport
 from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import Mishaps
-from starlette_channels.connection.transport import Transport
-from starlette_channels.transports.uvicorn_lane.closing import Closing
-from starlette_channels.transports.uvicorn_lane.early_data import EARLY_BYTES, EarlyBytes
 from starlette_channels.transports.uvicorn_lane.access_log import be_discreet
+from starlette_channels.transports.uvicorn_lane.closing import Closing
 from starlette_channels.transports.uvicorn_lane.connection import Lane
+from starlette_channels.transports.uvicorn_lane.early_data import EARLY_BYTES, EarlyBytes
 from starlette_channels.transports.uvicorn_lane.idle_sweep import pulse_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")

@@ -1,0 +1,434 @@
+"""Logs are bounded: whatever a client can cause goes through one throttle, tracebacks and refusals included."""
+
+import ast
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import starlette_channels
+from starlette_channels import (
+    V2,
+    Channels,
+    ConnectError,
+    Expiry,
+    Handshake,
+    JoinError,
+    Limits,
+    LongPoll,
+    Presence,
+    SerializerError,
+    Socket,
+    channel,
+)
+from starlette_channels.observability.error_log import MOST_KINDS, Mishaps
+from starlette_channels.pubsub.hub import Hub
+from starlette_channels.testing import Client, HandshakeRefused, connect
+from starlette_channels.wire.messages import Gap
+from starlette_channels.wire.messages import Message as ClientMessage
+from tests.conftest import until
+from tests.support.polling import Poller
+
+ROOT = Path(starlette_channels.__file__).parent
+
+AT_START_UP = {
+    ("channels", "warning"),  # once for a handler of an event that never comes
+    ("definitions", "warning"),  # once for a pattern that never matches
+    ("endpoint", "warning"),  # once, if the lifespan is missing
+    ("readiness", "warning"),  # once, if something is missing when the start is over
+    ("brokers.redis", "warning"),  # for an option in an address, when it is read
+    ("workers", "critical"),  # several workers without a broker: this process ends
+    ("transports.websocket", "warning"),  # once, when daphne is the server
+    ("drainer", "warning"),  # once, when the server stops
+}
+"""What no client causes: lines of the start and of the end of a process."""
+
+AROUND = {"mishaps", "senders", "speakers", "drainer"}
+"""Where a level is a variable: the throttle, and lines about clients that are let in, which can be switched off."""
+
+LOUD = {"warning", "warn", "error", "exception", "critical", "fatal"}
+
+TIMES = 60
+MOST_LINES = 25
+"""Twenty, and what ten seconds of a slow machine add."""
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def test_no_module_logs_around_the_throttle() -> None:
+    found: set[tuple[str, str]] = set()
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            is_logger = "logger" in ast.unparse(node.func.value) or ast.unparse(node.func.value) == "logging"
+            if is_logger and node.func.attr in LOUD:
+                found.add((module_of(path), node.func.attr))
+            if is_logger and node.func.attr == "log":
+                assert module_of(path) in AROUND, f"{path.name}:{node.lineno}"
+    assert found == AT_START_UP
+
+
+def test_there_is_one_throttle() -> None:
+    users = [path for path in ROOT.rglob("*.py") if "Meter(LINES)" in path.read_text(encoding="utf-8")]
+    assert [module_of(path) for path in users] == ["mishaps"]
+
+
+class Fragile(V2):
+    """Version 2 with bugs."""
+
+    def decode(self, frame: str | bytes) -> ClientMessage:
+        if frame == "bug":
+            raise ZeroDivisionError("in the serializer")
+        return super().decode(frame)
+
+    def broadcast(self, topic: str, event: str, body: Any) -> str | bytes:
+        if event == "bug":
+            raise ZeroDivisionError("in the serializer")
+        return super().broadcast(topic, event, body)
+
+
+class Lab:
+    """Channels in which a client can cause a line in every way."""
+
+    def __init__(self, window_seconds: float = 10.0, **limits: Any) -> None:
+        async def enter(conn: Handshake) -> dict[str, Any]:
+            match conn.params.get("user"):
+                case "refused":
+                    raise ConnectError("no")
+                case "crash":
+                    raise ZeroDivisionError("in connect")
+                case _:
+                    return dict(conn.params)
+
+        @channel("lab:*")
+        async def lab(socket: Socket[Any], payload: dict[str, Any]) -> None:
+            match payload:
+                case {"refuse": True}:
+                    raise JoinError("no")
+                case {"refuse": _}:
+                    raise JoinError(payload={"no": object()})
+                case {"crash": _}:
+                    raise ZeroDivisionError("in the join")
+                case {"wait": _}:
+                    await anyio.sleep_forever()
+                case {"cleanup": _}:
+                    socket.on_close(self.cleanup)
+                case _:
+                    pass
+
+        @lab.on("crash")
+        async def crash(socket: Socket[Any], payload: Any) -> None:
+            raise ZeroDivisionError("in a handler")
+
+        @lab.on("crash_too")
+        async def crash_too(socket: Socket[Any], payload: Any) -> None:
+            raise ZeroDivisionError("in another handler")
+
+        @lab.on("child")
+        async def child(socket: Socket[Any], payload: Any) -> None:
+            socket.start_soon(self.child)
+
+        @lab.on("wait")
+        async def wait(socket: Socket[Any], payload: Any) -> None:
+            await anyio.sleep_forever()
+
+        @lab.on("overflow")
+        async def overflow(socket: Socket[Any], payload: Any) -> None:
+            for _ in range(20):
+                socket.send_info("x")
+
+        @lab.on("info")
+        async def info(socket: Socket[Any], payload: Any) -> None:
+            socket.send_info(5)
+
+        @lab.on("relay")
+        async def relay(socket: Socket[Any], payload: dict[str, Any]) -> None:
+            try:
+                socket.broadcast(payload["event"], payload["payload"])
+            except SerializerError:
+                return
+
+        @lab.on("track")
+        async def track(socket: Socket[Any], payload: dict[str, str]) -> None:
+            self.presence.track(socket, payload["key"], {})
+
+        @lab.intercept("intercepted")
+        async def intercepted(socket: Socket[Any], payload: dict[str, int]) -> None:
+            pass
+
+        @lab.info(str)
+        async def text(socket: Socket[Any], message: str) -> None:
+            pass
+
+        @lab.info(Gap)
+        async def gap(socket: Socket[Any], message: Gap) -> None:
+            raise ZeroDivisionError("in the handler of a gap")
+
+        @lab.terminate
+        async def terminate(socket: Socket[Any], reason: str) -> None:
+            if "trap" in socket.topic:
+                raise ZeroDivisionError("in terminate")
+
+        async def refresh(assigns: dict[str, Any], payload: dict[str, str]) -> dict[str, Any]:
+            if payload["how"] == "crash":
+                raise ZeroDivisionError("in refresh")
+            raise ConnectError("no")
+
+        async def fetch(topic: str, presences: Any) -> Any:
+            raise ZeroDivisionError("in fetch")
+
+        self.presence = Presence(fetch=fetch)
+
+        @self.presence.on_diff
+        async def on_diff(topic: str, diff: object) -> None:
+            raise ZeroDivisionError("in the observer")
+
+        self.channels = Channels(
+            [lab],
+            connect=enter,
+            expiry=Expiry[dict[str, Any]](at=lambda assigns: None, refresh=refresh),
+            serializers=[Fragile()],
+            presence=self.presence,
+            longpoll=LongPoll(window_seconds=window_seconds),
+            limits=Limits(mailbox=10, join_rate=None, shutdown_seconds=0.01, **limits),
+        )
+
+    async def cleanup(self) -> None:
+        raise ZeroDivisionError("in a cleanup")
+
+    async def child(self) -> None:
+        raise ZeroDivisionError("in a child")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(self.channels.statistics().counts)
+
+
+async def say(client: Client, event: str, payload: Any = None) -> None:
+    """Join anew, and send an event."""
+    client.send("1", "1", "lab:a", "phx_join", {})
+    client.send("1", None, "lab:a", event, {} if payload is None else payload)
+    await client.reply("1")
+
+
+async def come_and_go(client: Client, topic: str, payload: Any) -> None:
+    await (await client.join(topic, payload)).leave()
+
+
+async def refused(lab: Lab, user: str) -> None:
+    with pytest.raises(HandshakeRefused):
+        async with connect(lab.channels, user=user):
+            pass
+
+
+async def break_the_serializer(lab: Lab) -> None:
+    async with connect(lab.channels) as client:
+        client.send_frame("bug")
+        await client.closed()
+
+
+async def be_silent(lab: Lab) -> None:
+    async with connect(lab.channels) as client:
+        await client.closed()
+
+
+async def stay_away(lab: Lab) -> None:
+    before = lab.counts.get("session_expired", 0)
+    await Poller(lab.channels).open()
+    await until(lambda: lab.counts.get("session_expired", 0) > before)
+
+
+async def post_nonsense(lab: Lab) -> None:
+    poller = await Poller(lab.channels).open()
+    assert (await poller.request("POST", b"nonsense")()).status == 400
+
+
+async def refresh(client: Client, how: str) -> None:
+    client.send(None, "3", "phoenix", "refresh", {"how": how})
+    await client.reply("3")
+
+
+async def ask(client: Client, payload: Any) -> None:
+    client.send("1", "1", "lab:a", "phx_join", payload)
+    await client.reply("1")
+
+
+async def run_out_of_time(lab: Lab) -> None:
+    before = lab.counts.get("handler_timeout", 0)
+    async with connect(lab.channels) as client:
+        (await client.join("lab:a")).send("wait")
+        await until(lambda: lab.counts.get("handler_timeout", 0) > before)
+
+
+async def track(lab: Lab, client: Client) -> None:
+    before = lab.counts.get("fetch_failed", 0)
+    joined = await client.join("lab:a")
+    joined.send("track", {"key": "me"})
+    await until(lambda: lab.counts.get("fetch_failed", 0) > before)
+    await joined.leave()
+    await until(lambda: lab.counts.get("fetch_failed", 0) > before + 1)
+
+
+async def relay(client: Client, event: str, payload: Any) -> None:
+    await say(client, "relay", {"event": event, "payload": payload})
+
+
+Deed = Callable[[Lab, Client], Awaitable[object]]
+
+DEEDS: dict[str, tuple[str, int, Deed]] = {
+    "a handler that raises": ("channel_crashed", 1, lambda lab, client: say(client, "crash")),
+    "a child that raises": ("channel_crashed", 1, lambda lab, client: say(client, "child")),
+    "a join that raises": ("join_crashed", 1, lambda lab, client: ask(client, {"crash": 1})),
+    "a join that is refused": ("join_refused", 1, lambda lab, client: ask(client, {"refuse": True})),
+    "a refusal that cannot be sent": ("join_refused", 1, lambda lab, client: ask(client, {"refuse": 1})),
+    "a payload that does not fit": ("invalid_payload", 1, lambda lab, client: ask(client, [])),
+    "a connect that raises": ("connect_crashed", 1, lambda lab, client: refused(lab, "crash")),
+    "a connect that refuses": ("connect_refused", 1, lambda lab, client: refused(lab, "refused")),
+    "a terminate that raises": ("end_failed", 1, lambda lab, client: come_and_go(client, "lab:trap", {})),
+    "a cleanup that raises": ("end_failed", 1, lambda lab, client: come_and_go(client, "lab:a", {"cleanup": 1})),
+    "a refresh that raises": ("refresh_crashed", 1, lambda lab, client: refresh(client, "crash")),
+    "a refresh that is refused": ("refresh_refused", 1, lambda lab, client: refresh(client, "no")),
+    "a mailbox that is full": ("mailbox_overflow", 1, lambda lab, client: say(client, "overflow")),
+    "a message without a handler": ("unmatched_info", 1, lambda lab, client: say(client, "info")),
+    "an event without a handler": ("unmatched_event", 1, lambda lab, client: say(client, "nonsense")),
+    "a broadcast that does not fit": (
+        "inexpressible_broadcast",
+        1,
+        lambda lab, client: relay(client, "intercepted", {"no": "int"}),
+    ),
+    "a broadcast that no wire has": ("inexpressible_broadcast", 1, lambda lab, client: relay(client, "news", [1])),
+    "a delivery that raises": ("delivery_failed", 1, lambda lab, client: relay(client, "bug", {})),
+    "a serializer that raises": ("serializer_failed", 1, lambda lab, client: break_the_serializer(lab)),
+    "a handler that takes too long": ("handler_timeout", 1, lambda lab, client: run_out_of_time(lab)),
+    "a join that takes too long": ("join_timeout", 1, lambda lab, client: ask(client, {"wait": 1})),
+    "a silent client": ("idle_timeout", 1, lambda lab, client: be_silent(lab)),
+    "a poller that stays away": ("session_expired", 1, lambda lab, client: stay_away(lab)),
+    "a malformed body": ("malformed_message", 1, lambda lab, client: post_nonsense(lab)),
+    "a fetch that raises": ("fetch_failed", 2, lambda lab, client: track(lab, client)),
+}
+"""What a client does, what it is counted as, and how often each time."""
+
+LIMITS = {
+    "a handler that takes too long": {"handler_seconds": 0.01},
+    "a join that takes too long": {"handler_seconds": 0.01},
+    "a silent client": {"idle_seconds": 0.01},
+    "a poller that stays away": {"window_seconds": 0.01},
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("deed", DEEDS)
+async def test_what_a_client_does_again_and_again_is_counted_each_time_and_logged_a_few_times(
+    deed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "starlette_channels")
+    code, each, do = DEEDS[deed]
+    lab = Lab(**LIMITS.get(deed, {}))
+    async with connect(lab.channels) as client:
+        for times in range(1, TIMES + 1):
+            await do(lab, client)
+            await until(lambda times=times: lab.counts.get(code, 0) >= times * each)
+    assert lab.counts[code] == TIMES * each + (deed == "a silent client")  # the one that is connected all the time
+    plain = ("Connected", "Disconnected")
+    lines = [one for one in caplog.records if not one.message.startswith(plain) and ": joined," not in one.message]
+    kinds = Counter((one.msg.partition(" (and %d")[0], one.exc_info is None) for one in lines)
+    assert kinds
+    assert max(kinds.values()) <= MOST_LINES
+    assert len(lines) < 3 * MOST_LINES
+
+
+@pytest.mark.anyio
+async def test_a_handler_that_crashes_all_the_time_does_not_hide_the_first_tracebacks_of_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lab = Lab()
+    async with connect(lab.channels) as client:
+        for _ in range(TIMES):
+            await say(client, "crash")
+        await say(client, "crash_too")
+        await say(client, "child")
+    assert caplog.text.count("ZeroDivisionError: in a handler") <= MOST_LINES
+    assert caplog.text.count("ZeroDivisionError: in another handler") == 1
+    assert caplog.text.count("ZeroDivisionError: in a child") == 1
+
+
+def test_the_next_traceback_says_how_many_there_were_not(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    mishaps = Mishaps(Counter(), lambda: now)
+    logger = logging.getLogger("starlette_channels.channel")
+    for _ in range(TIMES):
+        mishaps.note("channel_crashed", logger, "ended", cause=raised("one"))
+    now = 10.0
+    mishaps.note("channel_crashed", logger, "ended", cause=raised("one"))
+    assert len(caplog.records) == 21
+    assert caplog.records[-1].message == f"ended (and {TIMES - 20} like it that were not logged)"
+    assert caplog.records[-1].exc_info is not None
+
+
+def raised(name: str) -> Exception:
+    """An exception out of a function of this name, as an application might make them by the thousand."""
+    names: dict[str, Any] = {"__name__": "application"}
+    exec(f"def {name}():\n    raise ValueError", names)
+    try:
+        names[name]()
+    except ValueError as error:
+        frames = error.__traceback__
+        return error.with_traceback(None if frames is None else frames.tb_next)
+    raise AssertionError
+
+
+def test_however_many_functions_raise_lines_and_memory_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    counts: Counter[str] = Counter()
+    mishaps = Mishaps(counts, lambda: 0.0)
+    logger = logging.getLogger("starlette_channels.channel")
+    for number in range(2 * MOST_KINDS):
+        mishaps.note("channel_crashed", logger, "ended", cause=raised(f"function_{number}"))
+    assert counts == {"channel_crashed": 2 * MOST_KINDS}
+    assert len(caplog.records) == MOST_KINDS + 20
+
+
+@pytest.mark.anyio
+async def test_what_is_not_logged_is_not_formatted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "starlette_channels")
+    lab = Lab()
+    parameters = lab.channels._service.parameters  # pyright: ignore[reportPrivateUsage]
+    calls = 0
+
+    def show(body: object) -> str:
+        nonlocal calls
+        calls += 1
+        return "shown"
+
+    monkeypatch.setattr(parameters, "show", show)
+    async with connect(lab.channels) as client:
+        for _ in range(10 * TIMES):
+            await ask(client, {"refuse": True})
+    assert 1 <= calls < 4 * MOST_LINES  # each of pytest's handlers formats a line anew
+
+
+@pytest.mark.anyio
+async def test_gaps_by_the_thousand_whose_handling_fails_are_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    counts: Counter[str] = Counter()
+    hub = Hub(anyio.lowlevel.current_token().native_token, Mishaps(counts))
+
+    class Deaf:
+        def deliver(self, publication: object) -> None:
+            raise ZeroDivisionError
+
+        def miss(self, gap: Gap) -> None:
+            raise ZeroDivisionError
+
+    hub.subscribe("room:a", Deaf())
+    for _ in range(TIMES):
+        hub.miss(Gap("room:a", 1, "somebody"))
+    assert counts == {"delivery_failed": TIMES}
+    assert len(caplog.records) == 20

@@ -1,0 +1,247 @@
+"""The structure of the package, read from its files: which folder imports which, and what else."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import starlette_channels
+
+ROOT = Path(starlette_channels.__file__).parent
+PACKAGE = ROOT.name
+TESTS = Path(__file__).parent
+
+FOLDERS: dict[str, set[str]] = {
+    "base": set(),
+    "wire": {"base"},
+    "observability": {"base", "wire"},
+    "runtime": {"base", "observability"},
+    "pubsub": {"base", "wire", "observability", "runtime"},
+    "channels": {"base", "wire", "observability", "runtime", "pubsub"},
+    "connection": {"base", "wire", "observability", "runtime", "pubsub", "channels"},
+    "presence": {"base", "wire", "observability", "runtime", "pubsub", "channels"},
+    "handshake": {"base", "wire", "observability", "runtime", "connection"},
+    "transports": {"base", "wire", "observability", "runtime", "pubsub", "channels", "connection", "handshake"},
+    "server": {"base", "runtime", "pubsub", "connection", "presence", "handshake", "transports"},
+}
+"""What the modules of a folder may import beside those of their own. Modules that are in none may import anything."""
+
+BASE = {"arguments", "close_codes", "exceptions", "limits", "rates"}
+"""The modules beside the folders that all others may import."""
+
+MAX_FILES_AT_THE_ROOT = 12
+
+PURE = {
+    "connection.identities",
+    "connection.refusals",
+    "handshake.auth_token",
+    "handshake.origins",
+    "observability.redaction",
+    "presence.codec",
+    "presence.crdt.clock",
+    "presence.crdt.delta",
+    "presence.crdt.index",
+    "presence.crdt.state",
+    "presence.timing",
+    "presence.tracker",
+    "pubsub.relay.channel_names",
+    "pubsub.relay.command_log",
+    "pubsub.relay.envelope",
+    "pubsub.relay.number_ranges",
+    "pubsub.relay.sender_clocks",
+    "pubsub.relay.sequence",
+    "rates",
+    "runtime.deadlines",
+    "server.drain",
+    "transports.longpoll.batches",
+    "transports.uvicorn_lane.frames",
+    "wire.annotations",
+    "wire.conversions",
+    "wire.event_names",
+    "wire.headers",
+    "wire.messages",
+    "wire.payloads",
+    "wire.protocol",
+    "wire.pydantic_adapters",
+    "wire.query",
+    "wire.serializers",
+    "wire.topics",
+}
+"""They know no event loop, no clock and no socket."""
+
+REQUIRED = {"anyio", "msgspec", "starlette"}
+"""What is imported at run time, beside the standard library; uvicorn is required for users, not by the code."""
+
+WITH_UVICORN = {
+    *(("transports.uvicorn_lane.frames", "websockets"), ("transports.uvicorn_lane.handshake", "websockets")),
+    *(
+        ("transports.uvicorn_lane.handshake", "uvicorn"),
+        ("transports.uvicorn", "uvicorn"),
+        ("cli", "uvicorn"),
+        ("cli", "click"),
+    ),
+}
+"""What `uvicorn[standard]`, which is required, brings; only the fast lane and the command line make use of it."""
+
+EXTRAS = {
+    ("pubsub.engines.nats", "nats"),
+    ("pubsub.engines.redis", "redis"),
+    ("pubsub.engines.redis_cluster", "redis"),
+    ("pubsub.engines.redis_sentinel", "redis"),
+    ("pubsub.engines.zenoh", "zenoh"),
+    ("pubsub.engines.zenoh_keys", "zenoh"),
+    ("tokens", "itsdangerous"),
+}
+"""What an extra of the package brings, for a module that is imported only by those who want it."""
+
+IF_THERE = {
+    ("runtime.cancellation", "trio"),
+    ("runtime.tasks", "trio"),
+    ("runtime.timers", "trio"),
+    ("transports.turn_budget", "trio"),
+}
+"""What a module imports in a function, when it is certain to be installed."""
+
+MAX_LINES = 600
+
+
+class Import(NamedTuple):
+    """One import in a file: of what, where, whether only for Pythons before 3.13, and whether in a function."""
+
+    name: str
+    line: int
+    backport: bool
+    deferred: bool
+
+
+def folder(module: str) -> str:
+    """The folder that a module belongs to; "top" for those that may import anything."""
+    first, _, rest = module.partition(".")
+    if rest or first in FOLDERS:
+        return first
+    return "base" if first in BASE else "top"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts) if parts[-1] != "__init__" or len(parts) == 1 else ".".join(parts[:-1])
+
+
+FILES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """All imports of a file, those in functions and those for type checkers included."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    checks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and is_version_check(node)]
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    old = {id(node) for check in checks for branch in check.orelse for node in ast.walk(branch)}
+    deferred = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        for name in imported_names(node):
+            yield Import(name, getattr(node, "lineno", 0), id(node) in old, id(node) in deferred)
+
+
+def imported_names(node: ast.AST) -> list[str]:
+    """The modules that a node imports, in full; `from package import module` means the module too."""
+    match node:
+        case ast.Import():
+            return [alias.name for alias in node.names]
+        case ast.ImportFrom(module=str(origin), level=0):
+            inner = [f"{origin}.{alias.name}" for alias in node.names]
+            return [origin, *(name for name in inner if name.removeprefix(f"{PACKAGE}.") in FILES)]
+        case ast.ImportFrom():
+            raise AssertionError(f"line {node.lineno}: a relative import")
+        case _:
+            return []
+
+
+def is_version_check(node: ast.AST) -> bool:
+    """Whether a node is `if sys.version_info >= (3, n)`, with n at most 13; its `else` is for older Pythons."""
+    match node:
+        case ast.If(
+            test=ast.Compare(
+                left=ast.Attribute(value=ast.Name(id="sys"), attr="version_info"),
+                ops=[ast.GtE()],
+                comparators=[ast.Tuple(elts=[ast.Constant(value=3), ast.Constant(value=int(minor))])],
+            )
+        ):
+            return minor <= 13
+        case _:
+            return False
+
+
+def imports_of_the_package(module: str) -> Iterator[Import]:
+    for found in imports(FILES[module]):
+        assert found.name != PACKAGE, f"{module}, line {found.line}: import from the module that defines it"
+        if found.name.startswith(f"{PACKAGE}."):
+            yield found._replace(name=found.name.removeprefix(f"{PACKAGE}."))
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_only_from_the_folders_below_its_own(module: str) -> None:
+    own = folder(module)
+    for found in imports_of_the_package(module):
+        other = folder(found.name)
+        may = own == "top" or other == own or other in FOLDERS[own]
+        assert may, f"{module}, line {found.line}: {own} may not import {found.name}"
+
+
+def test_no_two_modules_import_each_other_by_whatever_way() -> None:
+    imported = {module: {found.name for found in imports_of_the_package(module)} - {module} for module in FILES}
+    TopologicalSorter(imported).prepare()  # raises CycleError, which names them
+
+
+def test_folders_depend_on_each_other_in_one_direction() -> None:
+    TopologicalSorter(FOLDERS).prepare()
+
+
+def test_the_root_has_few_files() -> None:
+    assert len([module for module in FILES if "." not in module and module not in FOLDERS]) <= MAX_FILES_AT_THE_ROOT
+
+
+def test_engines_are_imported_by_name_from_their_own_folder_only() -> None:
+    by_name = {
+        (module, ast.unparse(node.args[0]))
+        for module, path in FILES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
+    }
+    assert by_name == {("pubsub.engines.url", f"f'{PACKAGE}.pubsub.engines.{{name}}'")}
+
+
+def test_unit_tests_are_in_folders_of_the_same_names() -> None:
+    folders = {path.name for path in TESTS.iterdir() if any(path.glob("test_*.py"))}
+    assert folders - {"integration"} <= FOLDERS.keys()
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_only_what_the_package_requires(module: str) -> None:
+    for found in imports(FILES[module]):
+        top = found.name.partition(".")[0]
+        if top == PACKAGE or top in sys.stdlib_module_names:
+            continue
+        where = f"{FILES[module].name}:{found.line} imports {found.name}"
+        if top == "typing_extensions":
+            assert found.backport, f"{where}, but not in the `else` of `if sys.version_info >= (3, 13)` or earlier"
+        elif (module, top) in IF_THERE:
+            assert found.deferred, f"{where}, but not in a function"
+        else:
+            assert top in REQUIRED or (module, top) in WITH_UVICORN | EXTRAS, f"{where}, which is no dependency"
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_a_pure_module_knows_no_event_loop_no_clock_and_no_socket(module: str) -> None:
+    tops = {found.name.partition(".")[0] for found in imports(FILES[module])}
+    assert not tops & {"anyio", "asyncio", "trio", "time", "datetime", "socket", "threading", "starlette", "random"}
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_no_file_is_too_long(module: str) -> None:
+    assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= MAX_LINES

@@ -1,0 +1,88 @@
+"""The portable transport's frames, from `write` to the server's `send`."""
+
+from collections import Counter
+from collections.abc import MutableMapping
+from typing import Any
+
+import anyio
+import pytest
+from anyio import wait_all_tasks_blocked
+
+from starlette_channels.channels.backpressure import Place
+from starlette_channels.limits import Bounds
+from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.runtime.tasks import Tasks
+from starlette_channels.transports.asgi_websocket import WebSocketTransport
+
+pytestmark = pytest.mark.anyio
+
+
+class Server:
+    """Sends one frame whenever it is let."""
+
+    def __init__(self, gates: int = 0) -> None:
+        self.sent: list[Any] = []
+        self.gate = anyio.Semaphore(gates)
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        await self.gate.acquire()
+        self.sent.append(message.get("text", message.get("bytes", message.get("code"))))
+
+    def let(self, frames: int) -> None:
+        for _ in range(frames):
+            self.gate.release()
+
+
+def transport_to(server: Server) -> WebSocketTransport:
+    return WebSocketTransport(server.send, Tasks(), Bounds(), Mishaps(Counter()))
+
+
+async def test_frames_keep_their_order_whether_the_client_keeps_up_or_not() -> None:
+    server = Server()
+    transport = transport_to(server)
+    transport.write("1")
+    await wait_all_tasks_blocked()
+    for frame in ("2", b"3", "4"):
+        transport.write(frame)
+    server.let(2)
+    await wait_all_tasks_blocked()
+    assert server.sent == ["1", "2"]
+    transport.write("5")
+    server.let(5)
+    await wait_all_tasks_blocked()
+    transport.write("6")
+    transport.write("7")
+    transport.close(1001)
+    server.let(2)
+    await wait_all_tasks_blocked()
+    assert server.sent == ["1", "2", b"3", "4", "5", "6", "7", 1001]
+
+
+async def test_a_frame_that_has_not_begun_to_leave_is_not_sent_to_a_client_that_is_gone() -> None:
+    server = Server(gates=9)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.disconnect"}
+
+    transport = transport_to(server)
+    transport.write("too late")
+    connection: Any = None
+    await transport.read(receive, connection)
+    await wait_all_tasks_blocked()
+    assert server.sent == []
+
+
+async def test_a_key_that_is_none_is_refused_and_the_frames_around_it_arrive() -> None:
+    server = Server()
+    transport = transport_to(server)
+    transport.write("1")
+    await wait_all_tasks_blocked()
+    with pytest.raises(TypeError):
+        transport.write("?", Place(transport, []))  # pyright: ignore[reportArgumentType]
+    server.let(4)
+    await wait_all_tasks_blocked()
+    transport.write("2")
+    await wait_all_tasks_blocked()
+    transport.write("3")
+    await wait_all_tasks_blocked()
+    assert server.sent == ["1", "2", "3"]
