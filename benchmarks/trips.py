@@ -10,7 +10,7 @@ import json
 import sys
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -156,7 +156,7 @@ async def hall(socket: Socket, payload: dict[str, Any]) -> None:
 
 
 @contextmanager
-def counted() -> Iterator[Trip]:
+def counted() -> Generator[Trip]:
     """Count the calls of functions of the package."""
     trip, root = Trip(), f"{ROOT}/"
 
