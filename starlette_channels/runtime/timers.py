@@ -64,6 +64,11 @@ def waker_of_this_loop() -> Waker:
     return _wakers.get(loop) or _wakers.setdefault(loop, Waker(loop, clock))
 
 
+def clock_of_this_loop() -> Callable[[], float]:
+    """Return the event loop's clock, which tells the time in plain callbacks as well."""
+    return _loop_and_clock()[1]
+
+
 def _loop_and_clock() -> tuple[object, Callable[[], float]]:
     try:
         loop = asyncio.get_running_loop()

@@ -1,12 +1,12 @@
 """Silence: one sweep for all portable transports of an event loop finds the clients that say nothing any more."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
-import anyio
 from anyio.lowlevel import RunVar
 
-from starlette_channels.runtime.timers import waker_of_this_loop
+from starlette_channels.runtime.timers import clock_of_this_loop, waker_of_this_loop
 
 SLOWEST_SWEEP = 5.0
 
@@ -27,9 +27,10 @@ class Listening(Protocol):
 class SilenceWatch:
     """Sweeps. A transport costs it an entry in a set, and nothing when it has ended."""
 
-    __slots__ = ("_next", "_timer", "_transports")
+    __slots__ = ("_next", "_now", "_timer", "_transports")
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._now = clock  # `anyio.current_time` raises in the callback of a timer, if sniffio is installed
         self._transports: set[Listening] = set()
         self._next: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -38,7 +39,7 @@ class SilenceWatch:
         """Watch a client."""
         self._transports.add(transport)
         seconds = pause(transport.idle_seconds)
-        if self._next is None or self._next > anyio.current_time() + seconds:
+        if self._next is None or self._next > self._now() + seconds:
             self._begin(seconds)
 
     def remove(self, transport: Listening) -> None:
@@ -49,7 +50,7 @@ class SilenceWatch:
 
     def _begin(self, seconds: float) -> None:
         self._stop()
-        due = self._next = anyio.current_time() + seconds
+        due = self._next = self._now() + seconds
         try:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._sweep, due)
         except RuntimeError:  # trio has no timers but tasks
@@ -65,7 +66,7 @@ class SilenceWatch:
         if self._next != due:
             return
         self._next = None
-        now = anyio.current_time()
+        now = self._now()
         for transport in tuple(self._transports):
             transport.check_silence(now)
         if self._transports:
@@ -85,6 +86,6 @@ def silence_watch_of_this_loop() -> SilenceWatch:
     try:
         return _watch.get()
     except LookupError:
-        watch = SilenceWatch()
+        watch = SilenceWatch(clock_of_this_loop())
         _watch.set(watch)
         return watch
