@@ -14,19 +14,17 @@ from starlette_channels.wire.messages import Reply
 
 def alone(error: BaseException) -> BaseException:
     """Return the only error in an exception group, which is what a task group makes of it; any other as it is."""
-    while isinstance(error, BaseExceptionGroup):
+    if isinstance(error, BaseExceptionGroup):
         inside = cast("BaseExceptionGroup[BaseException]", error).exceptions
-        if len(inside) != 1:
-            break
-        error = inside[0]
+        return alone(inside[0]) if len(inside) == 1 else cast("BaseException", error)
     return error
 
 
 def rejection(error: BaseException) -> Reply | None:
     """Return the reply that an error asks for; `None` if it is no refusal.
 
-    `HTTPException(403, "not a member")` is `{"reason": "not a member"}`, as `JoinError("not a member")` is. So is a group
-    of it alone, as in Starlette: what is raised inside of a task group comes out in one.
+    `HTTPException(403, "not a member")` is `{"reason": "not a member"}`, as `JoinError("not a member")` is. So is a
+    group of it alone, as in Starlette: what is raised inside of a task group comes out in one.
     """
     error = alone(error)
     match error:

@@ -108,13 +108,14 @@ def encode_payload(payload: object, _modules: Mapping[str, Any] = sys.modules) -
     a `Reply`, which only a handler can return, and `SerializerError` for text that is no Unicode, and for what contains
     itself or is nested too deeply.
     """
+    kind: type[Any] = type(payload)
     # What `encode_json` does, without a call: most payloads are dicts.
-    if type(payload) is dict and not special_classes and "pydantic.dataclasses" not in _modules:
+    if kind is dict and not special_classes and "pydantic.dataclasses" not in _modules:
         try:
             return Raw(encode_natively(payload))
         except (UnicodeEncodeError, RecursionError) as error:
             raise refusal(error) from None
-    return (_known_payload_encoder(type(payload)) or _payload_encoder(type(payload)))(payload)
+    return (_known_payload_encoder(kind) or _payload_encoder(kind))(payload)
 
 
 def encode_answer(answer: object, _modules: Mapping[str, Any] = sys.modules) -> tuple[str, Body]:
@@ -122,12 +123,13 @@ def encode_answer(answer: object, _modules: Mapping[str, Any] = sys.modules) -> 
 
     Raises `TypeError` for what is neither payload, `Reply` nor `None`, and what `encode_payload` raises.
     """
-    if type(answer) is dict and not special_classes and "pydantic.dataclasses" not in _modules:
+    kind: type[Any] = type(answer)
+    if kind is dict and not special_classes and "pydantic.dataclasses" not in _modules:
         try:
             return "ok", Raw(encode_natively(answer))
         except (UnicodeEncodeError, RecursionError) as error:
             raise refusal(error) from None
-    return (_known_answer_encoder(type(answer)) or _answer_encoder(type(answer)))(answer)
+    return (_known_answer_encoder(kind) or _answer_encoder(kind))(answer)
 
 
 def _payload_encoder(kind: type[Any]) -> Callable[[Any], Body]:
