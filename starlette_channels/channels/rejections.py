@@ -4,20 +4,13 @@ Our own errors, and Starlette's, which dependencies of an application raise for 
 codes of HTTP have no place in a reply; a detail that is no string may carry what the client needs to know.
 """
 
-from typing import Any, cast
+from typing import Any
 
 from starlette.exceptions import HTTPException, WebSocketException
 
 from starlette_channels.exceptions import ConnectError, EventError, JoinError
+from starlette_channels.runtime.cancellation import alone
 from starlette_channels.wire.messages import Reply
-
-
-def alone(error: BaseException) -> BaseException:
-    """Return the only error in an exception group, which is what a task group makes of it; any other as it is."""
-    if isinstance(error, BaseExceptionGroup):
-        inside = cast("BaseExceptionGroup[BaseException]", error).exceptions
-        return alone(inside[0]) if len(inside) == 1 else cast("BaseException", error)
-    return error
 
 
 def rejection(error: BaseException) -> Reply | None:

@@ -8,7 +8,6 @@ import msgspec
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.types import Scope
 
-from starlette_channels.channels.rejections import alone
 from starlette_channels.connection.connection import Connection
 from starlette_channels.connection.expiry import Expiry, Lifetimes
 from starlette_channels.connection.registry import Service
@@ -19,7 +18,7 @@ from starlette_channels.handshake.auth_token import SUBPROTOCOL, long_poll_token
 from starlette_channels.handshake.handshake import Handshake, Refused, begin, choose_subprotocol, read_auth_token
 from starlette_channels.handshake.origins import OriginCheck
 from starlette_channels.runtime.callables import check_function, name_of
-from starlette_channels.runtime.cancellation import is_crash
+from starlette_channels.runtime.cancellation import alone, is_crash
 from starlette_channels.runtime.tasks import OutOfTime, within
 from starlette_channels.wire.messages import shown
 from starlette_channels.wire.serializers import DEFAULT_VERSION, Serializer, TextOnly, negotiate
