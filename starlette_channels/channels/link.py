@@ -100,8 +100,12 @@ class Link(Spawner, Protocol):
         """Count and log a mistake of the client."""
         ...
 
-    def free(self, topic: str, member: object) -> None:
-        """Note that a topic is free again, unless another member has taken it."""
+    def free(self, topic: str, member: Any) -> None:
+        """Note that a topic is free again, unless another member has taken it; the next waits for this one's end."""
+        ...
+
+    def forget(self, topic: str, member: object) -> None:
+        """Note that a member has ended, its cleanups included."""
         ...
 
     def burden(self, message: Message) -> None:

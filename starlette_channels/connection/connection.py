@@ -64,6 +64,7 @@ class Connection(Sender):
         "_backlog",
         "_backlog_bytes",
         "_end_reason",
+        "_ending",
         "_flowing",
         "_over",
         "_paused",
@@ -102,6 +103,7 @@ class Connection(Sender):
         self._paused = False
         self._flowing = True
         self._end_reason: EndReason = "closed"
+        self._ending: dict[str, Member] | None = None  # those whose topics are free, but which have not ended yet
         self._over: anyio.Event | None = None
         self._protocol: ClientProtocol[Member, tuple[Channel[Any], Match]] = ClientProtocol(
             service.match, service.limits.channels
@@ -190,7 +192,8 @@ class Connection(Sender):
         for promise in tuple(self.promises or ()):
             promise.settle()
         try:
-            await end(tuple(self._protocol.members.values()), self._end_reason, self.limits.shutdown_seconds)
+            members = *self._protocol.members.values(), *(self._ending or {}).values()
+            await end(members, self._end_reason, self.limits.shutdown_seconds)
         finally:
             self._service.forget(self)
             self._leave(self._transport.heard)
@@ -266,9 +269,17 @@ class Connection(Sender):
         where = shown(message.event), shown(message.topic)
         self._service.mishaps.note(code, logger, "%s: event %s on topic %s", code, *where)
 
-    def free(self, topic: str, member: object) -> None:
-        """Note that a topic is free again, unless another member has taken it."""
+    def free(self, topic: str, member: Member) -> None:
+        """Note that a topic is free again, unless another member has taken it; the next waits for this one's end."""
         self._protocol.free(topic, member)
+        self._ending = self._ending or {}
+        self._ending[topic] = member
+
+    def forget(self, topic: str, member: object) -> None:
+        """Note that a member has ended, its cleanups included."""
+        if self._ending is not None and self._ending.get(topic) is member:
+            del self._ending[topic]
+            self._ending = self._ending or None
 
     def burden(self, message: Message) -> None:
         """Note that a message of the client has to wait, or its handler does."""
@@ -388,9 +399,12 @@ class Connection(Sender):
             self.answer(join.message, Answer(join.message.join_ref, "error", "restarting"))
             return
         channel, match = join.route
-        if join.replaces is not None:
-            join.replaces.replace()
-        member = Member(self, channel, join.message, match, join.replaces)
+        before = join.replaces
+        if before is not None:
+            before.replace()
+        elif self._ending is not None:
+            before = self._ending.get(join.message.topic)
+        member = Member(self, channel, join.message, match, before)
         self._protocol.take(member.topic, member)
         member.start(join.message)
 
