@@ -455,7 +455,7 @@ class Member(Speaker):
         try:
             await super()._finish()
         finally:
-            self._link.forget(self.topic, self)
+            self._link.forget(self)
 
     async def _end(self, leftovers: Iterable[Any]) -> None:
         hub = self._link.hub

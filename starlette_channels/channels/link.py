@@ -101,10 +101,10 @@ class Link(Spawner, Protocol):
         ...
 
     def free(self, topic: str, member: Any) -> None:
-        """Note that a topic is free again, unless another member has taken it; the next waits for this one's end."""
+        """Note that a topic is free again, unless another member has taken it; the member goes on to end."""
         ...
 
-    def forget(self, topic: str, member: object) -> None:
+    def forget(self, member: Any) -> None:
         """Note that a member has ended, its cleanups included."""
         ...
 

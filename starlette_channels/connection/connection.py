@@ -103,7 +103,7 @@ class Connection(Sender):
         self._paused = False
         self._flowing = True
         self._end_reason: EndReason = "closed"
-        self._ending: dict[str, Member] | None = None  # those whose topics are free, but which have not ended yet
+        self._ending: set[Member] | None = None  # those whose topics are free, but which have not ended yet
         self._over: anyio.Event | None = None
         self._protocol: ClientProtocol[Member, tuple[Channel[Any], Match]] = ClientProtocol(
             service.match, service.limits.channels
@@ -192,7 +192,7 @@ class Connection(Sender):
         for promise in tuple(self.promises or ()):
             promise.settle()
         try:
-            members = *self._protocol.members.values(), *(self._ending or {}).values()
+            members = *self._protocol.members.values(), *(self._ending or ())
             await end(members, self._end_reason, self.limits.shutdown_seconds)
         finally:
             self._service.forget(self)
@@ -270,15 +270,15 @@ class Connection(Sender):
         self._service.mishaps.note(code, logger, "%s: event %s on topic %s", code, *where)
 
     def free(self, topic: str, member: Member) -> None:
-        """Note that a topic is free again, unless another member has taken it; the next waits for this one's end."""
+        """Note that a topic is free again, unless another member has taken it; the member goes on to end."""
         self._protocol.free(topic, member)
-        self._ending = self._ending or {}
-        self._ending[topic] = member
+        self._ending = self._ending or set()
+        self._ending.add(member)
 
-    def forget(self, topic: str, member: object) -> None:
+    def forget(self, member: Member) -> None:
         """Note that a member has ended, its cleanups included."""
-        if self._ending is not None and self._ending.get(topic) is member:
-            del self._ending[topic]
+        if self._ending is not None:
+            self._ending.discard(member)
             self._ending = self._ending or None
 
     def burden(self, message: Message) -> None:
@@ -399,12 +399,9 @@ class Connection(Sender):
             self.answer(join.message, Answer(join.message.join_ref, "error", "restarting"))
             return
         channel, match = join.route
-        before = join.replaces
-        if before is not None:
-            before.replace()
-        elif self._ending is not None:
-            before = self._ending.get(join.message.topic)
-        member = Member(self, channel, join.message, match, before)
+        if join.replaces is not None:
+            join.replaces.replace()
+        member = Member(self, channel, join.message, match, join.replaces)
         self._protocol.take(member.topic, member)
         member.start(join.message)
 

@@ -4,8 +4,8 @@ import asyncio
 import contextvars
 import heapq
 from collections.abc import Callable
-from itertools import count
 from functools import partial
+from itertools import count
 from typing import Any, TypeAlias
 
 import anyio

@@ -1,12 +1,14 @@
 """Silence: one sweep for all portable transports of an event loop finds the clients that say nothing any more."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 from anyio.lowlevel import RunVar
 
-from starlette_channels.runtime.tasks import Cancel
 from starlette_channels.runtime.timers import call_later
+
+if TYPE_CHECKING:
+    from starlette_channels.runtime.tasks import Cancel
 
 SLOWEST_SWEEP = 5.0
 

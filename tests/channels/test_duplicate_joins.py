@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from starlette_channels import Channels, EndReason, Handshake, JoinError, Limits, Reply, Socket, channel
+from starlette_channels import Channels, EndReason, JoinError, Limits, Reply, Socket, channel
 from starlette_channels.channels.joined import Member
 from starlette_channels.testing import Client, Received, connect
 from tests.conftest import OK, error, frames, lines, until
@@ -200,8 +200,12 @@ async def test_a_leave_and_a_join_in_one_burst_leave_the_topic_joined() -> None:
         assert await client.reply("3") == Reply("ok", {})
         await client.heartbeat()
         assert again.happened[0] == "join 1"
-        assert again.happened[1] in ("1 left", "1 duplicate_join")
-        assert again.happened[2:] == ["join 2", "echo 2"]
+        left = next(one for one in again.happened if one in ("1 left", "1 duplicate_join"))
+        if left == "1 duplicate_join":
+            assert again.happened[1] == left
+        # After a leave the topic is free at once, and a join waits for no `terminate`: see test_endings.
+        again.happened.remove(left)
+        assert again.happened == ["join 1", "join 2", "echo 2"]
 
 
 async def test_a_broadcast_right_after_the_second_reply_arrives_once() -> None:
@@ -345,54 +349,6 @@ async def test_hundreds_of_second_joins_leave_nothing_behind(count_tasks: Callab
 def living_members() -> list[Member]:
     gc.collect()
     return [one for one in gc.get_objects() if type(one) is Member]
-
-
-@pytest.mark.parametrize("how", ["leave", "stop", "crash", "kick"])
-async def test_a_join_after_the_end_waits_for_terminate_and_cleanups_of_the_channel_before(how: str) -> None:
-    happened: list[str] = []
-    going_on, go_on = anyio.Event(), anyio.Event()
-
-    @channel("topic")
-    async def topic(socket: Socket[Any], payload: Any) -> None:
-        happened.append("join")
-        socket.on_close(lambda: happened.append("cleanup"))
-
-    @topic.on("stop")
-    async def stop(socket: Socket[Any], payload: Any) -> None:
-        socket.stop()
-
-    @topic.on("crash")
-    async def crash(socket: Socket[Any], payload: Any) -> None:
-        raise ValueError
-
-    @topic.terminate
-    async def terminate(socket: Socket[Any], reason: EndReason) -> None:
-        if not going_on.is_set():
-            going_on.set()
-            await go_on.wait()
-            happened.append("terminate")
-
-    async def connect_ann(conn: Handshake) -> dict[str, Any]:
-        return {}
-
-    channels = Channels([topic], connect=connect_ann, socket_id=lambda assigns: "ann")
-    async with connect(channels) as client:
-        join(client, "1")
-        assert await client.reply("1") == Reply("ok", {})
-        match how:
-            case "kick":
-                channels.kick("ann", "topic")
-            case "leave":
-                client.send("1", "leave", "topic", "phx_leave", {})
-            case _:
-                client.send("1", None, "topic", how, {})
-        await going_on.wait()
-        join(client, "2")
-        await anyio.wait_all_tasks_blocked()
-        assert happened == ["join"]
-        go_on.set()
-        assert await client.reply("2") == Reply("ok", {})
-        assert happened == ["join", "terminate", "cleanup", "join"]
 
 
 async def test_the_end_of_a_connection_waits_for_channels_that_were_left_before() -> None:

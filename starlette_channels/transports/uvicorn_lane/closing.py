@@ -21,8 +21,8 @@ UNREAD_FRAMES = 256
 class Closing(asyncio.Protocol):
     """Closes a WebSocket, for `CLOSE_SECONDS` at most; it belongs to the connections that the server waits for.
 
-    What the client sends is discarded. Beyond `UNREAD_BYTES` or `UNREAD_FRAMES` it is not even read, so that a flood costs
-    next to nothing.
+    What the client sends is discarded. Beyond `UNREAD_BYTES` or `UNREAD_FRAMES` it is not even read, so that a flood
+    costs next to nothing.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, register: set[Any]) -> None:
