@@ -2,6 +2,7 @@
 
 import ast
 import logging
+import pkgutil
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -36,21 +37,30 @@ from tests.support.polling import Poller
 ROOT = Path(starlette_channels.__file__).parent
 
 AT_START_UP = {
-    ("channels", "warning"),  # once for a handler of an event that never comes
-    ("definitions", "warning"),  # once for a pattern that never matches
+    ("channels.definition", "warning"),  # once for a handler of an event that never comes
+    ("channels.checks", "warning"),  # once for a pattern that never matches
     ("endpoint", "warning"),  # once, if the lifespan is missing
-    ("readiness", "warning"),  # once, if something is missing when the start is over
-    ("brokers.redis", "warning"),  # for an option in an address, when it is read
-    ("workers", "critical"),  # several workers without a broker: this process ends
-    ("transports.websocket", "warning"),  # once, when daphne is the server
-    ("drainer", "warning"),  # once, when the server stops
+    ("server.readiness", "warning"),  # once, if something is missing when the start is over
+    ("pubsub.engines.redis", "warning"),  # for an option in an address, when it is read
+    ("server.workers", "critical"),  # several workers without a broker: this process ends
+    ("transports.asgi_websocket", "warning"),  # once, when daphne is the server
+    ("server.drainer", "warning"),  # once, when the server stops
 }
 """What no client causes: lines of the start and of the end of a process."""
 
-AROUND = {"mishaps", "senders", "speakers", "drainer"}
+AROUND = {"observability.error_log", "connection.rate_limiter", "channels.speakers", "server.drainer"}
 """Where a level is a variable: the throttle, and lines about clients that are let in, which can be switched off."""
 
 LOUD = {"warning", "warn", "error", "exception", "critical", "fatal"}
+
+NO_LOGGERS = {"self._reports", "self", "attempt", "task"}
+"""Objects with an attribute of such a name that logs through the throttle (`Reports.warn`), or not at all."""
+
+PRINTS = {"print", "print_exc", "print_exception", "stderr", "stdout", *LOUD}
+"""Names that write past `logging`, and functions of `logging` itself."""
+
+COMMAND_LINE = "cli"
+"""A module that may print."""
 
 TIMES = 60
 MOST_LINES = 25
@@ -62,22 +72,35 @@ def module_of(path: Path) -> str:
 
 
 def test_no_module_logs_around_the_throttle() -> None:
-    found: set[tuple[str, str]] = set()
-    for path in ROOT.rglob("*.py"):
+    loud: list[tuple[str, str]] = []
+    levelled: set[str] = set()
+    modules = sorted(ROOT.rglob("*.py"))
+    for path in modules:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-                continue
-            is_logger = "logger" in ast.unparse(node.func.value) or ast.unparse(node.func.value) == "logging"
-            if is_logger and node.func.attr in LOUD:
-                found.add((module_of(path), node.func.attr))
-            if is_logger and node.func.attr == "log":
-                assert module_of(path) in AROUND, f"{path.name}:{node.lineno}"
-    assert found == AT_START_UP
+            match node:
+                case ast.Attribute(value=of, attr=name) if ast.unparse(of) not in NO_LOGGERS:
+                    if name in LOUD:
+                        loud.append((module_of(path), name))
+                    if name == "log":
+                        levelled.add(module_of(path))
+                    assert name not in PRINTS - LOUD, f"{path}:{node.lineno}"
+                case ast.Name(id=name) if module_of(path) != COMMAND_LINE:
+                    assert name not in PRINTS - {"error"}, f"{path}:{node.lineno}"
+                case ast.ImportFrom(module="logging" | "warnings" | "sys" | "traceback", names=names):
+                    assert not {one.name for one in names} & PRINTS, f"{path}:{node.lineno}"
+                case _:
+                    pass
+    packages = pkgutil.walk_packages(starlette_channels.__path__)
+    assert {module_of(path) for path in modules if path.stem != "__init__"} >= {
+        one.name for one in packages if not one.ispkg
+    }
+    assert sorted(loud) == sorted(AT_START_UP), "each of them at one place"
+    assert levelled == AROUND
 
 
 def test_there_is_one_throttle() -> None:
     users = [path for path in ROOT.rglob("*.py") if "Meter(LINES)" in path.read_text(encoding="utf-8")]
-    assert [module_of(path) for path in users] == ["mishaps"]
+    assert [module_of(path) for path in users] == ["observability.error_log"]
 
 
 class Fragile(V2):

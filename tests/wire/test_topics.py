@@ -70,7 +70,7 @@ def test_a_topic_that_does_not_fit_is_no_match(pattern: str, topic: str) -> None
 @pytest.mark.parametrize(
     ("pattern", "fix"),
     [
-        ("", "only at the end, as in 'room:*'"),
+        ("", "it would match no topic; name one, as in 'room:*', or '*' for all"),
         ("**", "only at the end, as in 'room:*'"),
         ("room:*:x", "only at the end, as in 'room:*'"),
         ("*room", "only at the end, as in 'room:*'"),
