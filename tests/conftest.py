@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from starlette_channels.testing import Client, Received
+from tests.support.effort import IS_CI
 from tests.support.engines import ENGINES, EngineServer, engine
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -33,7 +34,9 @@ ONLY_BACKENDS = {"virtual_clock": "virtual", "engine_server": "asyncio"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test on one event loop where others would make no sense, or no difference."""
+    """Run a test on one event loop where others would make no sense, or no difference; in CI on all that make sense."""
+    if not IS_CI and metafunc.definition.get_closest_marker("one_loop") and "anyio_backend" in metafunc.fixturenames:
+        metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True))
     for fixture in ONLY_BACKENDS.keys() & set(metafunc.fixturenames):
         if "anyio_backend" in metafunc.fixturenames:
             backend = ONLY_BACKENDS[fixture]

@@ -12,9 +12,14 @@ from starlette_channels import Limits, Socket, channel
 from starlette_channels.connection.registry import Service
 from starlette_channels.pubsub.broker import Broker
 from starlette_channels.wire.topics import Match, Pattern
+from tests.support.effort import some
 
 bounded = settings(
-    max_examples=150, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=some(of=150),
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 
 

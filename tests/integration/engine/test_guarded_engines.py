@@ -84,8 +84,8 @@ def log(caplog: pytest.LogCaptureFixture) -> Generator[pytest.LogCaptureFixture]
 
 async def failures(broker: Broker, number: int) -> None:
     with anyio.fail_after(LONG):
-        while broker.counts["relay_disconnected"] < number:
-            await anyio.sleep(0.01)  # noqa: ASYNC110 - nobody tells; without pauses, the servers would start late
+        while broker.counts["relay_disconnected"] < number:  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.01)  # without pauses, the servers would start late
 
 
 async def test_broadcasts_arrive_over_tls_with_a_password(
