@@ -80,6 +80,7 @@ WITH_UVICORN = {
     *(("transports.uvicorn_lane.frames", "websockets"), ("transports.uvicorn_lane.handshake", "websockets")),
     *(
         ("transports.uvicorn_lane.handshake", "uvicorn"),
+        ("transports.uvicorn_lane.http_slices", "uvicorn"),
         ("transports.uvicorn", "uvicorn"),
         ("cli", "uvicorn"),
         ("cli", "click"),
