@@ -103,7 +103,7 @@ IF_THERE = {
     ("runtime.cancellation", "trio"),
     ("runtime.tasks", "trio"),
     ("runtime.timers", "trio"),
-    ("transports.turn_budget", "trio"),
+    ("runtime.turn_budget", "trio"),
 }
 """What a module imports in a function, when it is certain to be installed."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from starlette_channels.transports.turn_budget import EVENTS_AT_ONCE, Pace, Turns, turns_of_this_loop
+from starlette_channels.runtime.turn_budget import EVENTS_AT_ONCE, Pace, Turns, turns_of_this_loop
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Base

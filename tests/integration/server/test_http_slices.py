@@ -10,7 +10,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from starlette_channels.transports.turn_budget import EVENTS_AT_ONCE
+from starlette_channels.runtime.turn_budget import EVENTS_AT_ONCE
 from starlette_channels.transports.uvicorn import SlicedHTTP
 from starlette_channels.transports.uvicorn_lane.http_slices import SLICE_BYTES
 from tests.fuzzing.wire import Address, opened, text
