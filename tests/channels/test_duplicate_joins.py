@@ -1,4 +1,4 @@
-"""Joining a topic that is joined already: the old channel goes, the new one comes (protocol §7.10-7.13)."""
+"""Joining a topic that is joined already: the old channel goes, the new one comes."""
 
 import gc
 from collections.abc import Callable

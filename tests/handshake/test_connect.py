@@ -1,4 +1,4 @@
-"""The handshake: who gets a connection, who does not, and what they are told (protocol §2, §3.1-3.3)."""
+"""The handshake: who gets a connection, who does not, and what they are told."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Sessions of long-poll clients: how long a poll waits, who gets what, and how a session ends (protocol §13)."""
+"""Sessions of long-poll clients: how long a poll waits, who gets what, and how a session ends."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Query strings with brackets, as phoenix.js writes them and Phoenix reads them (§2.4)."""
+"""Query strings with brackets, as phoenix.js writes them and Phoenix reads them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The wire formats, whatever is sent: properties of all frames, and mutated ones by the thousand (§12)."""
+"""The wire formats, whatever is sent: properties of all frames, and mutated ones by the thousand."""
 
 import json
 import random
