@@ -14,11 +14,11 @@ from starlette_channels.connection.transport import Transport
 from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import Mishaps
 from starlette_channels.runtime.tasks import Cancel, Tasks
+from starlette_channels.runtime.turn_budget import Pace, Turns, turns_of_this_loop
 from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS, TURNS_TO_READ
 from starlette_channels.transports.asgi_idle_sweep import silence_watch_of_this_loop
 from starlette_channels.transports.asgi_writer import sweeper_of_this_loop
 from starlette_channels.transports.send_queue import ONE_BY_ONE, OneByOne, Outbox
-from starlette_channels.transports.turn_budget import Pace, Turns, turns_of_this_loop
 from starlette_channels.wire.messages import Frame, frame_size
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")

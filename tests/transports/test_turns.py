@@ -10,8 +10,7 @@ import pytest
 
 from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import Mishaps
-from starlette_channels.transports.asgi_websocket import serve_websocket
-from starlette_channels.transports.turn_budget import (
+from starlette_channels.runtime.turn_budget import (
     EVENTS_AT_ONCE,
     MOST_AT_ONCE,
     SELDOM_BURST,
@@ -20,6 +19,7 @@ from starlette_channels.transports.turn_budget import (
     Pace,
     Turns,
 )
+from starlette_channels.transports.asgi_websocket import serve_websocket
 from starlette_channels.transports.uvicorn_lane.frames import FRAMES_AT_ONCE, SLICE_BYTES
 from starlette_channels.transports.uvicorn_lane.idle_sweep import Pulse
 from tests.fuzzing.wire import BINARY, CONTINUATION, PING, PONG, TEXT, frame

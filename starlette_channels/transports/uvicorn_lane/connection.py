@@ -17,10 +17,10 @@ from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import Mishaps
 from starlette_channels.pubsub.hub import ShortCut
 from starlette_channels.runtime.tasks import Tasks
+from starlette_channels.runtime.turn_budget import EVENTS_AT_ONCE, SELDOM_BYTES, Pace
 from starlette_channels.transports import CLOSE_SECONDS, STEP_SECONDS
 from starlette_channels.transports.send_queue import Outbox
 from starlette_channels.transports.slow_client import Suspicion
-from starlette_channels.transports.turn_budget import EVENTS_AT_ONCE, SELDOM_BYTES, Pace
 from starlette_channels.transports.uvicorn_lane.frames import (
     FAILURES,
     SLICE_BYTES,
