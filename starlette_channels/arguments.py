@@ -32,10 +32,10 @@ def check_fields(struct: Struct, *, above_zero: Collection[str] = (), off: str =
             raise ValueError(f"{where}: it must not be less than 0{_off(kinds)}")
 
 
-def check_type(value: object, kinds: type | tuple[type, ...], where: str, fix: str) -> None:
+def check_type(value: object, kinds: type | tuple[type, ...], where: str, fix: str, *, close: str = ")") -> None:
     """Raise `TypeError` unless a value is of one of these types: `where` it was given, and how it should be."""
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool and bool not in _tuple(kinds)):
-        raise TypeError(f"{where}{shown_argument(value)}): {fix}")
+        raise TypeError(f"{where}{shown_argument(value)}{close}: {fix}")
 
 
 def check_seconds(value: object, where: str) -> None:

@@ -115,7 +115,7 @@ def test_a_text_that_fits_is_decoded(annotation: Any, text: str, value: object) 
         (int, ["abc", "07", "+7", "-0", " 7", "7 ", "7_0", "1.0", "1e3", "\uff11", "0x7", "--7", "9" * 5000, "7\n"]),
         (float, ["abc", "nan", "inf", "-inf", "1e999", "1_0"]),
         (bool, ["yes", "2", "null"]),
-        (Decimal, ["abc", "nan", "Infinity"]),
+        (Decimal, ["abc", "nan", "Infinity", "\u0663"]),
         (UUID, ["7", ID + "0", ID[:-1]]),
         (date, ["2024-02-30", "today"]),
         (Colour, ["RED", "green"]),
