@@ -4,7 +4,7 @@ Our own errors, and Starlette's, which dependencies of an application raise for 
 codes of HTTP have no place in a reply; a detail that is no string may carry what the client needs to know.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from starlette.exceptions import HTTPException, WebSocketException
 
@@ -12,11 +12,21 @@ from starlette_channels.exceptions import ConnectError, EventError, JoinError
 from starlette_channels.wire.messages import Reply
 
 
+def alone(error: BaseException) -> BaseException:
+    """Return the only error in an exception group, which is what a task group makes of it; any other as it is."""
+    if isinstance(error, BaseExceptionGroup):
+        inside = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        return alone(inside[0]) if len(inside) == 1 else cast("BaseException", error)
+    return error
+
+
 def rejection(error: BaseException) -> Reply | None:
     """Return the reply that an error asks for; `None` if it is no refusal.
 
-    `HTTPException(403, "not a member")` is `{"reason": "not a member"}`, as `JoinError("not a member")` is.
+    `HTTPException(403, "not a member")` is `{"reason": "not a member"}`, as `JoinError("not a member")` is. So is a
+    group of it alone, as in Starlette: what is raised inside of a task group comes out in one.
     """
+    error = alone(error)
     match error:
         case EventError():
             return Reply(error.status, error.payload)

@@ -8,6 +8,7 @@ import msgspec
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.types import Scope
 
+from starlette_channels.channels.rejections import alone
 from starlette_channels.connection.connection import Connection
 from starlette_channels.connection.expiry import Expiry, Lifetimes
 from starlette_channels.connection.registry import Service
@@ -132,17 +133,12 @@ class Admission:
             if seconds is not None and seconds <= 0:
                 raise ExpiredToken("expired")
             return assigns, self._identify(assigns), seconds
-        except ConnectError as error:
-            raise Refused(error.status, error.reason, error.reason, close=error.close) from None
-        except HTTPException as error:
-            detail: Any = error.detail  # any JSON with FastAPI's
-            text = detail if isinstance(detail, str) else msgspec.json.encode(detail, enc_hook=str).decode()
-            raise Refused(error.status_code, text, text) from None
-        except WebSocketException as error:
-            raise Refused(403, error.reason, error.reason) from None
         except Refused:
             raise
         except BaseException as error:
+            refused = _refusal(alone(error))
+            if refused is not None:
+                raise refused from None
             if not is_crash(error):
                 raise
             raise Refused(
@@ -154,6 +150,21 @@ class Admission:
         if socket_id is None or isinstance(socket_id, str):
             return socket_id
         raise Refused(403, f"socket_id returned {type(socket_id).__name__}: it must be a string or None")
+
+
+def _refusal(error: BaseException) -> Refused | None:
+    """Return what `connect` refuses with by what it raised; `None` if that is a crash."""
+    match error:
+        case ConnectError():
+            return Refused(error.status, error.reason, error.reason, close=error.close)
+        case HTTPException():
+            detail: Any = error.detail  # any JSON with FastAPI's
+            text = detail if isinstance(detail, str) else msgspec.json.encode(detail, enc_hook=str).decode()
+            return Refused(error.status_code, text, text)
+        case WebSocketException():
+            return Refused(403, error.reason, error.reason)
+        case _:
+            return None
 
 
 async def _connect_anybody(_: Handshake) -> dict[str, Any]:

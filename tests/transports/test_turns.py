@@ -24,6 +24,7 @@ from starlette_channels.transports.asgi_websocket import serve_websocket
 from starlette_channels.transports.uvicorn_lane.frames import FRAMES_AT_ONCE, SLICE_BYTES
 from starlette_channels.transports.uvicorn_lane.idle_sweep import Pulse
 from tests.fuzzing.wire import BINARY, CONTINUATION, PING, PONG, TEXT, frame
+from tests.support.effort import some
 from tests.support.lanes import Client, Loop
 
 HEARTBEAT = '[null,"1","phoenix","heartbeat",{}]'
@@ -98,7 +99,7 @@ async def test_a_client_that_sends_seldom_goes_before_those_that_have_much_to_se
 
 @pytest.mark.anyio
 async def test_single_messages_of_thousands_share_the_turn_as_well() -> None:
-    house = House(2_000)
+    house = House(some(of=2_000))
     for client in house.clients:
         client.lane.data_received(frame(HEARTBEAT))
     served, turns = 0, 0
