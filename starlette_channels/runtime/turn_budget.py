@@ -82,6 +82,8 @@ class Turns:
             self._began = now
             self._room = self._allowance
             self._soon(self._turn)
+        if self.left < -1:  # large messages count as several
+            self._room += self.left + 1
         if self._room <= 0 or now - self._began >= TURN_SECONDS:
             self.left = 0
             return False

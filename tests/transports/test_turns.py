@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from starlette_channels.connection.rate_limiter import HEAVY
 from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import Mishaps
 from starlette_channels.runtime.turn_budget import (
@@ -109,6 +110,19 @@ async def test_single_messages_of_thousands_share_the_turn_as_well() -> None:
         assert turns < 2 * len(house.clients)
         served = sum(house.answers())
     assert all(client.pipe.reading for client in house.clients), "a message that waits does not stop anybody"
+
+
+@pytest.mark.anyio
+async def test_large_messages_of_many_clients_are_dealt_with_one_in_a_turn() -> None:
+    house = House(20)
+    for client in house.clients:
+        client.lane.data_received(frame(HEARTBEAT.replace("{}", '{"x":"' + "x" * 50 * HEAVY + '"}')))
+    before, most = 0, 0
+    for _ in range(20 * 100):
+        house.loop.turn()
+        now = sum(house.answers())
+        before, most = now, max(most, now - before)
+    assert (before, most) == (20, 1)
 
 
 class Costly:
