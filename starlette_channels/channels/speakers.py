@@ -74,8 +74,8 @@ class Speaker(Actor, Socket[Any]):
             mishaps.counts[code] += 1
             return
         parameters = Lazily(partial(self._link.parameters.show, message.payload))
-        text = "%r: refused, %s, %s, parameters %s"
-        mishaps.note(code, logger, text, self, code, Lazily(lambda: self._who), parameters, level=level)
+        text, who = "%r: refused, %s, %s, parameters %s", Lazily(lambda: self._who)
+        mishaps.note(code, logger, text, self, code, who, parameters, level=level)
 
     @override
     def push(self, event: str, payload: Payload) -> None:

@@ -65,7 +65,10 @@ class Reply(Struct, frozen=True):
     """
 
     status: str
+    """Text that clients know answers by: "ok", "error" or another."""
+
     payload: Any = {}
+    """Any JSON value, or bytes."""
 
 
 Answer: TypeAlias = Payload | Reply | None
@@ -76,8 +79,13 @@ class Broadcast(Struct, frozen=True):
     """A broadcast on a topic that this channel subscribed to: `@room.info(Broadcast)` receives it, payload decoded."""
 
     topic: str
+    """The topic that the channel subscribed to."""
+
     event: str
+    """The name of the event."""
+
     payload: Any
+    """The payload, decoded from JSON, or bytes."""
 
 
 class Gap(Struct, frozen=True):
@@ -88,6 +96,7 @@ class Gap(Struct, frozen=True):
     """
 
     topic: str
+    """The topic of the broadcasts."""
 
     lost: int
     """How many there were.

@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from starlette_channels.wire.messages import Message
 from starlette_channels.wire.protocol import Answer, ClientProtocol, Decision, Join, Leave, Push, Refresh, Stale
+from tests.support.effort import some
 
 
 class Member:
@@ -280,7 +281,7 @@ class ModelledClient(RuleBasedStateMachine):
 
 TestAgainstTheModel: Any = ModelledClient.TestCase
 TestAgainstTheModel.settings = settings(
-    max_examples=60,
+    max_examples=some(of=60),
     stateful_step_count=40,
     derandomize=True,
     database=None,

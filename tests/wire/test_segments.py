@@ -19,9 +19,14 @@ from starlette_channels import Channels, Reply, Socket, channel
 from starlette_channels.testing import JoinRefused, connect
 from starlette_channels.wire.pydantic_adapters import Misfit
 from starlette_channels.wire.topic_segments import text_decoder
+from tests.support.effort import some
 
 bounded = settings(
-    max_examples=150, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=some(of=150),
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 
 UNMATCHED = Reply("error", {"reason": "unmatched topic"})

@@ -12,6 +12,7 @@ import asyncio
 import ssl
 import sys
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -170,6 +171,7 @@ def _read_files(scheme: str, query: Mapping[str, str]) -> dict[str, Any]:
     """Return what files say: credentials, and certificates."""
     settings: dict[str, Any] = {}
     if "credentials" in query:
+        Path(query["credentials"]).open().close()  # nats-py reads it at each attempt; a wrong name is found here
         settings["user_credentials"] = query["credentials"]
     if scheme == "tls":
         settings["tls"] = ssl.create_default_context(cafile=query.get("ca"))

@@ -315,6 +315,9 @@ def read_settings(url: str) -> dict[str, Any]:
     for name in sorted(names & IGNORED):
         logger.warning("The option %s in the address of a broker has no effect: the relay sets it itself", name)
     settings = cast("dict[str, Any]", dict(parse_url(url)))
+    for name in ("socket_connect_timeout", "socket_read_size"):
+        if not settings.get(name, 1) > 0:  # nothing would ever be read, or not before the end
+            raise ValueError(f"a broker's address has an option that does not work: {name} must be more than 0")
     return {name: value for name, value in settings.items() if name not in IGNORED} | OURS
 
 

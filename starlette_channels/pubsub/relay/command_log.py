@@ -43,8 +43,11 @@ AGAIN_SECONDS = 0.5
 CHUNK_BYTES = 32_000
 """How large a message may be; only one single command may be larger."""
 
-DOUBT_SECONDS = 0.25
-"""How much clocks may drift apart in an hour: who came so shortly after a command is taken for one who was there."""
+DOUBT_SECONDS = 0.01
+"""How exactly it is known when a command was said: who came so shortly after it is taken for one who was there."""
+
+DRIFT = 1e-4
+"""How much clocks may drift apart: the doubt grows by this share of the age."""
 
 BUCKETS = 64
 
@@ -291,7 +294,7 @@ class CommandLog:
         for entry in message.entries:
             if entry.number in lacked:
                 kept = _Kept(sent_at - entry.age, entry.socket_id, entry.slot, entry.body)
-                news.append(HeardCommand(kept.socket_id, kept.body, kept.said_at + DOUBT_SECONDS))
+                news.append(HeardCommand(kept.socket_id, kept.body, _at_the_latest(kept.said_at, now)))
                 self._keep(speaker, entry.number, kept)
         known = self._learn(speaker, message.covered, sent_at - message.youngest)
         if message.lost is not None:
@@ -299,7 +302,7 @@ class CommandLog:
             gone = lacked.within(0, lost_to).without(NumberRanges((one.number, one.number) for one in message.entries))
             if gone:
                 known.lost_to, known.lost_at = max(known.lost_to, lost_to), max(known.lost_at, sent_at - age)
-                news.append(LostCommands(sent_at - age + DOUBT_SECONDS))
+                news.append(LostCommands(_at_the_latest(sent_at - age, now)))
         self._make_room()
         return news
 
@@ -583,6 +586,11 @@ class CommandLog:
             for number in tuple(known.slots.values()):
                 kept = self._kept.pop((speaker, number))
                 self._bytes -= kept.size
+
+
+def _at_the_latest(said_at: float, now: float) -> float:
+    """Return the latest time at which something may have been said."""
+    return said_at + DOUBT_SECONDS + DRIFT * (now - said_at)
 
 
 def _bucket(speaker: bytes) -> int:

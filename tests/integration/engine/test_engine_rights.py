@@ -214,6 +214,7 @@ async def test_nats_is_asked_whether_it_has_everything_after_it_was_sent() -> No
     [
         ("tls://host?ca=nowhere.pem", "a broker's address for NATS: .*No such file"),
         (f"tls://host?ca={__file__}", "a broker's address for NATS: .*NO_CERTIFICATE_OR_CRL_FOUND"),
+        ("nats://host?credentials=nowhere.creds", "a broker's address for NATS: .*No such file"),
         ("nats://host?ca=ca.pem", "ca, cert and key are options of tls://host:4222"),
         ("nats://a:s3cr@one,b:s3cr@two", "all servers of a cluster have the same user and password"),
         ("zenoh+tls://host?ca=nowhere.pem", "the file nowhere.pem, which does not exist"),

@@ -6,10 +6,12 @@ notice a loss by what came before.
 
 import asyncio
 import contextlib
+import itertools
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import TypeAlias
 
 import pytest
 
@@ -27,16 +29,20 @@ SECONDS = 10.0
 FAULT_SECONDS = 4.0
 """So long a fault lasts, after what is said."""
 
+DIGESTS_SECONDS = 4.0
+"""Within this a digest passes."""
+
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="module", params=[*ENGINES, MESH])
-def running(request: pytest.FixtureRequest) -> Generator[Cluster]:
-    with mesh(None) if request.param == MESH else cluster(request.param, None) as running:
-        yield running
+@pytest.fixture(scope="module")
+def clusters() -> Generator[dict[str, Cluster]]:
+    with contextlib.ExitStack() as stack:
+        names = [*ENGINES, MESH]
+        yield {name: stack.enter_context(mesh(None) if name == MESH else cluster(name, None)) for name in names}
 
 
 @contextlib.contextmanager
@@ -58,13 +64,6 @@ FAULTS: dict[str, Callable[[Cluster], contextlib.AbstractContextManager[None]]] 
 }
 OF_ALL = ("calm", "a node hangs")
 """The others need an engine."""
-
-
-with_all_faults = pytest.mark.parametrize(
-    ("running", "fault"),
-    [(name, fault) for name in [*ENGINES, MESH] for fault in (FAULTS if name != MESH else OF_ALL)],
-    indirect=["running"],
-)
 
 
 class Crowd:
@@ -107,103 +106,126 @@ class Crowd:
         assert [client.code for client in (*self.out, *self.ears, *self.late)] == [None] * (6 + len(self.late))
         assert [client.events[self.topic, "kicked"] for client in self.late] == [0] * len(self.late)
 
+    async def know_of(self, number: int) -> None:
+        """Wait until everybody has heard so many words on each topic, or knows that they are lost."""
+
+        def sums() -> list[list[int]]:
+            return [[ear.accounts_for(topic) for topic in self.topics] for ear in self.ears]
+
+        async def do_they() -> bool:
+            return sums() == [[number] * len(self.topics)] * len(self.ears)
+
+        await until(do_they, lambda: str(sums()))
+
+    async def is_over_in_time(self) -> None:
+        """Wait until everybody is gone who should be, but not for long."""
+        began = time.monotonic()
+
+        async def is_it() -> bool:
+            return self.is_done()
+
+        await until(is_it, lambda: str(self))
+        assert time.monotonic() - began < SECONDS
+
     async def leave(self) -> None:
         for client in self._everybody:
             await client.leave()
 
 
-@pytest.fixture
-async def crowd(running: Cluster, request: pytest.FixtureRequest) -> AsyncGenerator[Crowd]:
-    crowd = Crowd(running, f"c{abs(hash((request.node.name, time.time())))}")
-    await crowd.come()
-    try:
-        yield crowd
-    finally:
-        await crowd.leave()
+Check: TypeAlias = Callable[[Crowd, Cluster], Awaitable[None]]
 
 
-async def is_over_in_time(crowd: Crowd) -> None:
-    began = time.monotonic()
+async def in_all(clusters: Mapping[str, Cluster], check: Check) -> None:
+    """Check some clusters, all at the same time, since a check waits for most of its time."""
 
-    async def is_it() -> bool:
-        return crowd.is_done()
+    async def in_one(name: str, running: Cluster) -> None:
+        crowd = Crowd(running, f"{name}-{next(_numbers)}")
+        try:
+            await crowd.come()
+            await check(crowd, running)
+        except BaseException as error:
+            error.add_note(f"between processes: {name}")
+            raise
+        finally:
+            await crowd.leave()
 
-    await until(is_it, lambda: str(crowd))
-    assert time.monotonic() - began < SECONDS
+    async with asyncio.TaskGroup() as group:
+        for name, running in clusters.items():
+            group.create_task(in_one(name, running))
 
 
-@with_all_faults
-async def test_what_is_said_first_on_a_topic_during_a_fault_comes_or_is_known_to_be_lost(
-    crowd: Crowd, running: Cluster, fault: str
+_numbers = itertools.count()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_first_word_during_a_fault_comes_or_is_known_to_be_lost_and_a_disconnect_closes_who_was_there_alone(
+    clusters: dict[str, Cluster], fault: str
 ) -> None:
-    one = running.nodes[0]
-    with FAULTS[fault](running):
+    async def check(crowd: Crowd, running: Cluster) -> None:
+        one = running.nodes[0]
+        with FAULTS[fault](running):
+            await one.break_silence(crowd.topics)
+            await one.disconnect(crowd.user, crowd.kicked, crowd.topic)
+            await asyncio.sleep(0.1)  # what is in doubt is who came first
+            await crowd.come_again(one)
+            await asyncio.sleep(0 if fault == "calm" else FAULT_SECONDS)  # how long the fault lasts
+        healed_at = time.monotonic()
+        await crowd.is_over_in_time()
+        await crowd.know_of(1)
         await one.break_silence(crowd.topics)
-        await asyncio.sleep(FAULT_SECONDS)  # how long the fault lasts
+        await crowd.know_of(2)
+        await asyncio.sleep(healed_at + DIGESTS_SECONDS - time.monotonic())  # nothing is done again
+        crowd.check_the_others()
 
-    async def are_they_known() -> bool:
-        return all(ear.accounts_for(topic) == 1 for ear in crowd.ears for topic in crowd.topics)
-
-    await until(
-        are_they_known, lambda: str([[ear.accounts_for(topic) for topic in crowd.topics] for ear in crowd.ears])
-    )
-    await one.break_silence(crowd.topics)
-
-    async def are_they_all() -> bool:
-        return all(ear.accounts_for(topic) == 2 for ear in crowd.ears for topic in crowd.topics)
-
-    await until(are_they_all, lambda: str([[ear.accounts_for(topic) for topic in crowd.topics] for ear in crowd.ears]))
+    await in_all({name: running for name, running in clusters.items() if name != MESH or fault in OF_ALL}, check)
 
 
-@with_all_faults
-async def test_a_disconnect_during_a_fault_closes_who_was_there_and_nobody_who_came_later(
-    crowd: Crowd, running: Cluster, fault: str
-) -> None:
-    one = running.nodes[0]
-    with FAULTS[fault](running):
-        await one.disconnect(crowd.user, crowd.kicked, crowd.topic)
-        await asyncio.sleep(0.2)  # what is in doubt is who came first
-        await crowd.come_again(one)
-        await asyncio.sleep(FAULT_SECONDS)  # how long the fault lasts
-    await is_over_in_time(crowd)
-    await asyncio.sleep(4)  # a digest or two: nothing is done again
-    crowd.check_the_others()
+@contextlib.contextmanager
+def without_three(running: Cluster) -> Generator[None]:
+    """One of the nodes hears nothing."""
+    with running.nodes[2].hanging() if running.is_mesh else running.nodes[2].network.cut():
+        yield
 
 
-async def test_a_disconnect_outlives_the_node_that_said_it(crowd: Crowd, running: Cluster) -> None:
-    one, _, three = running.nodes
-    with three.hanging() if running.is_mesh else three.network.cut():
-        await one.disconnect(crowd.user, crowd.kicked, crowd.topic)
-        await asyncio.sleep(0.5)  # so long the node lives on
-        one.server.kill()
-    try:
-        crowd.gone, crowd.out = crowd.gone[1:], crowd.out[1:]
-        await is_over_in_time(crowd)
-    finally:
-        one.server.start()
+async def test_a_disconnect_outlives_the_node_that_said_it(clusters: dict[str, Cluster]) -> None:
+    async def check(crowd: Crowd, running: Cluster) -> None:
+        one = running.nodes[0]
+        with without_three(running):
+            await one.disconnect(crowd.user, crowd.kicked, crowd.topic)
+            await asyncio.sleep(0.5)  # so long the node lives on
+            one.server.kill()
+        try:
+            crowd.gone, crowd.out = crowd.gone[1:], crowd.out[1:]
+            await crowd.is_over_in_time()
+        finally:
+            await asyncio.to_thread(one.server.start)
+
+    await in_all(clusters, check)
 
 
-@pytest.mark.parametrize("verb", ["disconnect", "kick"])
-async def test_so_does_one_of_the_command_line(crowd: Crowd, running: Cluster, verb: str) -> None:
-    one, _, three = running.nodes
-    more = ["--code", "4001"] if verb == "disconnect" else ["--reason", "out"]
-    whom = [crowd.user] if verb == "disconnect" else [crowd.kicked, crowd.topic]
-    program = [sys.executable, "-m", "starlette_channels", verb, one.broker, *whom, *more]
-    with three.hanging() if running.is_mesh else three.network.cut():
+async def test_so_does_one_of_the_command_line(clusters: dict[str, Cluster]) -> None:
+    async def say(node: Node, *arguments: str) -> None:
+        verb, *more = arguments
+        program = [sys.executable, "-m", "starlette_channels", verb, node.broker, *more, "--timeout", "15"]
         done = await asyncio.to_thread(
             subprocess.run,
             program,
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
-            env=one.environment,
+            env=node.environment,
         )
         assert (done.returncode, done.stderr) == (0, "")
-        await asyncio.sleep(FAULT_SECONDS)  # how long the fault lasts
-    if verb == "disconnect":
-        crowd.out = []
-    else:
-        crowd.gone = []
-    await is_over_in_time(crowd)
+
+    async def check(crowd: Crowd, running: Cluster) -> None:
+        one = running.nodes[0]
+        with without_three(running):
+            await asyncio.gather(
+                say(one, "disconnect", crowd.user, "--code", "4001"),
+                say(one, "kick", crowd.kicked, crowd.topic, "--reason", "out"),
+            )
+        await crowd.is_over_in_time()
+
+    await in_all(clusters, check)
