@@ -24,7 +24,7 @@ FOLDERS: dict[str, set[str]] = {
     "channels": {"base", "wire", "observability", "runtime", "pubsub"},
     "connection": {"base", "wire", "observability", "runtime", "pubsub", "channels"},
     "presence": {"base", "wire", "observability", "runtime", "pubsub", "channels"},
-    "handshake": {"base", "wire", "observability", "runtime", "connection"},
+    "handshake": {"base", "wire", "observability", "runtime", "pubsub", "channels", "connection"},
     "transports": {"base", "wire", "observability", "runtime", "pubsub", "channels", "connection", "handshake"},
     "server": {"base", "runtime", "pubsub", "connection", "presence", "handshake", "transports"},
 }
