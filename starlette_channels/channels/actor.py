@@ -24,7 +24,7 @@ from starlette_channels.runtime.callables import name_of
 from starlette_channels.runtime.cancellation import current_task, is_crash
 from starlette_channels.runtime.handler_deadlines import watch_of_this_loop
 from starlette_channels.runtime.tasks import Cancel, Run, within
-from starlette_channels.runtime.turn_budget import turns_of_this_loop
+from starlette_channels.runtime.turn_budget import Turns, turns_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
@@ -243,10 +243,14 @@ class Actor(ABC):
                 if step is None:
                     if not self._mail:
                         break
-                    if not room:  # what waited for a slow handler is a turn's work like all else
-                        room = await _Room().wait()
-                        continue
-                    room -= 1
+                    if room:
+                        room -= 1
+                    else:  # what waited for a slow handler is a turn's work like all else
+                        turns = turns_of_this_loop()
+                        turns.left -= 1
+                        if turns.left < 0 and not turns.goes_on():
+                            room = await _Room().wait(turns)
+                            continue
                     kept = True
                     step, letter = self._mail.popleft()
                 self._letter = letter
@@ -388,29 +392,24 @@ class Actor(ABC):
 
 
 class _Room:
-    """What asks for letters that may be handled in this turn of the event loop, of the budget that clients share."""
+    """What waits until letters may be handled, of the budget of a turn that clients share."""
 
     __slots__ = ("_granted", "_visited")
 
     def __init__(self) -> None:
-        self._granted = 1
-        self._visited: anyio.Event | None = None
+        self._granted = 0
+        self._visited = anyio.Event()
 
-    async def wait(self) -> int:
+    async def wait(self, turns: Turns) -> int:
         """Return how many letters may be handled, as soon as one may."""
-        turns = turns_of_this_loop()
-        turns.left -= 1
-        if turns.left < 0 and not turns.goes_on():
-            self._visited = anyio.Event()
-            turns.enter(self, fresh=False)
-            await self._visited.wait()
+        turns.enter(self, fresh=False)
+        await self._visited.wait()
         return self._granted
 
     def visit(self, most: int) -> int:
         """Let some letters be handled."""
         self._granted = max(1, min(most, LETTERS_AT_ONCE))
-        if self._visited is not None:
-            self._visited.set()
+        self._visited.set()
         return self._granted
 
 

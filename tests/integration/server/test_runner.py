@@ -191,7 +191,7 @@ def test_each_setting_is_on_the_page_about_deployment_and_in_the_help() -> None:
 
 @pytest.mark.parametrize("from_environment", [False, True])
 def test_what_the_user_says_wins(from_environment: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = {"ws": "wsproto", "ws_per_message_deflate": True, "backlog": 7}
+    wanted = {"ws": "wsproto", "http": "h11", "ws_per_message_deflate": True, "backlog": 7}
     assert wanted.keys() == SETTINGS.keys()
     arguments: list[str] = []
     for name, value in wanted.items():
