@@ -23,10 +23,10 @@ import starlette_channels
 from starlette_channels import Limits, Payload, Presence, Socket, channel
 from starlette_channels.connection.connection import Connection
 from starlette_channels.connection.registry import Service
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.broker import Broker
 from starlette_channels.transports.uvicorn_lane.connection import Lane
-from starlette_channels.transports.uvicorn_lane.idle_sweep import Pulse
+from starlette_channels.transports.uvicorn_lane.idle_sweep import IdleSweep
 from starlette_channels.wire.serializers import V2
 
 ROOT = Path(starlette_channels.__file__).parent
@@ -97,14 +97,14 @@ class Crowd:
     def __init__(self) -> None:
         self._service = Service([room, hall], Broker(), Limits())
         self._loop = asyncio.get_running_loop()
-        self._pulse = Pulse(self._loop)
+        self._pulse = IdleSweep(self._loop)
         self._serializer = V2()
 
     def client(self) -> "Client":
         """Return one more client."""
         pipe = Pipe()
-        limits, mishaps = self._service.limits, Mishaps(Counter())
-        lane = Lane(pipe, self._loop, self._pulse, limits, mishaps, 1 << 20, set(), set())
+        limits, error_log = self._service.limits, ErrorLog(Counter())
+        lane = Lane(pipe, self._loop, self._pulse, limits, error_log, 1 << 20, set(), set())
         lane.start(lambda transport: Connection(self._service, transport, self._serializer, None))
         return Client(lane, pipe)
 

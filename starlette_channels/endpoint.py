@@ -16,12 +16,12 @@ from starlette_channels.channels.definition import Channel
 from starlette_channels.connection.expiry import Expiry
 from starlette_channels.connection.registry import Service
 from starlette_channels.handshake.admission import Admission, Connect, Connected
-from starlette_channels.handshake.arrivals import Arrival
+from starlette_channels.handshake.arrivals import PendingHandshake
 from starlette_channels.handshake.handshake import Refused, note_refusal, refuse_websocket
 from starlette_channels.handshake.origins import CheckOrigin, OriginCheck
 from starlette_channels.handshake.paths import TransportPath
 from starlette_channels.limits import Bounds, Limits
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.observability.log_options import LogOptions
 from starlette_channels.observability.statistics import Statistics
 from starlette_channels.presence.presence import Presence
@@ -48,7 +48,7 @@ TESTING = "starlette_channels.testing"
 """The ASGI extension by which the client for tests is known."""
 
 A = TypeVar("A")
-Attach: TypeAlias = Callable[[Connected, Bounds, Mishaps], bool]
+Attach: TypeAlias = Callable[[Connected, Bounds, ErrorLog], bool]
 """What the fast lane offers in the ASGI scope; see `transports.handshaking`."""
 
 
@@ -283,9 +283,9 @@ class Channels(Generic[A]):
         with self._admission.arrival() as arrival:
             connected = await self._let_in(arrival, scope, receive, send)
         if connected is not None and not self._take_fast_lane(scope, connected):
-            await serve_websocket(receive, send, connected, self._service.limits, self._service.mishaps)
+            await serve_websocket(receive, send, connected, self._service.limits, self._service.error_log)
 
-    async def _let_in(self, arrival: Arrival, scope: Scope, receive: Receive, send: Send) -> Connected | None:
+    async def _let_in(self, arrival: PendingHandshake, scope: Scope, receive: Receive, send: Send) -> Connected | None:
         """Answer a handshake; return what makes the connection, if there is to be one."""
         connected = None
         try:
@@ -294,7 +294,7 @@ class Channels(Generic[A]):
                 raise Refused(404, "no such path")
             connected, subprotocol = await self._admission.admit_websocket(arrival, scope, path_params)
         except Refused as refusal:
-            note_refusal(refusal, self._service.mishaps)
+            note_refusal(refusal, self._service.error_log)
             answer = refuse_websocket(scope, send, refusal)
             if refusal.close is not None:
                 forget_what_comes(receive)
@@ -312,7 +312,7 @@ class Channels(Generic[A]):
         extensions: dict[str, Any] = scope.get("extensions") or {}
         attach: Attach | None = extensions.get("starlette_channels", {}).get("attach")
         _say_which_transport(attach is not None)
-        return attach is not None and attach(connected, self._service.limits, self._service.mishaps)
+        return attach is not None and attach(connected, self._service.limits, self._service.error_log)
 
     def _warn_of_lifespan(self, scope: Scope) -> None:
         """Say once that nobody runs the lifespan; the client for tests does not, and knows it."""

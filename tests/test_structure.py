@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -203,6 +204,25 @@ def test_folders_depend_on_each_other_in_one_direction() -> None:
 
 def test_the_root_has_few_files() -> None:
     assert len([module for module in FILES if "." not in module and module not in FOLDERS]) <= MAX_FILES_AT_THE_ROOT
+
+
+def test_no_two_types_have_the_same_name() -> None:
+    found = Counter(
+        name
+        for path in FILES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in type_names(node)
+    )
+    assert [name for name, number in found.items() if number > 1] == []
+
+
+def type_names(node: ast.AST) -> list[str]:
+    """The type that a node defines: a class, or an alias."""
+    match node:
+        case ast.ClassDef(name=name) | ast.AnnAssign(target=ast.Name(id=name), annotation=ast.Name(id="TypeAlias")):
+            return [name]
+        case _:
+            return []
 
 
 def test_engines_are_imported_by_name_from_their_own_folder_only() -> None:

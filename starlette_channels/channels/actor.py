@@ -169,7 +169,7 @@ class Actor(ABC):
         if len(self._mail) >= self._spawner.limits.mailbox:
             if self.fate in (None, "stopped"):
                 text, waiting = "%r ended: %d letters wait", len(self._mail)
-                self._spawner.mishaps.note("mailbox_overflow", logger, text, self, waiting, level=logging.ERROR)
+                self._spawner.error_log.note("mailbox_overflow", logger, text, self, waiting, level=logging.ERROR)
             self._seal("error")
             self._turn_away(letter)
             return
@@ -232,7 +232,7 @@ class Actor(ABC):
             self._watch()
         elif not self._finishes_first():
             text = "%r ended: a handler took more than %g seconds"
-            self._spawner.mishaps.note("handler_timeout", logger, text, self, seconds, level=logging.ERROR)
+            self._spawner.error_log.note("handler_timeout", logger, text, self, seconds, level=logging.ERROR)
             self._seal("error")
 
     async def _work(self, step: Step | None = None, letter: Any = None) -> None:
@@ -302,7 +302,7 @@ class Actor(ABC):
     def _failed(self, what: str, error: BaseException, *, interrupt: bool) -> None:
         self._spawner.counts["channel_crashed"] += 1
         text = "%r ended: %s raised"
-        self._spawner.mishaps.note("channel_crashed", logger, text, self, what, cause=error, number=0)
+        self._spawner.error_log.note("channel_crashed", logger, text, self, what, cause=error, number=0)
         self._seal("error", interrupt=interrupt)
 
     async def _finish(self) -> None:
@@ -316,7 +316,7 @@ class Actor(ABC):
             while self._cleanups:
                 await self._clean_up(self._cleanups.pop())
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this channel's
-            self._spawner.mishaps.note("end_failed", logger, "%r: its end failed", self, cause=error)
+            self._spawner.error_log.note("end_failed", logger, "%r: its end failed", self, cause=error)
         finally:
             for letter in leftovers:
                 if isinstance(letter, Mark):
@@ -354,7 +354,7 @@ class Actor(ABC):
     def _end_failed(self, what: str, error: BaseException) -> None:
         if not is_crash(error):
             raise error
-        self._spawner.mishaps.note("end_failed", logger, "%r: %s failed", self, what, cause=error)
+        self._spawner.error_log.note("end_failed", logger, "%r: %s failed", self, what, cause=error)
 
     def _start_child(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
         """Run a function beside the letters until it returns or the actor ends; if it raises, the actor ends."""

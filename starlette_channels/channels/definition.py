@@ -10,7 +10,7 @@ from starlette_channels.channels.socket import Errand, Socket
 from starlette_channels.observability.log_options import Level, level_of
 from starlette_channels.runtime.callables import check_function
 from starlette_channels.wire.event_names import RESERVED_PREFIXES, is_ordinary
-from starlette_channels.wire.messages import Answer, Gap
+from starlette_channels.wire.messages import Gap, HandlerAnswer
 from starlette_channels.wire.pydantic_adapters import Misfit
 from starlette_channels.wire.topics import Match, Pattern
 
@@ -18,7 +18,7 @@ logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
 A = TypeVar("A")
 P = TypeVar("P")
-R = TypeVar("R", bound=Answer)
+R = TypeVar("R", bound=HandlerAnswer)
 T = TypeVar("T")
 
 EndReason: TypeAlias = Literal["left", "stopped", "kicked", "error", "duplicate_join", "closed", "draining", "shutdown"]
@@ -27,7 +27,7 @@ topic anew, the connection is gone, the server is about to stop and has asked th
 had no time left when the server stopped.
 """
 
-JoinHandler: TypeAlias = Callable[Concatenate[Socket[A], P, ...], Coroutine[Any, Any, Answer]]
+JoinHandler: TypeAlias = Callable[Concatenate[Socket[A], P, ...], Coroutine[Any, Any, HandlerAnswer]]
 EventHandler: TypeAlias = Callable[[Socket[A], P], Coroutine[Any, Any, R]]
 
 

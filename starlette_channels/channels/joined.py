@@ -227,7 +227,7 @@ class Member(Speaker):
         except OutOfTime:
             seconds = self._link.limits.handler_seconds
             text = "The join of %r took more than %g seconds"
-            self._link.mishaps.note("join_timeout", logger, text, self, seconds, level=logging.ERROR, number=0)
+            self._link.error_log.note("join_timeout", logger, text, self, seconds, level=logging.ERROR, number=0)
             self._refuse(message, "join_timeout", {"reason": "join timed out"})
         except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
             reply = rejection(error)
@@ -255,7 +255,7 @@ class Member(Speaker):
         if isinstance(error, JoinGivenUp) or not (self._is_crash(error) or isinstance(error, KeyboardInterrupt)):
             raise error
         text, name = "The join of %r crashed: %s raised", name_of(self._channel.join.call)
-        self._link.mishaps.note("join_crashed", logger, text, self, name, cause=error, number=0)
+        self._link.error_log.note("join_crashed", logger, text, self, name, cause=error, number=0)
         self._refuse(message, "join_crashed", {"reason": "join crashed"})
         if isinstance(error, KeyboardInterrupt):
             raise error
@@ -308,7 +308,7 @@ class Member(Speaker):
             reply = self._join_reply(message, Reply("error", payload))
         except Exception as error:  # noqa: BLE001 - whatever the encoder raises
             text = "The reason for refusing %r cannot be sent"
-            self._link.mishaps.note("join_crashed", logger, text, self, cause=error, number=0)
+            self._link.error_log.note("join_crashed", logger, text, self, cause=error, number=0)
             reply = self._join_reply(message, Reply("error", {"reason": "join crashed"}))
         self._joined = False
         self._held = self._hold = None
@@ -365,7 +365,7 @@ class Member(Speaker):
                 self._reply(letter, refusal)
             except Exception as unsendable:  # noqa: BLE001 - the refusal is the application's
                 text, name = "The reason for refusing event %s of %r cannot be sent", shown(letter.event)
-                self._link.mishaps.note("event_refused", logger, text, name, self, cause=unsendable, number=0)
+                self._link.error_log.note("event_refused", logger, text, name, self, cause=unsendable, number=0)
                 return False
         self._link.counts["event_refused"] += 1
         self._log(self._channel.log_handle_in, f"refused, event {shown(letter.event)}", letter)
@@ -411,8 +411,8 @@ class Member(Speaker):
             payload = handler.decode(publication.body)
         except InvalidPayload as error:
             text, event = "%r: broadcast %s does not fit its intercept handler: %s", shown(publication.event)
-            mishaps = self._link.mishaps
-            mishaps.note("inexpressible_broadcast", logger, text, self, event, error, level=logging.ERROR)
+            error_log = self._link.error_log
+            error_log.note("inexpressible_broadcast", logger, text, self, event, error, level=logging.ERROR)
             return None
         return handler.call(self, payload)
 
@@ -420,7 +420,7 @@ class Member(Speaker):
         handler = self._channel.info_handler(message)
         if handler is None:
             text = "%r: no info handler for %s"
-            self._link.mishaps.note("unmatched_info", logger, text, self, type(message).__name__)
+            self._link.error_log.note("unmatched_info", logger, text, self, type(message).__name__)
             return None
         return handler(self, message)
 

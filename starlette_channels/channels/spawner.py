@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from starlette_channels.limits import Bounds
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.runtime.tasks import Cancel, Tasks
 
 
@@ -24,12 +24,12 @@ class Spawner(Protocol):
 
     @property
     def counts(self) -> Counter[str]:
-        """Where mishaps are counted."""
+        """Where error_log are counted."""
         ...
 
     @property
-    def mishaps(self) -> Mishaps:
-        """What counts and logs mishaps."""
+    def error_log(self) -> ErrorLog:
+        """What counts and logs error_log."""
         ...
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:

@@ -69,13 +69,13 @@ class Speaker(Actor, Socket[Any]):
 
     def _note_refusal(self, code: str, message: Message) -> None:
         """Count a refused join, and log it, with its payload, if that is wanted."""
-        mishaps, level = self._link.mishaps, self._channel.log_join
+        error_log, level = self._link.error_log, self._channel.log_join
         if level is None:
-            mishaps.counts[code] += 1
+            error_log.counts[code] += 1
             return
         parameters = Lazily(partial(self._link.parameters.show, message.payload))
         text, who = "%r: refused, %s, %s, parameters %s", Lazily(lambda: self._who)
-        mishaps.note(code, logger, text, self, code, who, parameters, level=level)
+        error_log.note(code, logger, text, self, code, who, parameters, level=level)
 
     @override
     def push(self, event: str, payload: Payload) -> None:

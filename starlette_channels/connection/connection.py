@@ -19,7 +19,7 @@ from starlette_channels.connection.registry import Service
 from starlette_channels.connection.transport import Transport
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.limits import Bounds
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.broker import Broker
 from starlette_channels.pubsub.commands import Command, Disconnect
 from starlette_channels.pubsub.hub import Hub, ShortCut
@@ -174,7 +174,7 @@ class Connection(Sender):
         excess = self._draw_messages(min(number, self._service.quotas.heaviest), now)
         if excess is None:
             return
-        self._service.mishaps.note(excess.code, logger, "%s: control frames or fragments", excess.code, number=number)
+        self._service.error_log.note(excess.code, logger, "%s: control frames or fragments", excess.code, number=number)
         if not self._draw_refusal(number, now):
             self._fail(1008, "flooding", f"too many frames beyond the limits, the last {excess.code}")
 
@@ -233,13 +233,13 @@ class Connection(Sender):
 
     @property
     def counts(self) -> Counter[str]:
-        """Where mishaps are counted."""
+        """Where error_log are counted."""
         return self._service.counts
 
     @property
-    def mishaps(self) -> Mishaps:
-        """What counts and logs mishaps."""
-        return self._service.mishaps
+    def error_log(self) -> ErrorLog:
+        """What counts and logs error_log."""
+        return self._service.error_log
 
     @property
     def channels(self) -> int:
@@ -267,7 +267,7 @@ class Connection(Sender):
     def blame(self, message: Message, code: str) -> None:
         """Count and log a mistake of the client."""
         where = shown(message.event), shown(message.topic)
-        self._service.mishaps.note(code, logger, "%s: event %s on topic %s", code, *where)
+        self._service.error_log.note(code, logger, "%s: event %s on topic %s", code, *where)
 
     def free(self, topic: str, member: Member) -> None:
         """Note that a topic is free again, unless another member has taken it; the member goes on to end."""
@@ -413,8 +413,8 @@ class Connection(Sender):
     def note_failed_serializer(self, error: Exception) -> None:
         """Log that the client's serializer raised something else than it may."""
         text = "The serializer of version %s failed"
-        self.mishaps.note("serializer_failed", logger, text, self.serializer.version, cause=error)
+        self.error_log.note("serializer_failed", logger, text, self.serializer.version, cause=error)
 
     def _fail(self, code: int, counter: str, why: str) -> None:
-        self._service.mishaps.note(counter, logger, "Connection closed with %d: %s", code, why)
+        self._service.error_log.note(counter, logger, "Connection closed with %d: %s", code, why)
         self._transport.close(code, counter)

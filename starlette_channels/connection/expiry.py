@@ -18,7 +18,7 @@ from starlette_channels.arguments import check_fields
 from starlette_channels.channels.handlers import Handler, make_handler
 from starlette_channels.channels.rejections import rejection
 from starlette_channels.exceptions import ConnectError, InvalidPayload, SerializerError
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.hub import Hub
 from starlette_channels.runtime.callables import check_function, name_of
 from starlette_channels.runtime.cancellation import is_crash
@@ -103,14 +103,14 @@ class Mortal(Protocol):
 class Lifetimes:
     """How long the clients of one `Channels` have."""
 
-    def __init__(self, expiry: Expiry[Any], identify: Callable[[Any], str | None], mishaps: Mishaps) -> None:
+    def __init__(self, expiry: Expiry[Any], identify: Callable[[Any], str | None], error_log: ErrorLog) -> None:
         self._at = expiry.at
         self._refresh: Handler | None = None
         if expiry.refresh is not None:
             self._refresh = make_handler(expiry.refresh, "Expiry(refresh=...)", ("assigns", "payload"))
         self._notice_seconds = expiry.notice_seconds
         self._identify = identify
-        self._mishaps = mishaps
+        self._error_log = error_log
         self._reminders: dict[Hub, Reminders] = {}
         self._refreshing: set[Mortal] = set()
 
@@ -133,7 +133,7 @@ class Lifetimes:
         if watch is None:
             if seconds is None:
                 return
-            watch = self._reminders[client.hub] = Reminders(self._mishaps)
+            watch = self._reminders[client.hub] = Reminders(self._error_log)
         watch.set_end(client, seconds, self._notice_seconds)
         if not watch:
             del self._reminders[client.hub]
@@ -165,7 +165,7 @@ class Lifetimes:
                 self._refuse(client, message, refusal.payload)
             elif is_crash(error):
                 name = self._refresh and name_of(self._refresh.call)
-                self._mishaps.note("refresh_crashed", logger, "A refresh crashed: %s raised", name, cause=error)
+                self._error_log.note("refresh_crashed", logger, "A refresh crashed: %s raised", name, cause=error)
                 client.reply(message, "error", {"reason": "refresh crashed"})
             else:
                 raise
@@ -187,22 +187,22 @@ class Lifetimes:
         client.reply(message, "ok", {"seconds": None if seconds is None else round(seconds)})
 
     def _refuse(self, client: Mortal, message: Message, payload: Any) -> None:
-        self._mishaps.note("refresh_refused", logger, "A refresh was refused", level=logging.INFO)
+        self._error_log.note("refresh_refused", logger, "A refresh was refused", level=logging.INFO)
         try:
             client.reply(message, "error", payload)
         except (TypeError, SerializerError) as error:
             text = "The reason for refusing a refresh cannot be sent"
-            self._mishaps.note("refresh_refused", logger, text, cause=error, number=0)
+            self._error_log.note("refresh_refused", logger, text, cause=error, number=0)
             client.reply(message, "error", {"reason": "refused"})
 
 
 class Reminders:
     """Those on one event loop whose identities expire. Its task exists while there are any."""
 
-    __slots__ = ("_changed", "_deadlines", "_ends", "_mishaps", "_running")
+    __slots__ = ("_changed", "_deadlines", "_ends", "_error_log", "_running")
 
-    def __init__(self, mishaps: Mishaps) -> None:
-        self._mishaps = mishaps
+    def __init__(self, error_log: ErrorLog) -> None:
+        self._error_log = error_log
         self._deadlines: Deadlines[Mortal] = Deadlines()
         self._ends: dict[Mortal, float] = {}
         self._changed: anyio.Event | None = None
@@ -251,5 +251,5 @@ class Reminders:
             client.tell("expiring", {"seconds": round(left)})
         else:
             del self._ends[client]
-            self._mishaps.note("expired", logger, "Connection closed: its identity has expired", level=logging.INFO)
+            self._error_log.note("expired", logger, "Connection closed: its identity has expired", level=logging.INFO)
             client.close(EXPIRED, "expired")

@@ -14,7 +14,7 @@ from starlette_channels.channels.definition import Channel
 from starlette_channels.connection.expiry import Lifetimes, Mortal
 from starlette_channels.connection.identities import Identities, Quotas
 from starlette_channels.limits import Bounds, Limits
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.observability.log_options import LogOptions, level_of
 from starlette_channels.observability.redaction import ParameterFilter
 from starlette_channels.pubsub.broker import Broker
@@ -27,7 +27,7 @@ logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 PLAINLY_SMALL = 1_024
 
 
-class Client(Mortal, Protocol):
+class RegisteredClient(Mortal, Protocol):
     """A connection, as far as those are concerned who look after all of them."""
 
     @property
@@ -67,7 +67,7 @@ class Service:
         self.plainly_small: int = min(self.limits.header_bytes // 4, PLAINLY_SMALL)
         """A message of so many characters has no header that is too long, and keeps next to nothing but its payload."""
         self.counts: Counter[str] = Counter()
-        self.mishaps: Mishaps = Mishaps(self.counts)
+        self.error_log: ErrorLog = ErrorLog(self.counts)
         self.quotas: Quotas = Quotas(self.limits)
         self.identities: Identities = Identities(self.quotas)
         log = log or LogOptions()
@@ -75,7 +75,7 @@ class Service:
         self.parameters: ParameterFilter = ParameterFilter(log.filter_parameters, log.keep_parameters)
         self.numbers: Iterator[int] = itertools.count(1)
         """What logs call connections."""
-        self.connections: set[Client] = set()
+        self.connections: set[RegisteredClient] = set()
         self.arriving: int = 0
         """Clients that are neither let in nor refused yet."""
         self.lifetimes: Lifetimes | None = None
@@ -123,7 +123,7 @@ class Service:
         """After how many seconds another try may be worth it, once nobody is let in any more."""
         return max(1, math.ceil(self._reopens - time.monotonic()))
 
-    def forget(self, client: Client) -> None:
+    def forget(self, client: RegisteredClient) -> None:
         """Let a client go that has ended."""
         self.connections.discard(client)
         if self.lifetimes is not None:
@@ -135,7 +135,7 @@ class Service:
             try:
                 match = channel.match(pattern, topic)
             except Exception as error:  # noqa: BLE001 - a validator of the application; it is logged
-                self.mishaps.note("segment_failed", logger, "A segment of %s failed", shown(topic), cause=error)
+                self.error_log.note("segment_failed", logger, "A segment of %s failed", shown(topic), cause=error)
                 continue
             if match is not None:
                 return channel, match

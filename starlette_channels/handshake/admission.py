@@ -13,7 +13,7 @@ from starlette_channels.connection.expiry import Expiry, Lifetimes
 from starlette_channels.connection.registry import Service
 from starlette_channels.connection.transport import Transport
 from starlette_channels.exceptions import ConnectError, ExpiredToken
-from starlette_channels.handshake.arrivals import Arrival
+from starlette_channels.handshake.arrivals import PendingHandshake
 from starlette_channels.handshake.auth_token import SUBPROTOCOL, long_poll_token
 from starlette_channels.handshake.handshake import Handshake, Refused, begin, choose_subprotocol, read_auth_token
 from starlette_channels.handshake.origins import OriginCheck
@@ -59,7 +59,7 @@ class Admission:
         self._check_origin = check_origin
         self._auth_token = auth_token
         if expiry is not None:
-            service.lifetimes = Lifetimes(expiry, self._identify, service.mishaps)
+            service.lifetimes = Lifetimes(expiry, self._identify, service.error_log)
 
     def begin(self, scope: Scope, path_params: Mapping[str, Any]) -> Handshake:
         """Return what `connect` will see, if the page it comes from may connect."""
@@ -67,12 +67,12 @@ class Admission:
         self._check_origin(handshake)
         return handshake
 
-    def arrival(self) -> Arrival:
+    def arrival(self) -> PendingHandshake:
         """Return a client on its way in: admit it in the `with` block, and make its connection at the end."""
-        return Arrival(self._service)
+        return PendingHandshake(self._service)
 
     async def admit_websocket(
-        self, arrival: Arrival, scope: Scope, path_params: Mapping[str, Any]
+        self, arrival: PendingHandshake, scope: Scope, path_params: Mapping[str, Any]
     ) -> tuple[Connected, str | None]:
         """Return what makes the connection of a WebSocket, and its subprotocol."""
         handshake = self.begin(scope, path_params)
@@ -85,13 +85,15 @@ class Admission:
             refusal.subprotocol = subprotocol
             raise
 
-    async def admit_session(self, arrival: Arrival, handshake: Handshake) -> Connected:
+    async def admit_session(self, arrival: PendingHandshake, handshake: Handshake) -> Connected:
         """Return what makes the connection of a client that polls."""
         if self._auth_token:
             handshake.auth_token = long_poll_token(handshake.headers)
         return await self._admit(arrival, handshake, self._text_only)
 
-    async def _admit(self, arrival: Arrival, handshake: Handshake, serializers: Sequence[Serializer]) -> Connected:
+    async def _admit(
+        self, arrival: PendingHandshake, handshake: Handshake, serializers: Sequence[Serializer]
+    ) -> Connected:
         self._check_open()
         vsn = handshake.params.get("vsn", DEFAULT_VERSION)
         serializer = negotiate(vsn, serializers)

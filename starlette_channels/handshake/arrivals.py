@@ -16,7 +16,7 @@ RETRY_SECONDS = 10
 """What refused clients are told to wait, as nobody knows when somebody will go."""
 
 
-class Arrival:
+class PendingHandshake:
     """A client that has its place, in all and among those of its identity, until its connection takes it over.
 
     That is at the end of the `with` block, without waiting in between, or never.

@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope, Send
 
 from starlette_channels.handshake.auth_token import take_token
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.wire.messages import shown
 from starlette_channels.wire.query import Params, decode_query
 
@@ -85,10 +85,10 @@ def begin(scope: Scope, path_params: Mapping[str, Any]) -> Handshake:
     return handshake
 
 
-def note_refusal(refusal: Refused, mishaps: Mishaps) -> None:
+def note_refusal(refusal: Refused, error_log: ErrorLog) -> None:
     """Count and log that a client was refused."""
     reason = shown(refusal.reason) + (refusal.advice and f": {refusal.advice}")
-    mishaps.note(
+    error_log.note(
         refusal.code,
         logger,
         "Connection refused with %d: %s",

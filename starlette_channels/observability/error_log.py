@@ -22,8 +22,8 @@ MOST_KINDS = 200
 PACKAGE = __name__.partition(".")[0]
 
 
-class Mishaps:
-    """Counts and logs mishaps; it may be called from any thread.
+class ErrorLog:
+    """Counts and logs error_log; it may be called from any thread.
 
     Lines are throttled by their code. A line with a traceback is throttled by its code and by the function of the
     application that raised: a handler that crashes all the time does not hide the first tracebacks of another one.

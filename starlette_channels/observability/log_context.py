@@ -22,7 +22,7 @@ class Scene(NamedTuple):
     connection: int
 
 
-class Actor(Protocol):
+class HasScene(Protocol):
     """What handlers run for."""
 
     @property
@@ -39,9 +39,9 @@ class Here:
     def __init__(self) -> None:
         self.wanted: bool = False
         """Whether anybody asks."""
-        self._variable: ContextVar[tuple[Actor, object] | None] = ContextVar("starlette_channels_here", default=None)
+        self._variable: ContextVar[tuple[HasScene, object] | None] = ContextVar("starlette_channels_here", default=None)
 
-    def enter(self, actor: Actor, letter: object) -> None:
+    def enter(self, actor: HasScene, letter: object) -> None:
         """Let the running code, and what it starts, be about a letter to somebody."""
         self._variable.set((actor, letter))
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Part
-from starlette_channels.presence.tracker import Heartbeat, Message, Transfer
+from starlette_channels.presence.tracker import Heartbeat, TrackerMessage, Transfer
 
 PIECE_BYTES = 250_000
 """Below what any engine takes at once: NATS takes a megabyte, if its settings are the usual ones."""
@@ -40,7 +40,7 @@ class Splitter:
         self._piece_bytes = piece_bytes
         self._numbers = count(1)
 
-    def split(self, message: Message) -> Iterator[bytes]:
+    def split(self, message: TrackerMessage) -> Iterator[bytes]:
         """Return the pieces of a message, in order."""
         data = _encode(message)
         number = next(self._numbers)
@@ -56,14 +56,14 @@ class Joiner:
     def __init__(self) -> None:
         self._begun: dict[ReplicaId, list[Piece]] = {}
 
-    def take(self, data: bytes) -> Message | None:
+    def take(self, data: bytes) -> TrackerMessage | None:
         """Take a piece; return the message of which it is the last. Raises `ValueError` for junk."""
         try:
             return self._take(_decode_piece(data))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"no message between presences: {error}") from None
 
-    def _take(self, piece: Piece) -> Message | None:
+    def _take(self, piece: Piece) -> TrackerMessage | None:
         pieces = self._begun.pop(piece.sender, [])
         if piece.index == 0:
             pieces = []
@@ -80,7 +80,7 @@ class Joiner:
         self._begun.pop(sender, None)
 
 
-def _checked(message: Message) -> Message:
+def _checked(message: TrackerMessage) -> TrackerMessage:
     """See that every meta can be given to clients as it is; raises what `msgspec` raises."""
     for part in _parts(message):
         for entry in part.entries.values():
@@ -89,7 +89,7 @@ def _checked(message: Message) -> Message:
     return message
 
 
-def _parts(message: Message) -> Iterable[Part]:
+def _parts(message: TrackerMessage) -> Iterable[Part]:
     match message:
         case Heartbeat(news=Part() as news):
             return [news]
@@ -100,6 +100,6 @@ def _parts(message: Message) -> Iterable[Part]:
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Message).decode
+_decode = msgspec.msgpack.Decoder(TrackerMessage).decode
 _decode_piece = msgspec.msgpack.Decoder(Piece).decode
 _decode_meta = msgspec.json.Decoder(Named).decode

@@ -16,7 +16,7 @@ import anyio
 import msgspec
 from msgspec import Raw, Struct, field
 
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.presence.crdt.delta import Entry
 from starlette_channels.presence.scheduler import Desk
 from starlette_channels.pubsub.broker import Broker
@@ -61,7 +61,7 @@ and however often they come and go; what changes meanwhile is the next diff.
 """
 
 
-class Batch(Struct):
+class DiffBatch(Struct):
     """The changes of one topic that nobody has been told of, and the broker whose subscribers want to know."""
 
     broker: Broker
@@ -70,7 +70,7 @@ class Batch(Struct):
     leaves: list[Entry] = field(default_factory=list[Entry])
 
 
-def _rest(batch: Batch) -> float:
+def _rest(batch: DiffBatch) -> float:
     """How many seconds the topic of a batch rests after it."""
     subscribers = batch.broker.subscribers(batch.topic)
     return subscribers * REST_SECONDS if subscribers >= MANY else 0.0
@@ -95,17 +95,17 @@ def decoded(presences: Presences) -> Presences:
     }
 
 
-class Publisher:
+class DiffPublisher:
     """Tells the changes, topic by topic."""
 
     def __init__(self, fetch: Fetch | None, fetch_seconds: float) -> None:
         self.counts: Counter[str] = Counter()
-        self._mishaps = Mishaps(self.counts)
+        self._error_log = ErrorLog(self.counts)
         self.observers: list[Observer] = []
         self._fetch = fetch
         self._fetch_seconds = fetch_seconds
         self._lock = threading.Lock()
-        self._batches: dict[str, Batch] = {}
+        self._batches: dict[str, DiffBatch] = {}
         self._in_work: set[str] = set()
 
     @property
@@ -118,7 +118,7 @@ class Publisher:
         with self._lock:
             batch = self._batches.get(topic)
             if batch is None:
-                batch = self._batches[topic] = Batch(broker, topic)
+                batch = self._batches[topic] = DiffBatch(broker, topic)
             batch.joins += joins
             batch.leaves += leaves
 
@@ -154,7 +154,7 @@ class Publisher:
                 await anyio.sleep(_rest(batch))
 
     @contextmanager
-    def _claimed(self, topic: str) -> Generator[Iterator[Batch]]:
+    def _claimed(self, topic: str) -> Generator[Iterator[DiffBatch]]:
         """Have a topic for oneself, and its batches until there are none; none at all if somebody else has it."""
         with self._lock:
             mine = topic not in self._in_work
@@ -165,7 +165,7 @@ class Publisher:
             self._in_work.discard(topic)
             raise
 
-    def _take(self, topic: str) -> Batch | None:
+    def _take(self, topic: str) -> DiffBatch | None:
         """Return the next batch of a claimed topic, or give the topic back."""
         with self._lock:
             batch = self._batches.pop(topic, None)
@@ -173,7 +173,7 @@ class Publisher:
                 self._in_work.discard(topic)
             return batch
 
-    async def _tell_clients(self, batch: Batch) -> PresenceDiff:
+    async def _tell_clients(self, batch: DiffBatch) -> PresenceDiff:
         """Broadcast a diff, in any case; what cannot be looked up is left out."""
         topic = batch.topic
         joined: Extras = {}
@@ -185,7 +185,7 @@ class Publisher:
             self._broadcast(batch, joined, left)
         return PresenceDiff(decoded(grouped(batch.joins, joined)), decoded(grouped(batch.leaves, left)))
 
-    def _broadcast(self, batch: Batch, joined: Extras, left: Extras) -> None:
+    def _broadcast(self, batch: DiffBatch, joined: Extras, left: Extras) -> None:
         """Tell the clients of this process, as every other process tells its own."""
         if not batch.broker.subscribers(batch.topic):
             return
@@ -194,7 +194,7 @@ class Publisher:
             batch.broker.broadcast_here(batch.topic, PRESENCE_DIFF, diff)
         except Exception as error:  # noqa: BLE001 - the next diff may be sent
             text = "A diff of %s cannot be sent"
-            self._mishaps.note("presence_diff_failed", logger, text, shown(batch.topic), cause=error)
+            self._error_log.note("presence_diff_failed", logger, text, shown(batch.topic), cause=error)
 
     async def _tell(self, observer: Observer, topic: str, diff: PresenceDiff) -> None:
         try:
@@ -203,7 +203,7 @@ class Publisher:
             if not is_crash(error):
                 raise
             text = "%s raised for a diff of %s"
-            self._mishaps.note("observer_failed", logger, text, name_of(observer), shown(topic), cause=error)
+            self._error_log.note("observer_failed", logger, text, name_of(observer), shown(topic), cause=error)
 
     # Looking up more about those who are there.
 
@@ -224,5 +224,5 @@ class Publisher:
             if not is_crash(error):
                 raise
             text = "fetch, %s, failed for %s"
-            self._mishaps.note("fetch_failed", logger, text, name_of(self._fetch), shown(topic), cause=error)
+            self._error_log.note("fetch_failed", logger, text, name_of(self._fetch), shown(topic), cause=error)
             return {}

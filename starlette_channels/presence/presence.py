@@ -16,7 +16,7 @@ from starlette_channels.exceptions import PresenceError
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Entry, Meta, Part
 from starlette_channels.presence.crdt.state import State
-from starlette_channels.presence.diffs import Fetch, Observer, Presences, Publisher, decoded, grouped
+from starlette_channels.presence.diffs import DiffPublisher, Fetch, Observer, Presences, decoded, grouped
 from starlette_channels.presence.meta import fields_of, make_key, make_meta
 from starlette_channels.presence.replication import Replication, Settings
 from starlette_channels.presence.scheduler import Desks
@@ -76,7 +76,7 @@ class Presence:
         check_seconds(grace_seconds, "Presence(grace_seconds=")
         check_type(timing or PresenceTiming(), PresenceTiming, "Presence(timing=", "write PresenceTiming(...)")
         self._settings = Settings(name, timing or PresenceTiming(), grace_seconds)
-        self._publisher = Publisher(fetch, fetch_seconds)
+        self._publisher = DiffPublisher(fetch, fetch_seconds)
         self._state = State(ReplicaId("", 0))
         self._lock = threading.Lock()
         self._members = count(1)

@@ -15,10 +15,10 @@ from starlette_channels.presence.codec import Joiner, Splitter
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Part
 from starlette_channels.presence.crdt.state import State
-from starlette_channels.presence.diffs import Publisher
+from starlette_channels.presence.diffs import DiffPublisher
 from starlette_channels.presence.scheduler import Desk
 from starlette_channels.presence.timing import PresenceTiming
-from starlette_channels.presence.tracker import Outcome, Outgoing, Replica
+from starlette_channels.presence.tracker import MergeOutcome, Outgoing, Replica
 from starlette_channels.pubsub.broker import Broker
 
 logger: logging.Logger = logging.getLogger("starlette_channels.presence")
@@ -45,7 +45,7 @@ class Replication:
         broker: Broker,
         state: State,
         lock: threading.Lock,
-        publisher: Publisher,
+        publisher: DiffPublisher,
         desk: Desk[Any],
     ) -> None:
         self.broker: Broker = broker
@@ -127,9 +127,9 @@ class Replication:
         if message is not None:
             self._do(partial(self._replica.receive, message))
 
-    def _do(self, step: Callable[[float], Outcome]) -> Outcome:
+    def _do(self, step: Callable[[float], MergeOutcome]) -> MergeOutcome:
         with self._lock:
-            outcome = Outcome() if self.is_over else step(self._desk.now())
+            outcome = MergeOutcome() if self.is_over else step(self._desk.now())
             self._put(outcome)
         for outgoing in outcome.outgoing:
             self._send(outgoing)
@@ -140,7 +140,7 @@ class Replication:
         self._publisher.publish_soon(self._desk)
         return outcome
 
-    def _put(self, outcome: Outcome) -> None:
+    def _put(self, outcome: MergeOutcome) -> None:
         for entry in outcome.changes.joins:
             self._publisher.put(self.broker, entry.topic, (entry,), ())
         for entry in outcome.changes.leaves:

@@ -57,14 +57,14 @@ class Goodbye(Struct, frozen=True, tag=True):
     grace_seconds: float
 
 
-Message: TypeAlias = Heartbeat | Request | Transfer | Goodbye
+TrackerMessage: TypeAlias = Heartbeat | Request | Transfer | Goodbye
 
 
 class Outgoing(Struct, frozen=True):
     """A message to be sent, to one replica or (`None`) to all."""
 
     to: ReplicaId | None
-    message: Message
+    message: TrackerMessage
 
 
 class Event(Struct, frozen=True):
@@ -74,7 +74,7 @@ class Event(Struct, frozen=True):
     replica: ReplicaId
 
 
-class Outcome(Struct):
+class MergeOutcome(Struct):
     """What a tick or a message leads to."""
 
     outgoing: list[Outgoing] = field(default_factory=list[Outgoing])
@@ -123,9 +123,9 @@ class Replica:
 
     # What time brings.
 
-    def tick(self, now: float) -> Outcome:
+    def tick(self, now: float) -> MergeOutcome:
         """Do what is due; to be called every `news_seconds`."""
-        outcome = Outcome()
+        outcome = MergeOutcome()
         self._forgive(now)
         self._notice_silence(now, outcome)
         self._speak(outcome)
@@ -134,7 +134,7 @@ class Replica:
             self._ask(outcome)
         return outcome
 
-    def leave(self, grace_seconds: float = 0.0) -> Outcome:
+    def leave(self, grace_seconds: float = 0.0) -> MergeOutcome:
         """Take leave of the others, who see the entries leave at once, or after a grace; forget them."""
         outcome = self.forget_everybody()
         if self._news:
@@ -142,9 +142,9 @@ class Replica:
         outcome.outgoing.append(Outgoing(None, Goodbye(self.state.me, grace_seconds)))
         return outcome
 
-    def forget_everybody(self) -> Outcome:
+    def forget_everybody(self) -> MergeOutcome:
         """Know nothing of the others any more."""
-        outcome = Outcome()
+        outcome = MergeOutcome()
         for peer in tuple(self._peers.values()):
             self._forget(peer, outcome)
         return outcome
@@ -157,7 +157,7 @@ class Replica:
                 peer.heard = min(now, peer.heard + slept)
         self._ticked = now
 
-    def _notice_silence(self, now: float, outcome: Outcome) -> None:
+    def _notice_silence(self, now: float, outcome: MergeOutcome) -> None:
         for peer in tuple(self._peers.values()):
             silence = now - peer.heard
             if silence > self._timing.forget_seconds or now >= peer.until:
@@ -168,18 +168,18 @@ class Replica:
             name: (vsn, when) for name, (vsn, when) in self._gone.items() if now - when <= self._timing.forget_seconds
         }
 
-    def _speak(self, outcome: Outcome) -> None:
+    def _speak(self, outcome: MergeOutcome) -> None:
         self._silence += 1
         if self._news or self._silence >= self._timing.heartbeat_ticks:
             self._heartbeat(outcome)
 
-    def _heartbeat(self, outcome: Outcome) -> None:
+    def _heartbeat(self, outcome: MergeOutcome) -> None:
         news = self._news.part if self._news else None
         outcome.outgoing.append(Outgoing(None, Heartbeat(self.state.me, self.state.advertised, news)))
         self._news = Window()
         self._silence = 0
 
-    def _ask(self, outcome: Outcome) -> None:
+    def _ask(self, outcome: MergeOutcome) -> None:
         own = self.state.clock
         known = {sender: _limited(clock, own) for sender, clock in self._clocks.items() if sender in own}
         for sender in worth_asking(own, known):
@@ -208,9 +208,9 @@ class Replica:
 
     # What the others say.
 
-    def receive(self, message: Message, now: float) -> Outcome:
+    def receive(self, message: TrackerMessage, now: float) -> MergeOutcome:
         """Take a message; an own one that comes back, or one of an earlier life, changes nothing."""
-        outcome = Outcome()
+        outcome = MergeOutcome()
         if message.sender == self.state.me or self._is_past(message.sender):
             return outcome
         if isinstance(message, Goodbye):
@@ -239,7 +239,7 @@ class Replica:
             return True
         return sender.name in self._gone and sender.vsn <= self._gone[sender.name][0]
 
-    def _part_with(self, goodbye: Goodbye, now: float, outcome: Outcome) -> None:
+    def _part_with(self, goodbye: Goodbye, now: float, outcome: MergeOutcome) -> None:
         sender = goodbye.sender
         self._gone[sender.name] = (sender.vsn, now)
         peer = self._peers.get(sender.name)
@@ -250,7 +250,7 @@ class Replica:
         else:
             self._forget(peer, outcome)
 
-    def _hear(self, sender: ReplicaId, now: float, outcome: Outcome) -> None:
+    def _hear(self, sender: ReplicaId, now: float, outcome: MergeOutcome) -> None:
         peer = self._peers.get(sender.name)
         if peer is not None and peer.replica != sender:
             self._forget(peer, outcome)
@@ -269,13 +269,13 @@ class Replica:
             delta[me] = latest
         return Transfer(me, delta)
 
-    def _down(self, peer: Peer, outcome: Outcome) -> None:
+    def _down(self, peer: Peer, outcome: MergeOutcome) -> None:
         peer.online = False
         self._unclaim(peer.replica)
         outcome.events.append(Event("down", peer.replica))
         outcome.changes.extend(self.state.down(peer.replica))
 
-    def _forget(self, peer: Peer, outcome: Outcome) -> None:
+    def _forget(self, peer: Peer, outcome: MergeOutcome) -> None:
         if peer.online:
             self._down(peer, outcome)
         outcome.events.append(Event("forgotten", peer.replica))

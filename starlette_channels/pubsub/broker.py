@@ -15,7 +15,7 @@ import msgspec
 
 from starlette_channels.arguments import check_type
 from starlette_channels.exceptions import SerializerError
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.commands import Command, Disconnect, check_socket_id, decode_command, encode_command
 from starlette_channels.pubsub.engines.url import MEMORY, read_address
 from starlette_channels.pubsub.exchange import Exchange
@@ -115,7 +115,7 @@ class Broker:
     def __init__(self, url: str = MEMORY) -> None:
         address = read_address(url)
         self.counts: Counter[str] = Counter()
-        self._mishaps = Mishaps(self.counts)
+        self._error_log = ErrorLog(self.counts)
         # Neither is ever changed in place: other threads may be going through it.
         self._inboxes: dict[int, Inbox] = {}
         self._exchanges: tuple[Exchange, ...] = ()
@@ -158,7 +158,7 @@ class Broker:
                 if self._relay is not None:
                     self._relay.start()  # it may have been closed
                 return former.hub
-            hub = Hub(native, self._mishaps, self._interest)
+            hub = Hub(native, self._error_log, self._interest)
             self._inboxes = {**self._inboxes, thread: Inbox(hub, self._arrive)}
         if former is not None:
             former.hub.abandon()
@@ -308,7 +308,7 @@ class Broker:
                     exchange.take(arrival.body)
         elif arrival.event not in ORDINARY_EVENTS and not is_ordinary(arrival.event):
             text = "Another process broadcast the reserved event %s: no client gets it"
-            self._mishaps.note("reserved_event", logger, text, shown(arrival.event))
+            self._error_log.note("reserved_event", logger, text, shown(arrival.event))
         else:
             publication = Publication(name_of(arrival.channel), arrival.event, payload_of(arrival))
             self._dispatch_for_another(hub, publication)
@@ -318,6 +318,6 @@ class Broker:
             command = decode_command(arrival.body)
         except (msgspec.MsgspecError, ValueError) as error:
             text = "Another process commands what this one does not know: %s"
-            self._mishaps.note("unknown_command", logger, text, error, level=logging.ERROR)
+            self._error_log.note("unknown_command", logger, text, error, level=logging.ERROR)
         else:
             hub.command(from_bytes(arrival.socket_id), command, arrival.said_at)

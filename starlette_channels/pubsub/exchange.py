@@ -68,4 +68,4 @@ class Exchange:
             function(*args)
         except Exception as error:  # noqa: BLE001 - the line goes on
             text = "%r failed for what has come on %r"
-            self.hub.mishaps.note("delivery_failed", logger, text, function, self.channel, cause=error)
+            self.hub.error_log.note("delivery_failed", logger, text, function, self.channel, cause=error)

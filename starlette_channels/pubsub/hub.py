@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from starlette_channels.exceptions import SerializerError
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.observability.reports import Reports
 from starlette_channels.pubsub.commands import Command, Disconnect
 from starlette_channels.pubsub.confirmations import Confirmations
@@ -184,15 +184,15 @@ class Hub:
         "_recent",
         "_remembered",
         "confirmations",
-        "mishaps",
+        "error_log",
         "thread",
     )
 
-    def __init__(self, native: Any, mishaps: Mishaps, interest: Interest | None = None) -> None:
+    def __init__(self, native: Any, error_log: ErrorLog, interest: Interest | None = None) -> None:
         self.thread: int = threading.get_ident()
         self._native = native
         self._context = contextvars.copy_context()  # what other threads ask for runs in it, not in theirs
-        self.mishaps: Mishaps = mishaps
+        self.error_log: ErrorLog = error_log
         self._interest = interest
         self._groups: dict[str, list[Group]] = {}
         self._addressees: dict[str, set[Addressee]] = {}
@@ -201,7 +201,7 @@ class Hub:
         self.confirmations: Confirmations | None = None
         """Where to wait for a subscription to be in force, if there is an engine."""
         if interest is not None:
-            self.confirmations = Confirmations(interest.is_in_force, self.run_later, Reports(mishaps.counts))
+            self.confirmations = Confirmations(interest.is_in_force, self.run_later, Reports(error_log.counts))
 
     @property
     def topics(self) -> int:
@@ -354,7 +354,7 @@ class Hub:
                 subscriber.miss(gap)
             except Exception as error:  # noqa: BLE001 - it does not concern the others
                 text = "Telling of a gap on %s failed"
-                self.mishaps.note("delivery_failed", logger, text, shown(gap.topic), cause=error)
+                self.error_log.note("delivery_failed", logger, text, shown(gap.topic), cause=error)
 
     def _attempt(
         self, deliver: Callable[[Publication], None], publication: Publication, number: int
@@ -378,4 +378,4 @@ class Hub:
         number: int,
     ) -> None:
         where = shown(publication.event), shown(publication.topic)
-        self.mishaps.note(code, logger, text, *where, *args, cause=cause, number=number, level=logging.ERROR)
+        self.error_log.note(code, logger, text, *where, *args, cause=cause, number=number, level=logging.ERROR)

@@ -14,7 +14,7 @@ from starlette_channels.pubsub.engines.url import read_address
 from starlette_channels.pubsub.relay.channel_names import topic_channel
 from starlette_channels.pubsub.relay.envelope import payload_kind
 from starlette_channels.pubsub.relay.relay import Relay, Said
-from starlette_channels.pubsub.relay.session import Outcome
+from starlette_channels.pubsub.relay.session import SessionOutcome
 from starlette_channels.wire.event_names import check_event
 from starlette_channels.wire.messages import Payload, encode_payload
 from starlette_channels.wire.serializers import refuse_inexpressible
@@ -119,11 +119,11 @@ class Publisher:
         with anyio.CancelScope(shield=True):
             self._check_closed(await anyio.to_thread.run_sync(self._relay.close, self._timeout))
 
-    def _check_flushed(self, outcome: Outcome) -> None:
+    def _check_flushed(self, outcome: SessionOutcome) -> None:
         left, error, unheard = outcome
         self._raise_for(left + self._dropped(), error, unheard)  # those that are left may still be published
 
-    def _check_closed(self, outcome: Outcome) -> None:
+    def _check_closed(self, outcome: SessionOutcome) -> None:
         _, error, unheard = outcome
         self._raise_for(self._dropped(), error, unheard)  # those that were left at the end are among them
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 import anyio
 
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 
 logger: logging.Logger = logging.getLogger("starlette_channels.tasks")
 
@@ -27,7 +27,7 @@ PAUSES = (0.2, 0.4, 0.8, 1.6)
 GIVEN_UP_SECONDS = sum(PAUSES) + 0.5
 """After so many seconds it is certain that what was cancelled has ended, or been given up."""
 
-IGNORED = Mishaps(Counter())
+IGNORED = ErrorLog(Counter())
 """The throttle of the lines about functions that ignore their cancellation, of the whole process."""
 
 OURS = ("starlette_channels.", "anyio.", "trio.", "asyncio.")

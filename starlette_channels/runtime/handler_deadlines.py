@@ -8,7 +8,7 @@ LOOKS = 16
 """How often we look in the time that a handler may take."""
 
 
-class Worker(Protocol):
+class WatchedWorker(Protocol):
     """What handles one letter after the other."""
 
     @property
@@ -26,9 +26,9 @@ class Watch:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._since: dict[Worker, float | None] = {}
+        self._since: dict[WatchedWorker, float | None] = {}
 
-    def begin(self, worker: Worker) -> None:
+    def begin(self, worker: WatchedWorker) -> None:
         """Watch a worker, which has a new letter from now on."""
         if not self._since:
             waker_of_this_loop().wake(self._seconds / LOOKS, self._look)

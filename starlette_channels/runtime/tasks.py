@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.runtime.cancellation import (
     GIVEN_UP_SECONDS,
     TRIO_RUN,
@@ -34,7 +34,7 @@ Function: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 Cancel: TypeAlias = Callable[[], object]
 R = TypeVar("R")
 
-FAILURES = Mishaps(Counter())
+FAILURES = ErrorLog(Counter())
 """Functions that raised although they must not: there is no service here that could count them."""
 
 _NOTHING = nullcontext()

@@ -39,22 +39,22 @@ class Drain(Struct, frozen=True, kw_only=True):
         check_fields(self, above_zero=("batch_size", "interval_seconds"))
 
 
-class Batch(NamedTuple):
+class DrainBatch(NamedTuple):
     """Clients that are closed at a time: so many seconds after the beginning, and how long each is to stay away."""
 
     at: float
     waits: Sequence[float]
 
 
-def batches(clients: int, drain: Drain, *, at_once: bool = False) -> Iterator[Batch]:
+def batches(clients: int, drain: Drain, *, at_once: bool = False) -> Iterator[DrainBatch]:
     """Divide so many clients into batches; `at_once`, into one."""
     pause = drain.interval_seconds / drain.batch_size
     if at_once or drain.restart_seconds is not None:
         absence = drain.restart_seconds or 0.0
-        yield Batch(0.0, [absence + number * pause for number in range(clients)])
+        yield DrainBatch(0.0, [absence + number * pause for number in range(clients)])
         return
     most = max(1, int(drain.timeout_seconds / drain.interval_seconds))
     size = max(drain.batch_size, math.ceil(clients / most))
     for number, first in enumerate(range(0, clients, size)):
         waits = [position * drain.interval_seconds / size for position in range(min(size, clients - first))]
-        yield Batch(number * drain.interval_seconds, waits)
+        yield DrainBatch(number * drain.interval_seconds, waits)

@@ -68,7 +68,7 @@ class Pages:
         try:
             self._check_origin(Handshake(scope, {}))
         except Refused as refusal:
-            note_refusal(refusal, self._service.mishaps)
+            note_refusal(refusal, self._service.error_log)
             return PlainTextResponse(refusal.body, refusal.status)
         upgrading = "upgrade" in Headers(scope=scope)
         reason = "No WebSocket library: install uvicorn[standard]" if upgrading else "This is for WebSockets"

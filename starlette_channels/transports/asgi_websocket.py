@@ -13,13 +13,13 @@ from starlette_channels.connection.connection import Connection
 from starlette_channels.connection.rate_limiter import HEAVY
 from starlette_channels.connection.transport import Transport
 from starlette_channels.limits import Bounds
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.runtime.tasks import Cancel, Tasks
 from starlette_channels.runtime.turn_budget import Pace, Turns, turns_of_this_loop
 from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS, TURNS_TO_READ
 from starlette_channels.transports.asgi_idle_sweep import silence_watch_of_this_loop
 from starlette_channels.transports.asgi_writer import sweeper_of_this_loop
-from starlette_channels.transports.send_queue import ONE_BY_ONE, OneByOne, Outbox
+from starlette_channels.transports.send_queue import ONE_BY_ONE, OneByOne, SendQueue
 from starlette_channels.wire.messages import Frame, frame_size
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
@@ -37,13 +37,13 @@ class WebSocketTransport:
     outlet: OneByOne = ONE_BY_ONE
     shelf: None = None
 
-    def __init__(self, send: Send, tasks: Tasks, limits: Bounds, mishaps: Mishaps) -> None:
+    def __init__(self, send: Send, tasks: Tasks, limits: Bounds, error_log: ErrorLog) -> None:
         self.tasks: Tasks = tasks
         self.writer: Callable[[Frame], None] = self.write
         self._send = send
         self._limits = limits
-        self._mishaps = mishaps
-        self._outbox: Outbox[Frame] | None = None
+        self._error_log = error_log
+        self._outbox: SendQueue[Frame] | None = None
         self._connection: Connection | None = None
         self._behind = False
         self._leaving: Frame | None = None
@@ -83,7 +83,7 @@ class WebSocketTransport:
             self._suspected = True
             self.tasks.spawn(self._watch_slow_client)
         if self._outbox is None:
-            self._outbox = Outbox(self._limits.outbox_bytes, self._mishaps.counts)
+            self._outbox = SendQueue(self._limits.outbox_bytes, self._error_log.counts)
         self._outbox.add(frame, frame_size(frame), place)
         self._note_whether_behind()
         self._start_flush()
@@ -219,7 +219,7 @@ class WebSocketTransport:
             self._give_up_on_slow_client()
         else:
             text, seconds = "Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds
-            self._mishaps.note("idle_timeout", logger, text, seconds, level=logging.INFO)
+            self._error_log.note("idle_timeout", logger, text, seconds, level=logging.INFO)
             self.close(1002, "idle_timeout")
 
     # Writing.
@@ -295,7 +295,7 @@ class WebSocketTransport:
 
     def _give_up_on_slow_client(self) -> None:
         """Drop what waits, and close; the writer hangs in the middle of a frame, so it is cancelled."""
-        self._mishaps.note("slow_client", logger, "Connection closed with 1008: %d bytes wait", self._waiting_bytes)
+        self._error_log.note("slow_client", logger, "Connection closed with 1008: %d bytes wait", self._waiting_bytes)
         self._forget_what_waits()
         self._closing = (1008, "slow_client")
         self._abandoned = self._flushing
@@ -341,11 +341,11 @@ async def serve_websocket(
     send: Send,
     connect: Callable[[Transport], Connection],
     limits: Bounds,
-    mishaps: Mishaps,
+    error_log: ErrorLog,
 ) -> None:
     """Serve an accepted WebSocket until it is closed and its channels have ended."""
-    tasks = Tasks(mishaps.counts)
-    transport = WebSocketTransport(send, tasks, limits, mishaps)
+    tasks = Tasks(error_log.counts)
+    transport = WebSocketTransport(send, tasks, limits, error_log)
     connection = connect(transport)
     over = anyio.Event()
 
@@ -359,7 +359,7 @@ async def serve_websocket(
     try:
         await transport.read(receive, connection)
     except Exception as error:  # noqa: BLE001 - it is logged
-        mishaps.note("transport_failed", logger, "The connection failed", cause=error)
+        error_log.note("transport_failed", logger, "The connection failed", cause=error)
         transport.close(1011, "transport_failed")
     except BaseException:
         connection.abort()  # a server that cancels us has no more patience

@@ -10,7 +10,7 @@ from starlette_channels.wire.messages import Frame
 T = TypeVar("T")
 
 
-class Outbox(Generic[T]):
+class SendQueue(Generic[T]):
     """Frames in order, each with its size in bytes; pure, and bounded as far as the policies of their channels allow.
 
     What is dropped is counted: `dropped_stale` if a later frame stands for the same, `dropped_oldest` if there was no

@@ -3,7 +3,7 @@
 from starlette_channels.transports import HANGING_SECONDS, STEP_SECONDS
 
 
-class Suspicion:
+class SlowClientCheck:
     """A client for which too much waits is slow if no less waits after a moment; a burst alone is no reason."""
 
     __slots__ = ("_steps", "_waiting_bytes")

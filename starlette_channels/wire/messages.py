@@ -71,7 +71,7 @@ class Reply(Struct, frozen=True):
     """Any JSON value, or bytes."""
 
 
-Answer: TypeAlias = Payload | Reply | None
+HandlerAnswer: TypeAlias = Payload | Reply | None
 """What a handler may return: a payload is the status `ok`, `None` means no reply."""
 
 

@@ -69,7 +69,7 @@ def negotiate(vsn: object, serializers: Iterable[Serializer]) -> Serializer | No
     return next((one for one in serializers if one.version == f"{parts[1]}.{parts[2]}"), None)
 
 
-class Parts(Struct, array_like=True, frozen=True, gc=False):
+class FrameParts(Struct, array_like=True, frozen=True, gc=False):
     """A JSON message with none of its parts decoded."""
 
     join_ref: Raw
@@ -87,7 +87,7 @@ class _ObjectParts(Struct, gc=False):
     join_ref: Raw = Raw(b"null")
 
 
-def take_apart(serializer: Serializer, frame: Frame) -> Parts | None:
+def take_apart(serializer: Serializer, frame: Frame) -> FrameParts | None:
     """Return the parts of a JSON message of version 1 or 2, so that they can be measured before they are decoded.
 
     `None` says that the serializer is another one, or the frame binary. Raises `ProtocolError` as `decode` does.
@@ -126,13 +126,13 @@ class V1:
             raise ProtocolError(f"no version 1 message: {error}") from None
         return Message(one.join_ref, one.ref, one.topic, one.event, one.payload)
 
-    def take_apart(self, frame: Frame) -> Parts:
+    def take_apart(self, frame: Frame) -> FrameParts:
         """Return the parts of an object, undecoded."""
         try:
             one = self._take_apart(frame if isinstance(frame, str) else frame.decode())
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ProtocolError(f"no version 1 message: {error}") from None
-        return Parts(one.join_ref, one.ref, one.topic, one.event, one.payload)
+        return FrameParts(one.join_ref, one.ref, one.topic, one.event, one.payload)
 
     def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> str:
         """Encode a push; version 1 has no place for the `join_ref`."""
@@ -160,7 +160,7 @@ class V2:
 
     version: str = "2.0"
     _decode = msgspec.json.Decoder(Message).decode
-    _take_apart = msgspec.json.Decoder(Parts).decode
+    _take_apart = msgspec.json.Decoder(FrameParts).decode
 
     def decode(self, frame: Frame) -> Message:
         """Decode an array of at least five elements, or the header and bytes of a binary frame."""
@@ -171,7 +171,7 @@ class V2:
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ProtocolError(f"no version 2 message: {error}") from None
 
-    def take_apart(self, frame: str) -> Parts:
+    def take_apart(self, frame: str) -> FrameParts:
         """Return the parts of an array, undecoded."""
         try:
             return self._take_apart(frame)

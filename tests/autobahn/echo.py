@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from starlette_channels.connection.transport import Transport
 from starlette_channels.limits import Bounds
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from tests.support.servers import FAST_LANE, Kind
 
 KIND = Kind(str(FAST_LANE), f"{FAST_LANE.command} --lifespan off --log-level warning")
@@ -41,5 +41,5 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()
     await send({"type": "websocket.accept"})
     attach: Any = scope["extensions"]["starlette_channels"]["attach"]
-    if not attach(Echo, LIMITS, Mishaps(Counter())):
+    if not attach(Echo, LIMITS, ErrorLog(Counter())):
         raise RuntimeError("a client sent messages before the handshake was over")

@@ -13,7 +13,7 @@ from starlette_channels.connection.identities import MOST_REMEMBERED, Identities
 from starlette_channels.connection.rate_limiter import HEAVY
 from starlette_channels.connection.refusals import MOST_HELD
 from starlette_channels.limits import Bounds
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.testing import Client, HandshakeRefused, JoinRefused, connect
 from tests.conftest import OK, frames, until
 from tests.support.polling import Poller
@@ -596,14 +596,14 @@ async def test_no_task_is_left_when_no_handler_waits(virtual_clock: MockClock, c
 def test_log_lines_are_few_and_say_how_many_there_were_not(caplog: pytest.LogCaptureFixture) -> None:
     counts: Counter[str] = Counter()
     now = 1_000.0
-    mishaps = Mishaps(counts, lambda: now)
+    error_log = ErrorLog(counts, lambda: now)
     logger = logging.getLogger("starlette_channels.connection")
     for n in range(1_000):
-        mishaps.note("too_many_messages", logger, "message %d", n)
-    mishaps.note("another", logger, "another")
+        error_log.note("too_many_messages", logger, "message %d", n)
+    error_log.note("another", logger, "another")
     now += 10.0
-    mishaps.note("too_many_messages", logger, "message %d", 1_000)
-    mishaps.note("too_many_messages", logger, "message %d", 1_001)
+    error_log.note("too_many_messages", logger, "message %d", 1_000)
+    error_log.note("too_many_messages", logger, "message %d", 1_001)
     assert counts == {"too_many_messages": 1_002, "another": 1}
     assert [record.message for record in caplog.records] == [
         *(f"message {n}" for n in range(20)),

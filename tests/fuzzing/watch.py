@@ -58,9 +58,9 @@ async def hostile(server: Server, path: str = PATH, *, extra: str = "") -> Async
 
 @contextlib.asynccontextmanager
 async def under_watch(server: Server, mount: str = "socket", **counted: int) -> AsyncGenerator[dict[str, int]]:
-    """Do bad things: honest clients go on, these mishaps are counted and no others, and nothing is left behind.
+    """Do bad things: honest clients go on, these error_log are counted and no others, and nothing is left behind.
 
-    How many mishaps of each code are right can be changed in what the block gets; `ANY` number may be.
+    How many error_log of each code are right can be changed in what the block gets; `ANY` number may be.
     """
     before = await figures_when(nothing_left, server.http, mount, collect=True)
     async with honest_pair(Address(server.port), mount):

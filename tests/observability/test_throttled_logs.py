@@ -27,7 +27,7 @@ from starlette_channels import (
     Socket,
     channel,
 )
-from starlette_channels.observability.error_log import MOST_KINDS, Mishaps
+from starlette_channels.observability.error_log import MOST_KINDS, ErrorLog
 from starlette_channels.pubsub.hub import Hub
 from starlette_channels.testing import Client, HandshakeRefused, connect
 from starlette_channels.wire.messages import Gap
@@ -394,12 +394,12 @@ async def test_a_handler_that_crashes_all_the_time_does_not_hide_the_first_trace
 
 def test_the_next_traceback_says_how_many_there_were_not(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    mishaps = Mishaps(Counter(), lambda: now)
+    error_log = ErrorLog(Counter(), lambda: now)
     logger = logging.getLogger("starlette_channels.channel")
     for _ in range(TIMES):
-        mishaps.note("channel_crashed", logger, "ended", cause=raised("one"))
+        error_log.note("channel_crashed", logger, "ended", cause=raised("one"))
     now = 10.0
-    mishaps.note("channel_crashed", logger, "ended", cause=raised("one"))
+    error_log.note("channel_crashed", logger, "ended", cause=raised("one"))
     assert len(caplog.records) == 21
     assert caplog.records[-1].message == f"ended (and {TIMES - 20} like it that were not logged)"
     assert caplog.records[-1].exc_info is not None
@@ -419,10 +419,10 @@ def raised(name: str) -> Exception:
 
 def test_however_many_functions_raise_lines_and_memory_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     counts: Counter[str] = Counter()
-    mishaps = Mishaps(counts, lambda: 0.0)
+    error_log = ErrorLog(counts, lambda: 0.0)
     logger = logging.getLogger("starlette_channels.channel")
     for number in range(2 * MOST_KINDS):
-        mishaps.note("channel_crashed", logger, "ended", cause=raised(f"function_{number}"))
+        error_log.note("channel_crashed", logger, "ended", cause=raised(f"function_{number}"))
     assert counts == {"channel_crashed": 2 * MOST_KINDS}
     assert len(caplog.records) == MOST_KINDS + 20
 
@@ -451,7 +451,7 @@ async def test_what_is_not_logged_is_not_formatted(
 @pytest.mark.anyio
 async def test_gaps_by_the_thousand_whose_handling_fails_are_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
     counts: Counter[str] = Counter()
-    hub = Hub(anyio.lowlevel.current_token().native_token, Mishaps(counts))
+    hub = Hub(anyio.lowlevel.current_token().native_token, ErrorLog(counts))
 
     class Deaf:
         def deliver(self, publication: object) -> None:

@@ -5,14 +5,14 @@ import pytest
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Meta
 from starlette_channels.presence.timing import PresenceTiming
-from starlette_channels.presence.tracker import Event, Goodbye, Heartbeat, Outcome, Replica, Request, Transfer
+from starlette_channels.presence.tracker import Event, Goodbye, Heartbeat, MergeOutcome, Replica, Request, Transfer
 
 TIMING = PresenceTiming()
 TICK = TIMING.news_seconds
 ANN, BEN, CID = (ReplicaId(name, 10) for name in ("ann", "ben", "cid"))
 
 
-def kinds(outcome: Outcome) -> list[type]:
+def kinds(outcome: MergeOutcome) -> list[type]:
     return [type(outgoing.message) for outgoing in outcome.outgoing]
 
 
@@ -36,9 +36,9 @@ def acquainted() -> tuple[Replica, Replica]:
     return ann, ben
 
 
-def pass_time(replica: Replica, start: float, end: float) -> Outcome:
+def pass_time(replica: Replica, start: float, end: float) -> MergeOutcome:
     """Let a replica tick from after `start` to `end`; nobody speaks meanwhile."""
-    outcome, now = Outcome(), start
+    outcome, now = MergeOutcome(), start
     while now < end:
         now = min(now + TICK, end)
         tick = replica.tick(now)
@@ -177,7 +177,7 @@ def test_the_entries_of_who_takes_leave_may_stay_for_a_grace() -> None:
     add(ann, "y")
     for outgoing in ann.leave(grace_seconds=5.0).outgoing:
         assert ben.receive(outgoing.message, 1.0).events == []
-    assert ben.receive(Heartbeat(ANN, {}, None), 2.0) == Outcome()
+    assert ben.receive(Heartbeat(ANN, {}, None), 2.0) == MergeOutcome()
     assert (pass_time(ben, 1.0, 5.9).events, seen(ben)) == ([], ["y"])
     assert ben.tick(6.0).events == [Event("down", ANN), Event("forgotten", ANN)]
     assert seen(ben) == []

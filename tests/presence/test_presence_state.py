@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from starlette_channels.presence.crdt.clock import ReplicaId, covers, worth_asking
 from starlette_channels.presence.crdt.delta import Delta, Entry, Meta, Part, Window, Windows
-from starlette_channels.presence.crdt.state import Changes, Place, State
+from starlette_channels.presence.crdt.state import Changes, EntryPlace, State
 from tests.support.effort import some
 
 bounded = settings(max_examples=some(of=150), derandomize=True, database=None, deadline=None)
@@ -24,7 +24,7 @@ class Step(NamedTuple):
     """Somebody tracks (or untracks, if it is there and `track` is false) something."""
 
     who: int
-    place: Place
+    place: EntryPlace
     track: bool
 
 
@@ -68,7 +68,7 @@ def metas(state: State) -> set[str]:
     return {entry.meta.ref for keys in topics for group in keys.values() for entry in group.values()}
 
 
-def own(state: State) -> dict[Place, Entry | None]:
+def own(state: State) -> dict[EntryPlace, Entry | None]:
     return {place: state.find(*place) for place in PLACES}
 
 
@@ -237,7 +237,7 @@ def test_only_those_are_asked_who_know_something_that_nobody_else_knows() -> Non
 
 @bounded
 @given(st.lists(st.sampled_from(PLACES), min_size=1, max_size=30), st.integers(0, 60))
-def test_a_window_tells_all_that_happened_since(places: list[Place], since: int) -> None:
+def test_a_window_tells_all_that_happened_since(places: list[EntryPlace], since: int) -> None:
     ann, ben = pair()
     windows, everything = Windows((3, 10)), Window()
     for number, place in enumerate(places):

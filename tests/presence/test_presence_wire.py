@@ -9,7 +9,7 @@ from starlette_channels.presence.codec import PIECE_BYTES, Joiner, Splitter
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Entry, Meta, Part
 from starlette_channels.presence.meta import make_meta
-from starlette_channels.presence.tracker import Goodbye, Heartbeat, Message, Request, Transfer
+from starlette_channels.presence.tracker import Goodbye, Heartbeat, Request, TrackerMessage, Transfer
 from tests.support.effort import some
 
 bounded = settings(max_examples=some(of=100), derandomize=True, database=None, deadline=None)
@@ -27,7 +27,7 @@ entries = st.builds(Entry, texts, dots, texts, metas)
 parts = st.builds(Part, dots, st.frozensets(dots, max_size=5), st.dictionaries(dots, entries, max_size=5))
 replicas = st.sampled_from([ANN, BEN])
 clocks = st.dictionaries(replicas, dots)
-messages: st.SearchStrategy[Message] = st.one_of(
+messages: st.SearchStrategy[TrackerMessage] = st.one_of(
     st.builds(Heartbeat, replicas, clocks, st.none() | parts),
     st.builds(Request, replicas, clocks),
     st.builds(Transfer, replicas, st.dictionaries(replicas, parts)),
@@ -42,7 +42,7 @@ def large(size: int) -> Transfer:
 
 @bounded
 @given(st.lists(messages, max_size=5))
-def test_what_is_said_arrives(said: list[Message]) -> None:
+def test_what_is_said_arrives(said: list[TrackerMessage]) -> None:
     splitter, joiner = Splitter(ANN), Joiner()
     assert [joiner.take(piece) for message in said for piece in splitter.split(message)] == said
 
@@ -71,7 +71,7 @@ def test_a_message_that_lacks_a_piece_does_not_arrive_and_the_next_one_does(data
     assert [message for piece in hers if (message := joiner.take(piece))] == [large_like(said[1]), large_like(his)]
 
 
-def large_like(pieces: list[bytes]) -> Message | None:
+def large_like(pieces: list[bytes]) -> TrackerMessage | None:
     joiner = Joiner()
     return [joiner.take(piece) for piece in pieces][-1]
 

@@ -11,7 +11,7 @@ from starlette_channels.presence.codec import Joiner, Named, Splitter
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Meta
 from starlette_channels.presence.timing import PresenceTiming
-from starlette_channels.presence.tracker import Event, Goodbye, Message, Outcome, Replica
+from starlette_channels.presence.tracker import Event, Goodbye, MergeOutcome, Replica, TrackerMessage
 from starlette_channels.pubsub.relay.command_log import CommandLog, HeardCommand
 from starlette_channels.pubsub.relay.sender_clocks import SenderClocks
 from starlette_channels.pubsub.relay.sequence import Listener, News, Numbers, Stamp
@@ -19,7 +19,7 @@ from tests.simulation.accounts import FORGET_SECONDS, KEEP_SECONDS, MARK_SECONDS
 from tests.simulation.network import Letter, Send
 
 if TYPE_CHECKING:
-    from starlette_channels.presence.crdt.state import Place
+    from starlette_channels.presence.crdt.state import EntryPlace
 
 TIMING = PresenceTiming(news_seconds=1.5, heartbeat_seconds=3.0, down_seconds=8.0, forget_seconds=16.0)
 HALL, LINE, COMMANDS = "hall", "line", "commands"
@@ -33,7 +33,7 @@ class Node:
         self.me = me
         self.life = me.vsn.to_bytes(8)
         self.replica = Replica(me, TIMING, window_sizes=(4, 12))
-        self.own: dict[Place, str] = {}
+        self.own: dict[EntryPlace, str] = {}
         self.told: set[str] = set()
         self.said, self.said_at = 0, -FORGET_SECONDS
         self.accounts = Accounts(me.name, born)
@@ -62,11 +62,11 @@ class Node:
 
     # What it does.
 
-    def track(self, place: "Place", ref: str) -> None:
+    def track(self, place: "EntryPlace", ref: str) -> None:
         self.own[place] = ref
         self.replica.record(self.replica.state.add(*place, Meta(ref, f'{{"phx_ref":"{ref}"}}')))
 
-    def untrack(self, place: "Place") -> None:
+    def untrack(self, place: "EntryPlace") -> None:
         del self.own[place]
         self.replica.record(self.replica.state.remove(*place))
 
@@ -147,7 +147,7 @@ class Node:
         roster = self.replica.state.roster
         return {meta.phx_ref for topic in roster.topics for metas in _listed(roster.json(topic)) for meta in metas}
 
-    def _hear(self, message: Message, now: float) -> None:
+    def _hear(self, message: TrackerMessage, now: float) -> None:
         outcome = self.replica.receive(message, now)
         if isinstance(message, Goodbye):
             sender = message.sender
@@ -156,7 +156,7 @@ class Node:
             self._gone[sender.name] = sender.vsn, now
         self._take(outcome, now)
 
-    def _take(self, outcome: Outcome, now: float) -> None:
+    def _take(self, outcome: MergeOutcome, now: float) -> None:
         self._note(outcome.events, now)
         if outcome.changes.joins or outcome.changes.leaves:
             self._tell(outcome)
@@ -178,7 +178,7 @@ class Node:
             else:
                 self._online.pop(replica.name, None)
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: MergeOutcome) -> None:
         """Tell the clients, who must not be told that somebody comes who is there, or goes who is not."""
         for entry in outcome.changes.joins:
             assert entry.meta.ref not in self.told, f"{self.me.name}: {entry} joined twice"

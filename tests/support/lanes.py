@@ -9,10 +9,10 @@ from starlette_channels.connection.connection import Connection
 from starlette_channels.connection.registry import Service
 from starlette_channels.connection.transport import Transport
 from starlette_channels.limits import Limits
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.broker import Broker
 from starlette_channels.transports.uvicorn_lane.connection import Lane
-from starlette_channels.transports.uvicorn_lane.idle_sweep import Pulse
+from starlette_channels.transports.uvicorn_lane.idle_sweep import IdleSweep
 from starlette_channels.wire.serializers import V2
 
 LIMIT = 10_000
@@ -101,12 +101,12 @@ class Pipe(asyncio.Transport):
 class Client:
     """A client of the fast lane that takes what it wants when it wants."""
 
-    def __init__(self, loop: Loop | None = None, pulse: Pulse | None = None) -> None:
+    def __init__(self, loop: Loop | None = None, pulse: IdleSweep | None = None) -> None:
         self.loop, self.pipe, self.counts = loop or Loop(), Pipe(), Counter[str]()
         service = Service([], Broker(), Limits(outbox_bytes=LIMIT))
         any_loop: Any = self.loop
-        pulse = pulse or Pulse(any_loop)
-        self.lane = Lane(self.pipe, any_loop, pulse, service.limits, Mishaps(self.counts), 1 << 20, set(), set())
+        pulse = pulse or IdleSweep(any_loop)
+        self.lane = Lane(self.pipe, any_loop, pulse, service.limits, ErrorLog(self.counts), 1 << 20, set(), set())
         self.lane.start(lambda transport: self._connect(service, transport))
 
     def _connect(self, service: Service, transport: Transport) -> Connection:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from starlette_channels.runtime.turn_budget import EVENTS_AT_ONCE
 from starlette_channels.transports.uvicorn_lane.frames import SLICE_BYTES, Event, FrameReader
-from starlette_channels.transports.uvicorn_lane.read_buffer import Intake
+from starlette_channels.transports.uvicorn_lane.read_buffer import ReadBuffer
 from tests.fuzzing.wire import CLOSE, PING, TEXT, frame
 from tests.support.lanes import Client
 
@@ -130,7 +130,7 @@ async def test_the_answer_of_a_client_that_has_to_go_is_found_behind_what_it_had
 def test_what_comes_out_is_what_came_in_whatever_the_pieces(frames: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(frames)
     cut = data.draw(st.integers(0, len(stream)))
-    reader, intake = FrameReader(1 << 20), Intake(data=stream[:cut])
+    reader, intake = FrameReader(1 << 20), ReadBuffer(data=stream[:cut])
     events: list[Event] = []
 
     def take_everything() -> None:

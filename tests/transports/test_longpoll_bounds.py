@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from starlette_channels import V2, Channels, Handshake, Limits, LongPoll, Rate, Socket, channel
 from starlette_channels.transports.longpoll.batches import split
-from starlette_channels.transports.longpoll.bodies import SMALL_BYTES, Bodies, Body, BodyRefused
+from starlette_channels.transports.longpoll.bodies import SMALL_BYTES, Bodies, BodyRefused, RequestBody
 from starlette_channels.transports.longpoll.transport import MOST_POSTS, SLICE_MESSAGES
 from starlette_channels.wire.messages import Message as ClientMessage
 from tests.conftest import until
@@ -367,7 +367,7 @@ async def test_a_poll_that_waits_is_told_410_when_its_client_has_sent_too_much()
     st.data(),
 )
 def test_a_body_is_the_same_however_it_comes(body: bytes, most: int, data: st.DataObject) -> None:
-    fed = Body(Bodies(1_000_000), most)
+    fed = RequestBody(Bodies(1_000_000), most)
     rest = body
     while rest:
         size = data.draw(st.integers(1, len(rest)))
@@ -383,9 +383,9 @@ def test_a_body_is_the_same_however_it_comes(body: bytes, most: int, data: st.Da
 @given(st.lists(st.integers(0, 300_000), min_size=1, max_size=30), st.integers(0, 500_000))
 def test_the_bound_holds_whatever_comes_and_what_goes_is_the_largest(sizes: list[int], most: int) -> None:
     bodies = Bodies(most)
-    held: list[Body] = []
+    held: list[RequestBody] = []
     for size in sizes:
-        body = Body(bodies, None)
+        body = RequestBody(bodies, None)
         held.append(body)
         try:
             body.feed(bytes(size))

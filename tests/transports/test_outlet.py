@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starlette_channels.transports.uvicorn_lane.frames import text_frame
-from starlette_channels.transports.uvicorn_lane.write_batch import BYTES_AT_ONCE, WRITES_AT_ONCE, LaneOutlet
+from starlette_channels.transports.uvicorn_lane.write_batch import BYTES_AT_ONCE, WRITES_AT_ONCE, WriteBatch
 from tests.support.effort import some
 
 
@@ -49,9 +49,9 @@ class Client:
         return b"".join(self.writes)
 
 
-def make(clients: int) -> tuple[Turns, LaneOutlet, list[Client]]:
+def make(clients: int) -> tuple[Turns, WriteBatch, list[Client]]:
     loop: Any = Turns()
-    return loop, LaneOutlet(loop), [Client() for _ in range(clients)]
+    return loop, WriteBatch(loop), [Client() for _ in range(clients)]
 
 
 def writers(clients: list[Client]) -> tuple[Callable[[bytes], None], ...]:
@@ -287,7 +287,7 @@ def test_a_real_event_loop_writes_once_a_turn(event_loop_of_its_own: asyncio.Abs
     client = Client()
 
     async def talk() -> None:
-        outlet = LaneOutlet(asyncio.get_running_loop())
+        outlet = WriteBatch(asyncio.get_running_loop())
         for number in range(3):
             outlet.send(client.write, json.dumps(number).encode())
         await asyncio.sleep(0)

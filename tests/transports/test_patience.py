@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 
-from starlette_channels.transports.slow_client import Suspicion
+from starlette_channels.transports.slow_client import SlowClientCheck
 from starlette_channels.transports.uvicorn_lane.frames import text_frame
 from starlette_channels.transports.uvicorn_lane.write_batch import WRITES_AT_ONCE
 from tests.support.lanes import Client
 
 
 def test_a_client_is_slow_when_no_less_waits_after_ten_looks() -> None:
-    suspicion = Suspicion(1000)
+    suspicion = SlowClientCheck(1000)
     assert [suspicion.is_confirmed(1000) for _ in range(10)] == [False] * 9 + [True]
 
 
 def test_any_progress_begins_the_wait_anew() -> None:
-    suspicion = Suspicion(sys.maxsize)
+    suspicion = SlowClientCheck(sys.maxsize)
     looks = [suspicion.is_confirmed(waiting) for waiting in range(5000, 4900, -1)]
     assert not any(looks)
     assert [suspicion.is_confirmed(4901) for _ in range(10)] == [False] * 9 + [True]

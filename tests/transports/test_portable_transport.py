@@ -10,7 +10,7 @@ from anyio import wait_all_tasks_blocked
 
 from starlette_channels.channels.backpressure import Place
 from starlette_channels.limits import Bounds
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.runtime.tasks import Tasks
 from starlette_channels.transports.asgi_websocket import WebSocketTransport
 
@@ -34,7 +34,7 @@ class Server:
 
 
 def transport_to(server: Server) -> WebSocketTransport:
-    return WebSocketTransport(server.send, Tasks(), Bounds(), Mishaps(Counter()))
+    return WebSocketTransport(server.send, Tasks(), Bounds(), ErrorLog(Counter()))
 
 
 async def test_frames_keep_their_order_whether_the_client_keeps_up_or_not() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from starlette_channels.connection.rate_limiter import HEAVY
 from starlette_channels.limits import Bounds
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.runtime.turn_budget import (
     EVENTS_AT_ONCE,
     MOST_AT_ONCE,
@@ -22,7 +22,7 @@ from starlette_channels.runtime.turn_budget import (
 )
 from starlette_channels.transports.asgi_websocket import serve_websocket
 from starlette_channels.transports.uvicorn_lane.frames import FRAMES_AT_ONCE, SLICE_BYTES
-from starlette_channels.transports.uvicorn_lane.idle_sweep import Pulse
+from starlette_channels.transports.uvicorn_lane.idle_sweep import IdleSweep
 from tests.fuzzing.wire import BINARY, CONTINUATION, PING, PONG, TEXT, frame
 from tests.support.effort import some
 from tests.support.lanes import Client, Loop
@@ -39,7 +39,7 @@ class House:
         self.loop = Loop()
         loop: Any = self.loop
         self.turns = Turns(self.loop.call_soon, lambda: self.loop.now)  # time that messages take is none
-        self.pulse = Pulse(loop, self.turns)
+        self.pulse = IdleSweep(loop, self.turns)
         self.clients = [self.new_client() for _ in range(clients)]
 
     def new_client(self) -> Client:
@@ -313,7 +313,7 @@ async def test_the_portable_transport_serves_in_turns_what_servers_have_in_store
         async def send(message: Any) -> None: ...
 
         endpoint: Any = Endpoint(work(number))
-        await serve_websocket(receive, send, lambda transport: endpoint, Bounds(), Mishaps(Counter()))
+        await serve_websocket(receive, send, lambda transport: endpoint, Bounds(), ErrorLog(Counter()))
 
     async def count_turns() -> None:
         nonlocal turn, in_turn, most_in_turn

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from starlette_channels.transports.uvicorn_lane.accept_queue import Turnstile, turnstile_of
+from starlette_channels.transports.uvicorn_lane.accept_queue import HandshakeQueue, turnstile_of
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +30,7 @@ async def test_of_a_crowd_one_is_let_in_in_each_turn() -> None:
 
 async def test_who_comes_while_others_wait_comes_after_them() -> None:
     let_in: list[str] = []
-    turnstile = Turnstile(asyncio.get_running_loop())
+    turnstile = HandshakeQueue(asyncio.get_running_loop())
 
     def bring(friend: str) -> Callable[[], None]:
         return lambda: turnstile.enter(lambda: let_in.append(friend))
@@ -48,7 +48,7 @@ async def test_a_handshake_that_raises_takes_nobody_elses_turn() -> None:
     reported: list[object] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda loop, context: reported.append(context["exception"]))
-    turnstile = Turnstile(loop)
+    turnstile = HandshakeQueue(loop)
 
     def fail() -> None:
         raise IndexError

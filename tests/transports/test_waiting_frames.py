@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 
 from starlette_channels import latest_by_key
 from starlette_channels.channels.backpressure import Place
-from starlette_channels.transports.send_queue import Outbox
+from starlette_channels.transports.send_queue import SendQueue
 
 TICKER, CHAT = object(), object()
 
 
-def everything(outbox: Outbox[str]) -> list[str]:
+def everything(outbox: SendQueue[str]) -> list[str]:
     return [outbox.pop() for _ in range(len(outbox))]
 
 
 def test_frames_without_a_place_are_all_kept_and_come_back_in_order() -> None:
-    outbox = Outbox[str](10, Counter())
+    outbox = SendQueue[str](10, Counter())
     for number in range(5):
         outbox.add(str(number), 4)
     assert outbox.is_full
@@ -29,7 +29,7 @@ def test_frames_without_a_place_are_all_kept_and_come_back_in_order() -> None:
 
 def test_the_oldest_that_may_go_makes_room() -> None:
     counts = Counter[str]()
-    outbox = Outbox[str](10, counts)
+    outbox = SendQueue[str](10, counts)
     outbox.add("reply", 4)
     for number in range(4):
         outbox.add(f"picture {number}", 3, Place(CHAT, None))
@@ -40,7 +40,7 @@ def test_the_oldest_that_may_go_makes_room() -> None:
 
 def test_a_reply_makes_nobody_room_and_is_never_dropped() -> None:
     counts = Counter[str]()
-    outbox = Outbox[str](10, counts)
+    outbox = SendQueue[str](10, counts)
     for _ in range(3):
         outbox.add("reply", 4)
     outbox.add("picture", 1, Place(CHAT, None))
@@ -50,7 +50,7 @@ def test_a_reply_makes_nobody_room_and_is_never_dropped() -> None:
 
 def test_the_newest_of_a_key_takes_the_place_at_the_end() -> None:
     counts = Counter[str]()
-    outbox = Outbox[str](100, counts)
+    outbox = SendQueue[str](100, counts)
     outbox.add("EUR 1", 5, Place(TICKER, "EUR"))
     outbox.add("USD 1", 5, Place(TICKER, "USD"))
     outbox.add("EUR 2", 5, Place(TICKER, "EUR"))
@@ -64,14 +64,14 @@ def test_the_newest_of_a_key_takes_the_place_at_the_end() -> None:
 
 
 def test_a_key_that_is_none_is_refused_before_anything_is_kept() -> None:
-    outbox = Outbox[str](10, Counter())
+    outbox = SendQueue[str](10, Counter())
     with pytest.raises(TypeError):
         outbox.add("a", 1, Place(TICKER, ("event", ["a list"])))
     assert (outbox.bytes, len(outbox)) == (0, 0)
 
 
 def test_clearing_forgets_everything() -> None:
-    outbox = Outbox[str](1, Counter())
+    outbox = SendQueue[str](1, Counter())
     outbox.add("a", 1, Place(TICKER, "a"))
     outbox.add("b", 1, Place(TICKER, None))
     outbox.clear()
@@ -82,7 +82,7 @@ def test_clearing_forgets_everything() -> None:
 @given(st.lists(st.tuples(st.integers(0, 8), st.sampled_from(["-", None, "x", "y", "pop"])), max_size=60))
 def test_what_is_left_is_what_a_list_would_keep(steps: list[tuple[int, str | None]]) -> None:
     counts = Counter[str]()
-    outbox = Outbox[int](20, counts)
+    outbox = SendQueue[int](20, counts)
     kept: list[tuple[int, int, str | None]] = []
     stale = oldest = 0
     for number, (size, key) in enumerate(steps):

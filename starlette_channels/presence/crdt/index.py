@@ -13,7 +13,7 @@ from starlette_channels.presence.crdt.delta import Entry
 Owner: TypeAlias = tuple[ReplicaId, int]
 """Whose an entry is: a member of a replica."""
 
-Group: TypeAlias = Mapping[Owner, Entry]
+MetaGroup: TypeAlias = Mapping[Owner, Entry]
 """The entries of one key."""
 
 
@@ -38,7 +38,7 @@ class Entries(dict[Owner, Entry]):
         return self._json
 
 
-NOBODY: Mapping[str, Group] = MappingProxyType({})
+NOBODY: Mapping[str, MetaGroup] = MappingProxyType({})
 
 
 class Roster:
@@ -66,7 +66,7 @@ class Roster:
             if not keys:
                 del self._topics[entry.topic]
 
-    def on(self, topic: str) -> Mapping[str, Group]:
+    def on(self, topic: str) -> Mapping[str, MetaGroup]:
         """Return who is on a topic, by key."""
         return self._topics.get(topic, NOBODY)
 
@@ -76,6 +76,6 @@ class Roster:
         return Raw(f"{{{','.join([entries.json(key) for key, entries in keys.items()])}}}")
 
     @property
-    def topics(self) -> Mapping[str, Mapping[str, Group]]:
+    def topics(self) -> Mapping[str, Mapping[str, MetaGroup]]:
         """Everybody, by topic and key."""
         return self._topics

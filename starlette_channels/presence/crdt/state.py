@@ -14,7 +14,7 @@ from starlette_channels.presence.crdt.clock import Clock, ReplicaId
 from starlette_channels.presence.crdt.delta import Delta, Entry, Meta, Part
 from starlette_channels.presence.crdt.index import Roster
 
-Place: TypeAlias = tuple[str, int, str]
+EntryPlace: TypeAlias = tuple[str, int, str]
 """Where there is room for one entry of a replica: topic, member, key."""
 
 
@@ -40,9 +40,9 @@ class Share:
         self.cloud: set[int] = set()  # and these beyond it
         self.entries: dict[int, Entry] = {}
         self.online: bool = True
-        self._places: dict[Place, int] = {}
+        self._places: dict[EntryPlace, int] = {}
 
-    def find(self, place: Place) -> Entry | None:
+    def find(self, place: EntryPlace) -> Entry | None:
         """Return the entry in a place."""
         dot = self._places.get(place)
         return None if dot is None else self.entries[dot]
@@ -53,7 +53,7 @@ class Share:
         self._put(self.clock, entry)
         return Part(0, {self.clock}, {self.clock: entry})
 
-    def remove(self, place: Place) -> Part:
+    def remove(self, place: EntryPlace) -> Part:
         """Remove an entry, which must be there; return what has changed."""
         dot = self._places[place]
         self._drop(dot)

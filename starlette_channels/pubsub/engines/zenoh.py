@@ -26,7 +26,7 @@ from starlette_channels.pubsub.engines.base import Broken, Deliver, MakeEngine, 
 from starlette_channels.pubsub.engines.options import Options, check_known
 from starlette_channels.pubsub.engines.zenoh_discovery import Claim, mesh_folder
 from starlette_channels.pubsub.engines.zenoh_keys import Subscribers, key_of
-from starlette_channels.pubsub.engines.zenoh_thread import Worker
+from starlette_channels.pubsub.engines.zenoh_thread import ZenohThread
 
 PORT = 7447
 MEET_SECONDS = 2.0
@@ -77,7 +77,7 @@ class ZenohEngine:
 
     def __init__(self, config: dict[str, Any], file: str | None, folder: Path | None, prefix: str) -> None:
         self._settings, self._file, self._folder, self._prefix = config, file, folder, prefix
-        self._worker = Worker()
+        self._worker = ZenohThread()
         self._claim: Claim | None = None
         self._session: zenoh.Session | None = None
         self._subscribers: Subscribers | None = None

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Worker:
+class ZenohThread:
     """Runs functions one after the other, beside an event loop; unlike `asyncio.to_thread`, also when the interpreter
     is about to exit.
     """

@@ -52,7 +52,7 @@ DRIFT = 1e-4
 BUCKETS = 64
 
 
-class Entry(Struct, array_like=True, frozen=True, gc=False):
+class LoggedCommand(Struct, array_like=True, frozen=True, gc=False):
     """A command as it travels."""
 
     number: int
@@ -73,7 +73,7 @@ class Commands(Struct, array_like=True, frozen=True, gc=False, tag=1):
     covered: list[Range]
     """The numbers that are dealt with by this: those that are not among the entries mean nothing any more."""
 
-    entries: list[Entry]
+    entries: list[LoggedCommand]
     youngest: float
     """The age of the youngest command of the speaker."""
 
@@ -103,10 +103,10 @@ class Ack(Struct, array_like=True, frozen=True, gc=False, tag=4):
     covered: list[Range]
 
 
-Message: TypeAlias = Commands | Digest | Knowledge | Ack
+LogMessage: TypeAlias = Commands | Digest | Knowledge | Ack
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Message).decode
+_decode = msgspec.msgpack.Decoder(LogMessage).decode
 
 
 class HeardCommand(NamedTuple):
@@ -123,7 +123,7 @@ class LostCommands(NamedTuple):
     said_at: float
 
 
-News: TypeAlias = HeardCommand | LostCommands
+LogNews: TypeAlias = HeardCommand | LostCommands
 
 
 class _Kept(Struct):
@@ -254,7 +254,7 @@ class CommandLog:
 
     # What has come.
 
-    def take(self, data: bytes, sent_at: float, now: float) -> list[News]:
+    def take(self, data: bytes, sent_at: float, now: float) -> list[LogNews]:
         """Take a message that was sent at a time, and comes now; return what is new in it.
 
         Raises `ValueError` for what is no message of ours.
@@ -279,7 +279,7 @@ class CommandLog:
                     self._take_ack(message)
             return []
 
-    def _hear(self, message: Commands, sent_at: float, now: float) -> list[News]:
+    def _hear(self, message: Commands, sent_at: float, now: float) -> list[LogNews]:
         speaker = message.speaker
         self._stop_repeating(speaker, message.covered)
         if speaker == self._me or not self.keeps or now - (sent_at - message.youngest) > self._keep_seconds:
@@ -287,7 +287,7 @@ class CommandLog:
         if message.wants_ack:
             _, covered = self._acks.setdefault(speaker, (now + self._random() * ACK_SECONDS, NumberRanges()))
             covered.update(message.covered)
-        news: list[News] = []
+        news: list[LogNews] = []
         lacked = self._unknown(speaker, message.covered)
         if not lacked:
             return []
@@ -496,14 +496,14 @@ class CommandLog:
             there = [number for number in each if (speaker, number) in self._kept]
         else:
             there = sorted(number for number in known.slots.values() if number in numbers)
-        entries: list[Entry] = []
+        entries: list[LoggedCommand] = []
         size, first = 0, smallest
         for number in there:
             kept = self._kept[speaker, number]
             if entries and size + kept.size > CHUNK_BYTES:
                 yield self._chunk(speaker, known, numbers.within(first, number - 1), entries, now, wants_ack=wants_ack)
                 entries, size, first = [], 0, number
-            entries.append(Entry(number, now - kept.said_at, kept.socket_id, kept.slot, kept.body))
+            entries.append(LoggedCommand(number, now - kept.said_at, kept.socket_id, kept.slot, kept.body))
             size += kept.size
         yield self._chunk(speaker, known, numbers.within(first, largest), entries, now, wants_ack=wants_ack)
 
@@ -512,7 +512,7 @@ class CommandLog:
         speaker: bytes,
         known: _Speaker,
         covered: NumberRanges,
-        entries: list[Entry],
+        entries: list[LoggedCommand],
         now: float,
         *,
         wants_ack: bool,

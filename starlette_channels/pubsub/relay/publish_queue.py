@@ -22,7 +22,7 @@ OVERHEAD = 100
 _MARKS = (Kind.MARK, Kind.END)
 
 
-class Waiting(NamedTuple):
+class QueuedMessage(NamedTuple):
     """One message that waits."""
 
     kind: Kind
@@ -34,7 +34,7 @@ class Waiting(NamedTuple):
     size: int
 
 
-class Outbox:
+class PublishQueue:
     """Takes messages from any thread; one takes them out. What does not fit pushes out the oldest."""
 
     def __init__(self, max_messages: int, max_bytes: int, clock: Callable[[], float]) -> None:
@@ -43,8 +43,8 @@ class Outbox:
         self._clock = clock
         self._lock = threading.Lock()
         self._numbers = Numbers()
-        self._waiting: deque[Waiting] = deque()
-        self._taken: list[Waiting] = []
+        self._waiting: deque[QueuedMessage] = deque()
+        self._taken: list[QueuedMessage] = []
         self._bytes = 0
 
     def unpublished(self) -> int:
@@ -64,7 +64,7 @@ class Outbox:
             while len(self._waiting) > self._max_messages or self._bytes > self._max_bytes:
                 self._drop(self._waiting.popleft())
 
-    def take(self) -> list[Waiting]:
+    def take(self) -> list[QueuedMessage]:
         """Return the next messages, which stay here until `done`; those that were taken before and are not done, if
         there are any.
         """
@@ -96,9 +96,9 @@ class Outbox:
     def _append(self, kind: Kind, channel: str, event: str, body: Body, stamp: Stamp, now: float) -> None:
         size = memoryview(body).nbytes + len(channel) + len(event) + OVERHEAD
         self._bytes += size
-        self._waiting.append(Waiting(kind, channel, event, body, stamp, now, size))
+        self._waiting.append(QueuedMessage(kind, channel, event, body, stamp, now, size))
 
-    def _drop(self, waiting: Waiting) -> None:
+    def _drop(self, waiting: QueuedMessage) -> None:
         self._bytes -= waiting.size
         self.dropped += waiting.kind not in _MARKS
 

@@ -19,7 +19,7 @@ from starlette_channels.pubsub.engines.zenoh_thread import start_anew as forget_
 from starlette_channels.pubsub.engines.zenoh_thread import wait_for_workers
 from starlette_channels.pubsub.relay.channel_names import COMMANDS
 from starlette_channels.pubsub.relay.envelope import Kind
-from starlette_channels.pubsub.relay.session import HandOn, Life, Outcome
+from starlette_channels.pubsub.relay.session import HandOn, RelaySession, SessionOutcome
 from starlette_channels.pubsub.relay.subscriptions import Interests
 from starlette_channels.runtime.uptime import uptime
 from starlette_channels.wire.messages import Body
@@ -47,7 +47,7 @@ class Relay:
         self._reports = Reports(counts)
         self._hand_on, self._has_room = hand_on, has_room
         self._lock = threading.Lock()
-        self._life: Life | None = None
+        self._life: RelaySession | None = None
         self._follows_commands = self._keeps_commands = False
         _relays.add(self)
 
@@ -56,12 +56,12 @@ class Relay:
         """What the others know this process by; it begins a life if there is none."""
         return self.start().id.hex()
 
-    def start(self) -> Life:
+    def start(self) -> RelaySession:
         """Begin a life if there is none, and return it. It connects by and by."""
         with self._lock:
             if self._life is None:
                 address = self._address
-                self._life = Life(
+                self._life = RelaySession(
                     address.make, address.options, self.interests, self._reports, self._hand_on, self._has_room
                 )
                 if self._keeps_commands:
@@ -94,15 +94,15 @@ class Relay:
         if not follows:
             self.interests.add(COMMANDS)
 
-    def flush(self, seconds: float) -> Outcome:
+    def flush(self, seconds: float) -> SessionOutcome:
         """Wait until everything is published, for at most so many seconds; it blocks its thread meanwhile.
 
         Return how many messages are left, and what is wrong with the engine.
         """
         life = self._life
-        return Outcome(0, None) if life is None else life.flush(seconds)
+        return SessionOutcome(0, None) if life is None else life.flush(seconds)
 
-    def close(self, seconds: float = CLOSE_SECONDS) -> Outcome:
+    def close(self, seconds: float = CLOSE_SECONDS) -> SessionOutcome:
         """Publish what waits, for at most so many seconds, and end this life; it blocks its thread meanwhile.
 
         Return how many messages are left, which nobody will get, and what was wrong with the engine.
@@ -110,7 +110,7 @@ class Relay:
         with self._lock:
             life, self._life = self._life, None
         if life is None:
-            return Outcome(0, None)
+            return SessionOutcome(0, None)
         outcome = life.close(seconds)
         left, error, unheard = outcome
         reason = "the engine took too long" if error is None else explain(error)
@@ -137,7 +137,7 @@ class Relay:
 class Said(NamedTuple):
     """A command that was said."""
 
-    life: Life
+    life: RelaySession
     number: int
 
     def wait_until_heard(self, seconds: float) -> tuple[bool, Exception | None]:

@@ -20,7 +20,7 @@ from starlette_channels.pubsub.engines.options import Options
 from starlette_channels.pubsub.relay.channel_names import COMMANDS, as_bytes
 from starlette_channels.pubsub.relay.command_log import CommandLog, LostCommands
 from starlette_channels.pubsub.relay.envelope import ID_BYTES, Kind, seal
-from starlette_channels.pubsub.relay.publish_queue import Outbox, Waiting
+from starlette_channels.pubsub.relay.publish_queue import PublishQueue, QueuedMessage
 from starlette_channels.pubsub.relay.receiver import Arrival, Receiver
 from starlette_channels.pubsub.relay.subscriptions import LINGER_SECONDS, Interests
 from starlette_channels.runtime.uptime import uptime
@@ -60,7 +60,7 @@ HandOn: TypeAlias = Callable[[list[Arrival]], None]
 """Takes what has come, in the relay's thread; it returns at once, and never raises."""
 
 
-class Outcome(NamedTuple):
+class SessionOutcome(NamedTuple):
     """What has become of what was to be said."""
 
     left: int
@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
     """How many commands nobody is known to have heard who would repeat them."""
 
 
-class Life:
+class RelaySession:
     """A publisher, with its id, and what it hears of the others."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Life:
         self._make, self._options = make, options
         self._interests, self._reports = interests, reports
         self._hand_on, self._has_room = hand_on, has_room
-        self._outbox = Outbox(options.queue, options.queue_bytes, uptime)
+        self._outbox = PublishQueue(options.queue, options.queue_bytes, uptime)
         self.commands: CommandLog = CommandLog(self.id, random.random, threading.Lock())
         self._receiver = Receiver(self.id, reports, uptime, self.commands)
         self._alive_at = uptime()
@@ -154,14 +154,14 @@ class Life:
             with contextlib.suppress(RuntimeError):  # it is over
                 self._loop.call_soon_threadsafe(self._awake.set)
 
-    def flush(self, seconds: float) -> Outcome:
+    def flush(self, seconds: float) -> SessionOutcome:
         """Wait until everything is published, for at most so long; return how much is left, and why."""
         with contextlib.suppress(TimeoutError):
             asyncio.run_coroutine_threadsafe(self._everything_is_published(), self._loop).result(seconds)
         self._report_drops()
         return self._outcome()
 
-    def close(self, seconds: float) -> Outcome:
+    def close(self, seconds: float) -> SessionOutcome:
         """Publish what waits, for at most so long, and end; return how much is left, and why."""
         self._closing_until = uptime() + seconds
         self.wake()
@@ -173,9 +173,9 @@ class Life:
         self._report_drops()
         return self._outcome()
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self) -> SessionOutcome:
         log = self.commands
-        return Outcome(self._outbox.unpublished(), self._error, log.unsent() if log.keeps else log.unheard())
+        return SessionOutcome(self._outbox.unpublished(), self._error, log.unsent() if log.keeps else log.unheard())
 
     def _stop(self) -> None:
         if self._task is not None:
@@ -392,7 +392,7 @@ class Life:
             self._progress.clear()
             await self._progress.wait()
 
-    def _seal(self, waiting: Waiting, engine: Engine, now: float) -> Iterable[Parcel]:
+    def _seal(self, waiting: QueuedMessage, engine: Engine, now: float) -> Iterable[Parcel]:
         kind, channel, event, body, (epoch, number, age, quiet), since, _ = waiting
         waited = now - since
         try:

@@ -21,7 +21,7 @@ class BodyRefused(Exception):
         self.seconds: float | None = seconds
 
 
-class Body:
+class RequestBody:
     """The body of one request. `cancel` ends what is done for it, if it has to go."""
 
     __slots__ = ("_bodies", "_data", "_line_ends", "_most_lines", "cancel", "held", "is_evicted", "size", "thread")
@@ -96,7 +96,7 @@ class Bodies:
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
         self._bytes = 0
-        self._held: set[Body] = set()
+        self._held: set[RequestBody] = set()
         self._lock = threading.Lock()
 
     @property
@@ -104,7 +104,7 @@ class Bodies:
         """How many bytes count."""
         return self._bytes
 
-    def grow(self, body: Body, held: int) -> None:
+    def grow(self, body: RequestBody, held: int) -> None:
         """Note how much of a body counts now. Raises `BodyRefused` if it is the one that has to go."""
         with self._lock:
             self._held.add(body)
@@ -118,12 +118,12 @@ class Bodies:
         if body.is_evicted:
             raise no_room()
 
-    def release(self, body: Body) -> None:
+    def release(self, body: RequestBody) -> None:
         """Let a body count no longer."""
         with self._lock:
             self._forget(body)
 
-    def _forget(self, body: Body) -> None:
+    def _forget(self, body: RequestBody) -> None:
         self._held.discard(body)
         self._bytes -= body.held
         body.held = 0
@@ -138,5 +138,5 @@ def _nothing() -> None:
     """Nothing is done for it yet."""
 
 
-def _size(body: Body) -> int:
+def _size(body: RequestBody) -> int:
     return body.held

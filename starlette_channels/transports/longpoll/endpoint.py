@@ -21,7 +21,7 @@ from starlette_channels.handshake.admission import Admission
 from starlette_channels.handshake.handshake import Handshake, Refused, note_refusal
 from starlette_channels.handshake.paths import TransportPath
 from starlette_channels.transports.longpoll.batches import is_batch
-from starlette_channels.transports.longpoll.bodies import Bodies, Body, BodyRefused
+from starlette_channels.transports.longpoll.bodies import Bodies, BodyRefused, RequestBody
 from starlette_channels.transports.longpoll.sessions import Sessions
 from starlette_channels.transports.longpoll.transport import LongPoll, LongPollTransport
 from starlette_channels.wire.messages import Frame
@@ -53,7 +53,7 @@ class LongPolling:
         self.path: TransportPath = TransportPath(options.path, "LongPoll(path")
         self._options = options
         self._limits = service.limits
-        self._mishaps = service.mishaps
+        self._error_log = service.error_log
         self._bodies = Bodies(options.held_bytes)
         self._admission = admission
         self._sessions: Sessions[LongPollTransport] = Sessions()
@@ -61,14 +61,14 @@ class LongPolling:
     async def __call__(self, scope: Scope, variables: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer a request whose path has been found to be ours, with these variables."""
         try:
-            await self._answer(Exchange(scope, receive, send), variables)
+            await self._answer(HTTPExchange(scope, receive, send), variables)
         except Refused as refusal:
-            note_refusal(refusal, self._mishaps)
+            note_refusal(refusal, self._error_log)
             await refuse(refusal)(scope, receive, send)
         except (Unsent, ClientDisconnect) as error:
             logger.debug("The client was gone before its answer: %r", error.__cause__ or error)
 
-    async def _answer(self, exchange: "Exchange", variables: Mapping[str, Any]) -> None:
+    async def _answer(self, exchange: "HTTPExchange", variables: Mapping[str, Any]) -> None:
         handshake = self._admission.begin(exchange.scope, variables)
         if exchange.method == "OPTIONS":
             await exchange.send(preflight(exchange))
@@ -88,20 +88,20 @@ class LongPolling:
         session = self._sessions.find(token)
         if session.is_here if session is not None else not self._sessions.is_foreign(token):
             return session
-        self._mishaps.note("foreign_session", logger, ADVICE)
+        self._error_log.note("foreign_session", logger, ADVICE)
         return None
 
-    async def _open(self, exchange: "Exchange", handshake: Handshake) -> None:
+    async def _open(self, exchange: "HTTPExchange", handshake: Handshake) -> None:
         with self._admission.arrival() as arrival:
             connect = await self._admission.admit_session(arrival, handshake)
-            session = LongPollTransport(self._options, self._limits, self._mishaps, self._sessions, connect)
+            session = LongPollTransport(self._options, self._limits, self._error_log, self._sessions, connect)
         await exchange.answer_with(session.token)(410)
 
-    async def _post(self, exchange: "Exchange", session: LongPollTransport | None) -> Response:
+    async def _post(self, exchange: "HTTPExchange", session: LongPollTransport | None) -> Response:
         if session is None:
             return render(410)
         is_in_lines = is_batch(exchange.headers.get("content-type", ""))
-        body = Body(self._bodies, self._options.batch_lines if is_in_lines else None)
+        body = RequestBody(self._bodies, self._options.batch_lines if is_in_lines else None)
         try:
             session.check_announced(body, exchange.announced)
             async with aclosing(exchange.stream()) as chunks:
@@ -115,14 +115,14 @@ class LongPolling:
             self._bodies.release(body)
 
     def _refuse_body(self, refused: BodyRefused) -> Response:
-        self._mishaps.note(refused.code, logger, "A batch was refused with %d: %s", refused.status, refused)
+        self._error_log.note(refused.code, logger, "A batch was refused with %d: %s", refused.status, refused)
         response = render(refused.status, refused.status, reason=str(refused))
         if refused.seconds is not None:
             response.headers["retry-after"] = str(max(1, math.ceil(refused.seconds)))
         return response
 
 
-class Exchange(Request):
+class HTTPExchange(Request):
     """A request and the way to answer it."""
 
     @property

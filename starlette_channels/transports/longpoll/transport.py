@@ -19,13 +19,13 @@ from starlette_channels.channels.backpressure import Place
 from starlette_channels.connection.connection import Connection
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.limits import Bounds
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.runtime.tasks import Tasks
 from starlette_channels.runtime.turn_budget import turns_of_this_loop
 from starlette_channels.transports import BEHIND_BYTES, STEP_SECONDS, TURNS_TO_READ
-from starlette_channels.transports.longpoll.bodies import Body, BodyRefused, no_room
+from starlette_channels.transports.longpoll.bodies import BodyRefused, RequestBody, no_room
 from starlette_channels.transports.longpoll.sessions import Sessions
-from starlette_channels.transports.send_queue import ONE_BY_ONE, OneByOne, Outbox
+from starlette_channels.transports.send_queue import ONE_BY_ONE, OneByOne, SendQueue
 from starlette_channels.wire.messages import Frame, Message, frame_size
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
@@ -79,7 +79,7 @@ Gone: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
 """Waits until the client of a request is gone."""
 
 
-class Answer(Protocol):
+class PollAnswer(Protocol):
     """Sends the answer to a poll."""
 
     def __call__(self, status: int, frames: Iterable[Frame] = ()) -> Coroutine[Any, Any, object]:
@@ -97,21 +97,21 @@ class LongPollTransport:
         self,
         options: LongPoll,
         limits: Bounds,
-        mishaps: Mishaps,
+        error_log: ErrorLog,
         sessions: Sessions["LongPollTransport"],
         connect: Callable[["LongPollTransport"], Connection],
     ) -> None:
         self.token: str = sessions.issue()
         self._options = options
         self._limits = limits
-        self._mishaps = mishaps
+        self._error_log = error_log
         self._sessions = sessions
         self._loop = anyio.lowlevel.current_token()
-        self.tasks: Tasks = Tasks(mishaps.counts)
+        self.tasks: Tasks = Tasks(error_log.counts)
         self.writer: Callable[[Frame], None] = self.write
         self._keeper = Tasks()
         self.heard: float = anyio.current_time()
-        self._outbox = Outbox[Frame](limits.outbox_bytes, mishaps.counts)
+        self._outbox = SendQueue[Frame](limits.outbox_bytes, error_log.counts)
         self._taken: list[Frame] = []
         self._taken_bytes = 0
         self._sending = False
@@ -121,7 +121,7 @@ class LongPollTransport:
         self._newest: anyio.Event | None = None
         self._answered = 0
         self._posting = anyio.Lock()
-        self._posts: set[Body] = set()
+        self._posts: set[RequestBody] = set()
         self._resumed: anyio.Event | None = None
         self._fetched: anyio.Event | None = None
         self._closed = False
@@ -198,7 +198,7 @@ class LongPollTransport:
 
     # Messages of the client.
 
-    async def take(self, body: Body, chunks: AsyncIterator[bytes]) -> int:
+    async def take(self, body: RequestBody, chunks: AsyncIterator[bytes]) -> int:
         """Read a body and hand its messages to the connection, in order, and return 200; 410 if the session ends first.
 
         One body of a session is read and handled at a time; what a few further requests bring is not read meanwhile.
@@ -223,7 +223,7 @@ class LongPollTransport:
         finally:
             self._posts.discard(body)
 
-    async def _take_in_turn(self, body: Body, chunks: AsyncIterator[bytes]) -> int:
+    async def _take_in_turn(self, body: RequestBody, chunks: AsyncIterator[bytes]) -> int:
         with anyio.move_on_after(self._options.window_seconds) as waiting:
             await self._posting.acquire()
         if waiting.cancelled_caught:
@@ -236,7 +236,7 @@ class LongPollTransport:
         finally:
             self._posting.release()
 
-    async def _read(self, body: Body, chunks: AsyncIterator[bytes]) -> None:
+    async def _read(self, body: RequestBody, chunks: AsyncIterator[bytes]) -> None:
         """Read a body as far as the rates of the client, and the room for it, allow."""
         seconds = self._limits.idle_seconds
         with anyio.move_on_after(seconds):
@@ -253,7 +253,7 @@ class LongPollTransport:
             return
         raise BodyRefused(408, "body_timeout", f"the body has not come within {seconds:g} seconds")
 
-    def check_announced(self, body: Body, size: int) -> None:
+    def check_announced(self, body: RequestBody, size: int) -> None:
         """Raise `BodyRefused` or `ProtocolError` for a body that will be too big, before anything of it is read."""
         try:
             self._check_size(body, size)
@@ -261,13 +261,13 @@ class LongPollTransport:
             self._connection.count_refused_body(0)
             raise
 
-    def _check_size(self, body: Body, size: int) -> None:
+    def _check_size(self, body: RequestBody, size: int) -> None:
         if size > self._options.body_bytes:
             raise BodyRefused(400, "body_too_big", f"a body of over {self._options.body_bytes} bytes")
         if size > self._limits.message_bytes and not body.is_batch:
             raise ProtocolError(f"a message of over {self._limits.message_bytes} bytes")
 
-    async def _hand_over(self, body: Body) -> int:
+    async def _hand_over(self, body: RequestBody) -> int:
         """Hand messages over, slice by slice: other bodies, and all else, have their turn in between."""
         with anyio.move_on_after(self._options.window_seconds):
             beyond, frames = body.lines_beyond, body.frames(self._limits.message_bytes)
@@ -280,7 +280,7 @@ class LongPollTransport:
                     await self._resumed.wait()
             if beyond:
                 text = "%d lines of a batch were ignored: it may have %d"
-                self._mishaps.note("batch_too_long", logger, text, beyond, self._options.batch_lines, number=beyond)
+                self._error_log.note("batch_too_long", logger, text, beyond, self._options.batch_lines, number=beyond)
             return status
         return self._note_that_handlers_are_behind()
 
@@ -304,7 +304,7 @@ class LongPollTransport:
 
     def _note_that_handlers_are_behind(self) -> int:
         text = "A batch was answered 408: the handlers are behind by more than %s"
-        self._mishaps.note("handlers_behind", logger, text, self._limits.backlog)
+        self._error_log.note("handlers_behind", logger, text, self._limits.backlog)
         return 408
 
     def _decode(self, frame: Frame) -> Message:
@@ -319,7 +319,7 @@ class LongPollTransport:
 
     # Messages for the client.
 
-    async def poll(self, gone: Gone, answer: Answer) -> None:
+    async def poll(self, gone: Gone, answer: PollAnswer) -> None:
         """Answer a poll: with 200 and what waits, as soon as something does; with 204 if nothing comes in a window.
 
         With 410 if the session ends meanwhile. Of several polls the newest gets the messages. If its answer cannot be
@@ -357,7 +357,7 @@ class LongPollTransport:
                 tasks.cancel_scope.cancel()
         return there
 
-    async def _send(self, answer: Answer) -> None:
+    async def _send(self, answer: PollAnswer) -> None:
         """Answer with all that waits; what cannot be sent stays taken, for the next answer to begin with."""
         self._taken_bytes += self._outbox.bytes
         self._taken += self._outbox.drain()
@@ -392,7 +392,8 @@ class LongPollTransport:
             before = self._answered
             await anyio.sleep(BETWEEN_POLLS_SECONDS)
             if self._answered == before and self._waiting_bytes > self._limits.outbox_bytes and not self._closed:
-                self._mishaps.note("slow_client", logger, "Session ended with 1008: %d bytes wait", self._waiting_bytes)
+                text = "Session ended with 1008: %d bytes wait"
+                self._error_log.note("slow_client", logger, text, self._waiting_bytes)
                 self.close(1008, "slow_client")
         self._suspected = False
 
@@ -404,7 +405,7 @@ class LongPollTransport:
             await self._stay()
             if not self._closed:
                 text = "Session ended: its client has not polled for %g windows"
-                self._mishaps.note("session_expired", logger, text, PATIENCE, level=logging.INFO)
+                self._error_log.note("session_expired", logger, text, PATIENCE, level=logging.INFO)
         except BaseException:
             self._connection.abort()  # the event loop ends, and has no patience
             raise

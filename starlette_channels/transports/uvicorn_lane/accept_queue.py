@@ -6,7 +6,7 @@ from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 
-class Turnstile:
+class HandshakeQueue:
     """Lets one client through in each turn of the event loop, in the order in which they came."""
 
     __slots__ = ("_loop", "_waiting")
@@ -27,12 +27,12 @@ class Turnstile:
         self._waiting.popleft()()
 
 
-_turnstiles: WeakKeyDictionary[asyncio.AbstractEventLoop, Turnstile] = WeakKeyDictionary()
+_turnstiles: WeakKeyDictionary[asyncio.AbstractEventLoop, HandshakeQueue] = WeakKeyDictionary()
 
 
-def turnstile_of(loop: asyncio.AbstractEventLoop) -> Turnstile:
+def turnstile_of(loop: asyncio.AbstractEventLoop) -> HandshakeQueue:
     """Return the event loop's turnstile."""
     turnstile = _turnstiles.get(loop)
     if turnstile is None:
-        turnstile = _turnstiles[loop] = Turnstile(loop)
+        turnstile = _turnstiles[loop] = HandshakeQueue(loop)
     return turnstile

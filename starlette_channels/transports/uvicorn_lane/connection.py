@@ -15,13 +15,13 @@ from starlette_channels.connection.connection import Connection
 from starlette_channels.connection.rate_limiter import HEAVY
 from starlette_channels.connection.transport import Transport
 from starlette_channels.limits import Bounds
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.hub import ShortCut
 from starlette_channels.runtime.tasks import Tasks
 from starlette_channels.runtime.turn_budget import EVENTS_AT_ONCE, SELDOM_BYTES, Pace
 from starlette_channels.transports import CLOSE_SECONDS, STEP_SECONDS
-from starlette_channels.transports.send_queue import Outbox
-from starlette_channels.transports.slow_client import Suspicion
+from starlette_channels.transports.send_queue import SendQueue
+from starlette_channels.transports.slow_client import SlowClientCheck
 from starlette_channels.transports.uvicorn_lane.frames import (
     FAILURES,
     SLICE_BYTES,
@@ -33,9 +33,9 @@ from starlette_channels.transports.uvicorn_lane.frames import (
     close_frame,
     pong_frame,
 )
-from starlette_channels.transports.uvicorn_lane.idle_sweep import Pulse
-from starlette_channels.transports.uvicorn_lane.read_buffer import Intake
-from starlette_channels.transports.uvicorn_lane.write_batch import LaneOutlet, Write, wire
+from starlette_channels.transports.uvicorn_lane.idle_sweep import IdleSweep
+from starlette_channels.transports.uvicorn_lane.read_buffer import ReadBuffer
+from starlette_channels.transports.uvicorn_lane.write_batch import WriteBatch, WriteBytes, wire
 from starlette_channels.wire.messages import Frame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
@@ -45,7 +45,7 @@ class Lane(asyncio.Protocol):
     """One client on the fast lane; to its connection it is the transport."""
 
     __slots__ = (
-        *("_closing", "_connection", "_deaf", "_gone", "_held", "_intake", "_limits", "_loop", "_mishaps", "_outbox"),
+        *("_closing", "_connection", "_deaf", "_gone", "_held", "_intake", "_limits", "_loop", "_error_log", "_outbox"),
         *("_pace", "_pulse", "_queued", "_reader", "_register", "_server_tasks", "_straight", "_suspicion"),
         *("_transport", "_turns", "heard", "outlet", "tasks", "writer"),
     )
@@ -54,30 +54,30 @@ class Lane(asyncio.Protocol):
         self,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
-        pulse: Pulse,
+        pulse: IdleSweep,
         limits: Bounds,
-        mishaps: Mishaps,
+        error_log: ErrorLog,
         max_bytes: int,
         register: set[Any],
         server_tasks: set[asyncio.Task[Any]],
     ) -> None:
-        self.tasks: Tasks = Tasks(mishaps.counts)
-        self.outlet: LaneOutlet = pulse.outlet
-        self.writer: Write = transport.write
+        self.tasks: Tasks = Tasks(error_log.counts)
+        self.outlet: WriteBatch = pulse.outlet
+        self.writer: WriteBytes = transport.write
         self._transport = transport
         self._loop = loop
         self._pulse = pulse
         self._turns = pulse.turns
         self._limits = limits
-        self._mishaps = mishaps
+        self._error_log = error_log
         self._reader = FrameReader(max_bytes)
         self._register = register
         self._server_tasks = server_tasks
         self.heard: float = loop.time()
-        self._outbox: Outbox[bytes] | None = None
-        self._suspicion: Suspicion | None = None
+        self._outbox: SendQueue[bytes] | None = None
+        self._suspicion: SlowClientCheck | None = None
         self._held = False
-        self._intake: Intake | None = None
+        self._intake: ReadBuffer | None = None
         self._pace: Pace | None = None
         self._queued = False
         self._straight = True  # nothing waits, nothing is held, nothing has ended: what comes can be dealt with at once
@@ -159,7 +159,7 @@ class Lane(asyncio.Protocol):
             self._give_up_on_slow_client()
             return
         text, seconds = "Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds
-        self._mishaps.note("idle_timeout", logger, text, seconds, level=logging.INFO)
+        self._error_log.note("idle_timeout", logger, text, seconds, level=logging.INFO)
         self.close(1002, "idle_timeout")
 
     # What the event loop calls.
@@ -175,7 +175,7 @@ class Lane(asyncio.Protocol):
                 if turns.left >= 0 or turns.goes_on():
                     self._connection.receive(message)
                 else:
-                    self._begin_intake(Intake((message,)))
+                    self._begin_intake(ReadBuffer((message,)))
                     self._queue_up(fresh=self._is_fresh())
                 return
         if self._intake is not None:
@@ -183,10 +183,10 @@ class Lane(asyncio.Protocol):
         elif self._deaf and len(data) > SLICE_BYTES:
             self._ignore()
         else:
-            self._begin_intake(Intake(data=data))
+            self._begin_intake(ReadBuffer(data=data))
             self._take_in(len(data))
 
-    def _begin_intake(self, intake: Intake) -> None:
+    def _begin_intake(self, intake: ReadBuffer) -> None:
         self._intake = intake
         self._straight = False
 
@@ -273,7 +273,7 @@ class Lane(asyncio.Protocol):
             self._answer_close(event)
         elif isinstance(event, Failure):
             code = "message_too_big" if event.code == 1009 else "broken_frame"
-            self._mishaps.note(code, logger, "Connection closed with %d: %s", event.code, event.reason)
+            self._error_log.note(code, logger, "Connection closed with %d: %s", event.code, event.reason)
             self.close(event.code, event.reason if code == "broken_frame" else code)
             self.outlet.afterwards(self._hang_up)
 
@@ -282,7 +282,7 @@ class Lane(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Keep frames back: the client has to catch up."""
-        self._outbox = Outbox(self._limits.outbox_bytes, self._mishaps.counts)
+        self._outbox = SendQueue(self._limits.outbox_bytes, self._error_log.counts)
         self._connection.hold()
         self._regulate()
 
@@ -357,10 +357,11 @@ class Lane(asyncio.Protocol):
 
     def _suspect_slow_client(self) -> None:
         if self._suspicion is None:
-            self._suspicion = Suspicion(sys.maxsize)  # what waits is known when the burst that is going on is over
+            # How much waits is known when the burst is over.
+            self._suspicion = SlowClientCheck(sys.maxsize)
             self._loop.call_later(STEP_SECONDS, self._look_again, self._suspicion)
 
-    def _look_again(self, suspicion: Suspicion) -> None:
+    def _look_again(self, suspicion: SlowClientCheck) -> None:
         if suspicion is not self._suspicion or self._closing or self._outbox is None:
             return
         if not self._outbox.is_full:
@@ -374,7 +375,7 @@ class Lane(asyncio.Protocol):
         return self._transport.get_write_buffer_size() + (self._outbox.bytes if self._outbox is not None else 0)
 
     def _give_up_on_slow_client(self) -> None:
-        self._mishaps.note("slow_client", logger, "Connection closed with 1008: %d bytes wait", self._waiting_bytes())
+        self._error_log.note("slow_client", logger, "Connection closed with 1008: %d bytes wait", self._waiting_bytes())
         self._outbox = None
         self._say_goodbye(1008, "slow_client")
 

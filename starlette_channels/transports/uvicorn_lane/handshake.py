@@ -19,7 +19,7 @@ from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request
 from starlette_channels.connection.connection import Connection
 from starlette_channels.connection.transport import Transport
 from starlette_channels.limits import Bounds
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.transports.uvicorn_lane.access_log import be_discreet
 from starlette_channels.transports.uvicorn_lane.closing import Closing
 from starlette_channels.transports.uvicorn_lane.connection import Lane
@@ -138,7 +138,7 @@ class Handshaking(WebSocketsSansIOProtocol):
                 "starlette_channels": {"attach": self.attach, "refuse": self.refuse},
             }
 
-    def attach(self, connect: Callable[[Transport], Connection], limits: Bounds, mishaps: Mishaps) -> bool:
+    def attach(self, connect: Callable[[Transport], Connection], limits: Bounds, error_log: ErrorLog) -> bool:
         """Take the accepted connection over, and return whether that could be done; the ASGI call may return then.
 
         It cannot be done once messages have come, or while the client is behind with reading.
@@ -160,7 +160,7 @@ class Handshaking(WebSocketsSansIOProtocol):
             self.loop,
             pulse_of_this_loop(self.loop),
             limits,
-            mishaps,
+            error_log,
             min(self.config.ws_max_size, limits.message_bytes),
             self.connections,
             self.tasks,
@@ -170,7 +170,7 @@ class Handshaking(WebSocketsSansIOProtocol):
         lane.start(connect)
         if self.early.is_too_much:
             text = "Connection closed with 1008: over %d bytes before the handshake was answered"
-            mishaps.note("early_bytes", logger, text, EARLY_BYTES)
+            error_log.note("early_bytes", logger, text, EARLY_BYTES)
             lane.close(1008, "early_bytes")
         elif early := self.early.take():
             lane.data_received(early)

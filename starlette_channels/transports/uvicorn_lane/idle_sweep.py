@@ -7,7 +7,7 @@ from anyio.lowlevel import RunVar
 
 from starlette_channels.runtime.turn_budget import Turns, turns_of_this_loop
 from starlette_channels.transports.asgi_idle_sweep import pause
-from starlette_channels.transports.uvicorn_lane.write_batch import LaneOutlet
+from starlette_channels.transports.uvicorn_lane.write_batch import WriteBatch
 
 
 class Pulsed(Protocol):
@@ -27,13 +27,13 @@ class Pulsed(Protocol):
         ...
 
 
-class Pulse:
+class IdleSweep:
     """Sweeps. An idle connection costs it an entry in a set."""
 
     __slots__ = ("_lanes", "_loop", "_sweeping", "outlet", "turns")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns | None = None) -> None:
-        self.outlet: LaneOutlet = LaneOutlet(loop)
+        self.outlet: WriteBatch = WriteBatch(loop)
         self.turns: Turns = turns or Turns(loop.call_soon)
         self._loop = loop
         self._lanes: set[Pulsed] = set()
@@ -77,14 +77,14 @@ class Pulse:
                 lane.give_up()
 
 
-_pulse: RunVar[Pulse] = RunVar("starlette_channels_pulse")
+_pulse: RunVar[IdleSweep] = RunVar("starlette_channels_pulse")
 
 
-def pulse_of_this_loop(loop: asyncio.AbstractEventLoop) -> Pulse:
+def pulse_of_this_loop(loop: asyncio.AbstractEventLoop) -> IdleSweep:
     """Return the event loop's pulse."""
     try:
         return _pulse.get()
     except LookupError:
-        pulse = Pulse(loop, turns_of_this_loop())
+        pulse = IdleSweep(loop, turns_of_this_loop())
         _pulse.set(pulse)
         return pulse

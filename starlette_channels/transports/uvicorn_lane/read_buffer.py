@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from starlette_channels.transports.uvicorn_lane.frames import Event, FrameReader
 
 
-class Intake:
+class ReadBuffer:
     """Bytes, and what came before them, taken apart already."""
 
     __slots__ = ("_at", "_data", "events")

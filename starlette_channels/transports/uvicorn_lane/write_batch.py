@@ -14,7 +14,7 @@ from starlette_channels.wire.messages import Frame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
-Write: TypeAlias = Callable[[bytes], object]
+WriteBytes: TypeAlias = Callable[[bytes], object]
 """The `write` of a client's transport, always the same object for the same client."""
 
 WRITES_AT_ONCE = 256
@@ -27,7 +27,7 @@ FEW = 64
 """A broadcast to no more clients does not wait for the end of one to many, nor do replies then wait behind it."""
 
 
-class LaneOutlet:
+class WriteBatch:
     """The log of what is to be written, and its flush at the end of the turn."""
 
     __slots__ = (
@@ -46,8 +46,8 @@ class LaneOutlet:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._log: list[tuple[Sequence[Write], bytes]] = []
-        self._pending: dict[Write, list[bytes]] = {}  # what is left of a long flush
+        self._log: list[tuple[Sequence[WriteBytes], bytes]] = []
+        self._pending: dict[WriteBytes, list[bytes]] = {}  # what is left of a long flush
         self._scheduled = False
         self._is_wide = False  # whether what is left is of broadcasts to many, not of many to few, which go together
         self._spreads = False
@@ -57,7 +57,7 @@ class LaneOutlet:
         self._wire = b""
         self.shelf: Shelf = Shelf(self)
 
-    def spread(self, writers: Sequence[Write], frame: Frame) -> None:
+    def spread(self, writers: Sequence[WriteBytes], frame: Frame) -> None:
         """Log one frame for many clients. What `writers` holds must not change afterwards."""
         if self._is_wide and self._pending and not self._log and len(writers) <= FEW:
             data = wire(frame)
@@ -69,7 +69,7 @@ class LaneOutlet:
         if not self._scheduled:
             self._schedule()
 
-    def send(self, write: Write, data: bytes) -> None:
+    def send(self, write: WriteBytes, data: bytes) -> None:
         """Log bytes for one client."""
         if self._pending and not self._log:
             self._bring_forward(write, data)
@@ -78,7 +78,7 @@ class LaneOutlet:
         if not self._scheduled:
             self._schedule()
 
-    def _bring_forward(self, write: Write, data: bytes) -> None:
+    def _bring_forward(self, write: WriteBytes, data: bytes) -> None:
         """Write at once, though others of a long flush wait: behind this client's part of it, so order is kept."""
         _write_all((write,), b"".join((*self._pending.pop(write, ()), data)))
 
@@ -148,7 +148,7 @@ class LaneOutlet:
             return
         _write_all(writers, joined)
 
-    def _written_alone(self, log: list[tuple[Sequence[Write], bytes]]) -> bool:
+    def _written_alone(self, log: list[tuple[Sequence[WriteBytes], bytes]]) -> bool:
         """Write a log in which everybody has one entry of his own, as replies are; return whether it is one."""
         if self._spreads or len(log) > WRITES_AT_ONCE:
             self._spreads = False
@@ -169,10 +169,10 @@ class Shelf:
 
     __slots__ = ("_outlet",)
 
-    def __init__(self, outlet: LaneOutlet) -> None:
+    def __init__(self, outlet: WriteBatch) -> None:
         self._outlet = outlet
 
-    def spread(self, writers: Sequence[Write], frame: Frame) -> None:
+    def spread(self, writers: Sequence[WriteBytes], frame: Frame) -> None:
         """Let every client keep a frame."""
         data = self._outlet.shared_wire(frame)
         for keep in writers:
@@ -184,7 +184,7 @@ def wire(frame: Frame) -> bytes:
     return text_frame(frame.encode()) if isinstance(frame, str) else binary_frame(frame)
 
 
-def _write_all(writers: Sequence[Write], data: bytes) -> None:
+def _write_all(writers: Sequence[WriteBytes], data: bytes) -> None:
     for write in writers:
         try:
             write(data)
@@ -197,7 +197,7 @@ def _report(error: RuntimeError) -> None:
     logger.debug("The client is gone: %r", error)
 
 
-def _by_writer(log: list[tuple[Sequence[Write], bytes]]) -> dict[Write, list[bytes]]:
+def _by_writer(log: list[tuple[Sequence[WriteBytes], bytes]]) -> dict[WriteBytes, list[bytes]]:
     """Sort what is logged by client, in order.
 
     Nearly always it is broadcasts to the same many clients, and replies to a few of them. So the many share one list,

@@ -11,7 +11,7 @@ import pytest
 
 from starlette_channels.pubsub.broker import Broker
 from starlette_channels.pubsub.relay.envelope import Kind
-from starlette_channels.pubsub.relay.publish_queue import BATCH, BATCH_BYTES, Outbox
+from starlette_channels.pubsub.relay.publish_queue import BATCH, BATCH_BYTES, PublishQueue
 from starlette_channels.pubsub.relay.subscriptions import Interests
 from tests.support.engines import EngineServer, engine
 from tests.support.ports import HOST, free_port
@@ -125,7 +125,7 @@ def test_interests_are_counted_and_told_once() -> None:
 
 def test_an_outbox_keeps_order_and_drops_the_oldest_and_what_waits_for_too_long() -> None:
     now = 0.0
-    outbox = Outbox(3, 1_000_000, lambda: now)
+    outbox = PublishQueue(3, 1_000_000, lambda: now)
     for number in range(5):
         now = number
         outbox.put(Kind.JSON, "t:a", str(number), b"")
@@ -144,7 +144,7 @@ def test_an_outbox_keeps_order_and_drops_the_oldest_and_what_waits_for_too_long(
 
 
 def test_an_outbox_gives_out_no_more_at_once_than_goes_out_in_time() -> None:
-    outbox = Outbox(10_000, 100_000_000, lambda: 0.0)
+    outbox = PublishQueue(10_000, 100_000_000, lambda: 0.0)
     for number in range(2_000):
         outbox.put(Kind.JSON, "t:a", str(number), b"")
     for number in range(2_000, 2_010):

@@ -14,7 +14,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from starlette_channels.limits import Bounds
-from starlette_channels.observability.error_log import Mishaps
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.transports import CLOSE_SECONDS
 from starlette_channels.transports.uvicorn import FastLane
 from starlette_channels.transports.uvicorn_lane.connection import Lane
@@ -285,7 +285,7 @@ async def test_at_no_moment_does_the_server_believe_that_a_connection_has_ended_
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
             pulse = pulse_of_this_loop(loop)
-            lane = Lane(transport, loop, pulse, Bounds(), Mishaps(Counter()), 1 << 20, register, tasks)
+            lane = Lane(transport, loop, pulse, Bounds(), ErrorLog(Counter()), 1 << 20, register, tasks)
             transport.set_protocol(lane)
             connect: Any = Ending
             lane.start(connect)

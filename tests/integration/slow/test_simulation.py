@@ -2,7 +2,7 @@
 
 import pytest
 
-from starlette_channels.presence.crdt.state import Place
+from starlette_channels.presence.crdt.state import EntryPlace
 from tests.simulation.__main__ import failures, main
 from tests.simulation.node import Node
 from tests.support.effort import some
@@ -18,7 +18,7 @@ def test_whatever_happens_everybody_knows_in_time_who_is_there_and_what_was_lost
 def test_a_history_that_goes_wrong_can_be_played_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def vanish(node: Node, place: Place) -> None:
+    def vanish(node: Node, place: EntryPlace) -> None:
         """Go without a word."""
         del node.own[place]
 
