@@ -6,31 +6,36 @@ Type checkers find such mistakes as well; not everybody has one, and configurati
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Union, cast, get_args, get_origin
 
 from msgspec import Struct
 
 
-def check_fields(struct: Struct) -> None:
+def check_fields(struct: Struct, *, above_zero: Collection[str] = (), off: str = "") -> None:
     """Raise `TypeError` for a field whose value is of another type than its annotation, `ValueError` for less than 0.
 
-    Numbers, texts, flags, functions and structs are looked at; any other annotation is left alone.
+    Numbers, texts, flags, functions and structs are looked at; any other annotation is left alone. Fields in
+    `above_zero` must not be 0 either; `off` says for these how to have no limit.
     """
     for name, kinds in _kinds_of_fields(type(struct)).items():
         value: object = getattr(struct, name)
         where = f"{type(struct).__name__}({name}={shown_argument(value)})"
         if not any(_fits(value, kind) for kind in kinds):
             raise TypeError(f"{where}: it must be {_named(kinds)}{_fix(value, kinds)}")
-        if isinstance(value, int | float) and (value < 0 or math.isnan(value)):
+        if not isinstance(value, int | float):
+            continue
+        if name in above_zero and not value > 0:
+            raise ValueError(f"{where}: it must be more than 0{off}")
+        if value < 0 or math.isnan(value):
             raise ValueError(f"{where}: it must not be less than 0{_off(kinds)}")
 
 
-def check_type(value: object, kinds: type | tuple[type, ...], where: str, fix: str) -> None:
+def check_type(value: object, kinds: type | tuple[type, ...], where: str, fix: str, *, close: str = ")") -> None:
     """Raise `TypeError` unless a value is of one of these types: `where` it was given, and how it should be."""
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool and bool not in _tuple(kinds)):
-        raise TypeError(f"{where}{shown_argument(value)}): {fix}")
+        raise TypeError(f"{where}{shown_argument(value)}{close}: {fix}")
 
 
 def check_seconds(value: object, where: str) -> None:

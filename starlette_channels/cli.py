@@ -16,6 +16,7 @@ from starlette_channels.wire.event_names import check_event
 
 SETTINGS: dict[str, Any] = {
     "ws": "starlette_channels.transports.uvicorn:FastLane",
+    "http": "starlette_channels.transports.uvicorn:SlicedHTTP",
     "ws_per_message_deflate": False,
     "backlog": 4096,
 }
@@ -34,6 +35,9 @@ uvicorn's:
 \b
 --ws                      channels take the fast lane: an idle client costs
                           no task, a broadcast one write for each client
+--http                    requests are parsed in slices, so that nobody waits
+                          for those of a client that sends many, or a body
+                          in tiny chunks
 --ws-per-message-deflate  off, as on the fast lane anyhow: compression costs
                           memory for each client, and time for each message
                           to each client

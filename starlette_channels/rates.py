@@ -25,9 +25,8 @@ class Rate(Struct, frozen=True):
     """How many at once, after a rest."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if not (self.per_second > 0 and self.burst >= 1):
-            raise ValueError(f"{self}: a rate is more than 0 a second, and a burst 1 at least; None switches it off")
+        """Refuse what is no rate."""
+        check_fields(self, above_zero=("per_second", "burst"), off="; None in place of a Rate switches the limit off")
 
 
 UNLIMITED = Rate(inf, 1_000_000)

@@ -99,7 +99,6 @@ class Client:
         self._refusal: tuple[int, bytes] | None = None
         self._closed: tuple[int, str] | None = None
         self._failure: Exception | None = None
-        self._over = False
 
     async def join(self, topic: str, payload: Any = None) -> "Joined":
         """Join a topic; raises `JoinRefused` if the server says no."""
@@ -212,10 +211,10 @@ class Client:
             finally:
                 self.disconnect()
                 with anyio.CancelScope(shield=True):
-                    await tasks.finish(10 * self.timeout)
+                    ended = await tasks.finish(10 * self.timeout)
                 if self._failure is not None:
                     raise self._failure
-                assert self._over, "the application did not end its side"
+                assert ended, "the application did not end its side"
 
     async def _wait(self) -> None:
         self._news = self._news or anyio.Event()
@@ -234,7 +233,6 @@ class Client:
             self._failure = error
         finally:
             self._closed = self._closed or (1006, "the application returned")
-            self._over = True
             self._tell()
 
     async def _take(self, message: Message) -> None:

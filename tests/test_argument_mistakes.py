@@ -188,6 +188,33 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "Tokens(max_age='9'): it is a number of seconds",
     ),
+    "an identity that is a number": (
+        lambda: given()().disconnect(7),
+        TypeError,
+        "disconnect(socket_id=7): it takes the text that the function of Channels(socket_id=...) returns",
+    ),
+    "kicking a number": (lambda: given()().kick(7, "lobby"), TypeError, "kick(socket_id=7): it takes the text"),
+    "kicking from a number": (lambda: given()().kick("7", 7), TypeError, "kick(topic=7): it takes the name of a topic"),
+    "a broadcast to a number": (
+        lambda: given()().broadcast(7, "news", {}),
+        TypeError,
+        "broadcast(topic=7): it takes the name of a topic",
+    ),
+    "an event that is a number": (
+        lambda: given()().broadcast("lobby", 7, {}),
+        TypeError,
+        "event 7: it takes the name of an event",
+    ),
+    "a publisher's broadcast to a number": (
+        lambda: Publisher("redis://127.0.0.1:1").broadcast(7, "news", {}),
+        TypeError,
+        "broadcast(topic=7)",
+    ),
+    "a publisher's number of a user": (
+        lambda: Publisher("redis://127.0.0.1:1").disconnect(7),
+        TypeError,
+        "disconnect(socket_id=7)",
+    ),
     "a status as a text": (lambda: ConnectError("no", "403"), TypeError, "the number of an HTTP status"),
 }
 
@@ -229,6 +256,7 @@ MISUSES: dict[str, tuple[Callable[[Socket], object], str]] = {
         lambda socket: socket.on_close(waits(None)),
         "socket.on_close(waits(...)): it calls the function itself; write socket.on_close(waits), without calling it",
     ),
+    "an event that is a number": (lambda socket: socket.push(7, {}), "event 7: it takes the name of an event"),
     "a topic that is none": (lambda socket: socket.subscribe(None), "socket.subscribe(None): it takes the name"),
 }
 

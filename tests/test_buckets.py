@@ -1,5 +1,6 @@
 """Token buckets: never more than the rate and one burst, never less, whenever messages come."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -103,7 +104,19 @@ def test_a_bucket_says_when_it_is_full_again(rate: Rate, now: float, number: int
     assert bucket <= now + (rate.burst + 0.5) / rate.per_second
 
 
-@pytest.mark.parametrize(("per_second", "burst"), [(0, 1), (-1, 1), (1, 0), (float("nan"), 1)])
-def test_a_rate_of_nothing_is_a_mistake(per_second: float, burst: int) -> None:
-    with pytest.raises(ValueError, match="None switches it off"):
+@pytest.mark.parametrize(
+    ("per_second", "burst", "wrong"),
+    [
+        (0, 1, "Rate(per_second=0)"),
+        (-1, 1, "Rate(per_second=-1)"),
+        (float("nan"), 1, "Rate(per_second=nan)"),
+        (1, 0, "Rate(burst=0)"),
+        (1, -1, "Rate(burst=-1)"),
+    ],
+)
+def test_a_rate_of_nothing_is_a_mistake_and_the_error_says_how_to_have_no_limit(
+    per_second: float, burst: int, wrong: str
+) -> None:
+    said = f"{wrong}: it must be more than 0; None in place of a Rate switches the limit off"
+    with pytest.raises(ValueError, match=re.escape(said)):
         Rate(per_second, burst)

@@ -1,4 +1,4 @@
-"""Where the channels can be put, and what they answer to plain HTTP (issue part 6, DESIGN §7)."""
+"""Where the channels can be put, and what they answer to plain HTTP."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager

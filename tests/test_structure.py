@@ -24,7 +24,7 @@ FOLDERS: dict[str, set[str]] = {
     "channels": {"base", "wire", "observability", "runtime", "pubsub"},
     "connection": {"base", "wire", "observability", "runtime", "pubsub", "channels"},
     "presence": {"base", "wire", "observability", "runtime", "pubsub", "channels"},
-    "handshake": {"base", "wire", "observability", "runtime", "connection"},
+    "handshake": {"base", "wire", "observability", "runtime", "pubsub", "channels", "connection"},
     "transports": {"base", "wire", "observability", "runtime", "pubsub", "channels", "connection", "handshake"},
     "server": {"base", "runtime", "pubsub", "connection", "presence", "handshake", "transports"},
 }
@@ -80,6 +80,7 @@ WITH_UVICORN = {
     *(("transports.uvicorn_lane.frames", "websockets"), ("transports.uvicorn_lane.handshake", "websockets")),
     *(
         ("transports.uvicorn_lane.handshake", "uvicorn"),
+        ("transports.uvicorn_lane.http_slices", "uvicorn"),
         ("transports.uvicorn", "uvicorn"),
         ("cli", "uvicorn"),
         ("cli", "click"),
@@ -102,7 +103,7 @@ IF_THERE = {
     ("runtime.cancellation", "trio"),
     ("runtime.tasks", "trio"),
     ("runtime.timers", "trio"),
-    ("transports.turn_budget", "trio"),
+    ("runtime.turn_budget", "trio"),
 }
 """What a module imports in a function, when it is certain to be installed."""
 

@@ -1,4 +1,4 @@
-"""The test kit itself: what it lets a test say, and what it says when a test fails (issue part 8)."""
+"""The test kit itself: what it lets a test say, and what it says when a test fails."""
 
 from typing import Any
 

@@ -24,8 +24,12 @@ from starlette_channels.runtime.callables import name_of
 from starlette_channels.runtime.cancellation import current_task, is_crash
 from starlette_channels.runtime.handler_deadlines import watch_of_this_loop
 from starlette_channels.runtime.tasks import Cancel, Run, within
+from starlette_channels.runtime.turn_budget import turns_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
+
+LETTERS_AT_ONCE = 4
+"""So many letters that have waited are handled in a row before others have their turn."""
 
 Fate: TypeAlias = EndReason | Literal["refused"]
 Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, Any] | None]
@@ -224,19 +228,25 @@ class Actor(ABC):
 
     def overrun(self, seconds: float) -> None:
         """End, because the watch says that the handler has taken too long."""
-        if not self._finishes_first():
+        if self._letter is NO_LETTER:  # letters wait for time, and no handler is running
+            self._watch()
+        elif not self._finishes_first():
             text = "%r ended: a handler took more than %g seconds"
             self._spawner.mishaps.note("handler_timeout", logger, text, self, seconds, level=logging.ERROR)
             self._seal("error")
 
     async def _work(self, step: Step | None = None, letter: Any = None) -> None:
         """Handle a letter, and those that come meanwhile."""
-        kept = False
+        kept, room = False, 0
         try:
             while self.fate is None or self._finishes_first():
                 if step is None:
                     if not self._mail:
                         break
+                    if not room:  # what waited for a slow handler is a turn's work like all else
+                        room = await _Room().wait()
+                        continue
+                    room -= 1
                     kept = True
                     step, letter = self._mail.popleft()
                 self._letter = letter
@@ -375,6 +385,33 @@ class Actor(ABC):
             assert self._children is not None
             del self._children[key]
             self._children = self._children or None
+
+
+class _Room:
+    """What asks for letters that may be handled in this turn of the event loop, of the budget that clients share."""
+
+    __slots__ = ("_granted", "_visited")
+
+    def __init__(self) -> None:
+        self._granted = 1
+        self._visited: anyio.Event | None = None
+
+    async def wait(self) -> int:
+        """Return how many letters may be handled, as soon as one may."""
+        turns = turns_of_this_loop()
+        turns.left -= 1
+        if turns.left < 0 and not turns.goes_on():
+            self._visited = anyio.Event()
+            turns.enter(self, fresh=False)
+            await self._visited.wait()
+        return self._granted
+
+    def visit(self, most: int) -> int:
+        """Let some letters be handled."""
+        self._granted = max(1, min(most, LETTERS_AT_ONCE))
+        if self._visited is not None:
+            self._visited.set()
+        return self._granted
 
 
 async def _wait_for(waiting: Awaitable[None]) -> None:

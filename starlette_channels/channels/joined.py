@@ -450,6 +450,13 @@ class Member(Speaker):
         if self._subscriptions is not None:
             self._subscriptions.remove(topic)
 
+    @override
+    async def _finish(self) -> None:
+        try:
+            await super()._finish()
+        finally:
+            self._link.forget(self)
+
     async def _end(self, leftovers: Iterable[Any]) -> None:
         hub = self._link.hub
         hub.unsubscribe(self.topic, self)

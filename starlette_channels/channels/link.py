@@ -100,8 +100,12 @@ class Link(Spawner, Protocol):
         """Count and log a mistake of the client."""
         ...
 
-    def free(self, topic: str, member: object) -> None:
-        """Note that a topic is free again, unless another member has taken it."""
+    def free(self, topic: str, member: Any) -> None:
+        """Note that a topic is free again, unless another member has taken it; the member goes on to end."""
+        ...
+
+    def forget(self, member: Any) -> None:
+        """Note that a member has ended, its cleanups included."""
         ...
 
     def burden(self, message: Message) -> None:

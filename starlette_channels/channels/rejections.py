@@ -9,14 +9,17 @@ from typing import Any
 from starlette.exceptions import HTTPException, WebSocketException
 
 from starlette_channels.exceptions import ConnectError, EventError, JoinError
+from starlette_channels.runtime.cancellation import alone
 from starlette_channels.wire.messages import Reply
 
 
 def rejection(error: BaseException) -> Reply | None:
     """Return the reply that an error asks for; `None` if it is no refusal.
 
-    `HTTPException(403, "not a member")` is `{"reason": "not a member"}`, as `JoinError("not a member")` is.
+    `HTTPException(403, "not a member")` is `{"reason": "not a member"}`, as `JoinError("not a member")` is. So is a
+    group of it alone, as in Starlette: what is raised inside of a task group comes out in one.
     """
+    error = alone(error)
     match error:
         case EventError():
             return Reply(error.status, error.payload)

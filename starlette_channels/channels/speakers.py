@@ -74,7 +74,8 @@ class Speaker(Actor, Socket[Any]):
             mishaps.counts[code] += 1
             return
         parameters = Lazily(partial(self._link.parameters.show, message.payload))
-        mishaps.note(code, logger, "%r: refused, %s, parameters %s", self, code, parameters, level=level)
+        text, who = "%r: refused, %s, %s, parameters %s", Lazily(lambda: self._who)
+        mishaps.note(code, logger, text, self, code, who, parameters, level=level)
 
     @override
     def push(self, event: str, payload: Payload) -> None:

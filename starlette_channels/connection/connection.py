@@ -64,6 +64,7 @@ class Connection(Sender):
         "_backlog",
         "_backlog_bytes",
         "_end_reason",
+        "_ending",
         "_flowing",
         "_over",
         "_paused",
@@ -102,6 +103,7 @@ class Connection(Sender):
         self._paused = False
         self._flowing = True
         self._end_reason: EndReason = "closed"
+        self._ending: set[Member] | None = None  # those whose topics are free, but which have not ended yet
         self._over: anyio.Event | None = None
         self._protocol: ClientProtocol[Member, tuple[Channel[Any], Match]] = ClientProtocol(
             service.match, service.limits.channels
@@ -190,7 +192,8 @@ class Connection(Sender):
         for promise in tuple(self.promises or ()):
             promise.settle()
         try:
-            await end(tuple(self._protocol.members.values()), self._end_reason, self.limits.shutdown_seconds)
+            members = *self._protocol.members.values(), *(self._ending or ())
+            await end(members, self._end_reason, self.limits.shutdown_seconds)
         finally:
             self._service.forget(self)
             self._leave(self._transport.heard)
@@ -266,9 +269,17 @@ class Connection(Sender):
         where = shown(message.event), shown(message.topic)
         self._service.mishaps.note(code, logger, "%s: event %s on topic %s", code, *where)
 
-    def free(self, topic: str, member: object) -> None:
-        """Note that a topic is free again, unless another member has taken it."""
+    def free(self, topic: str, member: Member) -> None:
+        """Note that a topic is free again, unless another member has taken it; the member goes on to end."""
         self._protocol.free(topic, member)
+        self._ending = self._ending or set()
+        self._ending.add(member)
+
+    def forget(self, member: Member) -> None:
+        """Note that a member has ended, its cleanups included."""
+        if self._ending is not None:
+            self._ending.discard(member)
+            self._ending = self._ending or None
 
     def burden(self, message: Message) -> None:
         """Note that a message of the client has to wait, or its handler does."""

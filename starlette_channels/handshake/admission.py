@@ -18,7 +18,7 @@ from starlette_channels.handshake.auth_token import SUBPROTOCOL, long_poll_token
 from starlette_channels.handshake.handshake import Handshake, Refused, begin, choose_subprotocol, read_auth_token
 from starlette_channels.handshake.origins import OriginCheck
 from starlette_channels.runtime.callables import check_function, name_of
-from starlette_channels.runtime.cancellation import is_crash
+from starlette_channels.runtime.cancellation import alone, is_crash
 from starlette_channels.runtime.tasks import OutOfTime, within
 from starlette_channels.wire.messages import shown
 from starlette_channels.wire.serializers import DEFAULT_VERSION, Serializer, TextOnly, negotiate
@@ -132,17 +132,12 @@ class Admission:
             if seconds is not None and seconds <= 0:
                 raise ExpiredToken("expired")
             return assigns, self._identify(assigns), seconds
-        except ConnectError as error:
-            raise Refused(error.status, error.reason, error.reason, close=error.close) from None
-        except HTTPException as error:
-            detail: Any = error.detail  # any JSON with FastAPI's
-            text = detail if isinstance(detail, str) else msgspec.json.encode(detail, enc_hook=str).decode()
-            raise Refused(error.status_code, text, text) from None
-        except WebSocketException as error:
-            raise Refused(403, error.reason, error.reason) from None
         except Refused:
             raise
         except BaseException as error:
+            refused = _refusal(alone(error))
+            if refused is not None:
+                raise refused from None
             if not is_crash(error):
                 raise
             raise Refused(
@@ -154,6 +149,21 @@ class Admission:
         if socket_id is None or isinstance(socket_id, str):
             return socket_id
         raise Refused(403, f"socket_id returned {type(socket_id).__name__}: it must be a string or None")
+
+
+def _refusal(error: BaseException) -> Refused | None:
+    """Return what `connect` refuses with by what it raised; `None` if that is a crash."""
+    match error:
+        case ConnectError():
+            return Refused(error.status, error.reason, error.reason, close=error.close)
+        case HTTPException():
+            detail: Any = error.detail  # any JSON with FastAPI's
+            text = detail if isinstance(detail, str) else msgspec.json.encode(detail, enc_hook=str).decode()
+            return Refused(error.status_code, text, text)
+        case WebSocketException():
+            return Refused(403, error.reason, error.reason)
+        case _:
+            return None
 
 
 async def _connect_anybody(_: Handshake) -> dict[str, Any]:

@@ -35,5 +35,5 @@ def level_of(level: Level, what: str) -> int | None:
         return None
     number = logging.getLevelNamesMapping().get(str(level).upper())
     if number is None:
-        raise ValueError(f"{what}: there is no level {level!r}: use 'debug', 'info', 'warning', 'error' or None")
+        raise ValueError(f"{what}={level!r}): there is no such level: use 'debug', 'info', 'warning', 'error' or None")
     return number

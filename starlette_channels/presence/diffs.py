@@ -42,7 +42,10 @@ class PresenceDiff(Struct, frozen=True):
     """Who came to a topic, and who went; an update is both."""
 
     joins: Presences
+    """Who came, by key."""
+
     leaves: Presences
+    """Who went, by key."""
 
 
 Observer: TypeAlias = Callable[[str, PresenceDiff], Coroutine[Any, Any, None]]

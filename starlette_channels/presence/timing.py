@@ -25,9 +25,9 @@ class PresenceTiming(Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what would make processes that are well leave and come back all the time."""
-        check_fields(self)
-        if not 0 < self.news_seconds <= self.heartbeat_seconds:
-            raise ValueError("PresenceTiming: news_seconds must be above 0, and heartbeat_seconds no less than that")
+        check_fields(self, above_zero=("news_seconds",))
+        if self.heartbeat_seconds < self.news_seconds:
+            raise ValueError("PresenceTiming: heartbeat_seconds must be no less than news_seconds")
         if self.down_seconds < 2 * self.heartbeat_seconds + self.news_seconds:
             raise ValueError(
                 "PresenceTiming: down_seconds must be at least 2 * heartbeat_seconds + news_seconds; "

@@ -13,9 +13,10 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
+from starlette_channels.arguments import check_type
 from starlette_channels.exceptions import SerializerError
 from starlette_channels.observability.error_log import Mishaps
-from starlette_channels.pubsub.commands import Command, Disconnect, decode_command, encode_command
+from starlette_channels.pubsub.commands import Command, Disconnect, check_socket_id, decode_command, encode_command
 from starlette_channels.pubsub.engines.url import MEMORY, read_address
 from starlette_channels.pubsub.exchange import Exchange
 from starlette_channels.pubsub.hub import Hub, Publication
@@ -183,7 +184,8 @@ class Broker:
         if event not in ORDINARY_EVENTS:
             check_event(event)
         body = encode_payload(payload)
-        if type(payload) is not dict or not (topic.isascii() and event.isascii()):
+        if type(payload) is not dict or type(topic) is not str or not (topic.isascii() and event.isascii()):
+            check_type(topic, str, "broadcast(topic=", "it takes the name of a topic")
             refuse_inexpressible(topic, event, body, heard=self.subscribers(topic) > 0)
         publication = Publication(topic, event, body, sender)
         if self._relay is not None:
@@ -211,6 +213,7 @@ class Broker:
 
         Other processes that cannot be reached get it when they can be, up to an hour later; see `CommandLog`.
         """
+        check_socket_id(socket_id, command)
         now = uptime()
         if self._relay is not None:
             self._relay.command(socket_id, command.slot, encode_command(command))

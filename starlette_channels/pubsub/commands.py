@@ -5,6 +5,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
+from starlette_channels.arguments import check_type
 from starlette_channels.close_codes import check_close
 
 
@@ -30,6 +31,7 @@ class Kick(Struct, frozen=True, tag="kick"):
     reason: str | None = None
 
     def __post_init__(self) -> None:
+        check_type(self.topic, str, "kick(topic=", "it takes the name of a topic")
         f"{self.topic}{self.reason}".encode()
 
     @property
@@ -39,6 +41,14 @@ class Kick(Struct, frozen=True, tag="kick"):
 
 
 Command: TypeAlias = Disconnect | Kick
+
+
+def check_socket_id(socket_id: object, command: Command) -> None:
+    """Raise `TypeError` for what no connection has for its name: a number of a user would close nothing, in silence."""
+    name = type(command).__name__.lower()
+    check_type(
+        socket_id, str, f"{name}(socket_id=", "it takes the text that the function of Channels(socket_id=...) returns"
+    )
 
 
 def encode_command(command: Command) -> bytes:

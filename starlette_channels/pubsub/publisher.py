@@ -7,8 +7,9 @@ from typing import Self
 import anyio
 import anyio.to_thread
 
+from starlette_channels.arguments import check_type
 from starlette_channels.exceptions import PublishError
-from starlette_channels.pubsub.commands import Command, Disconnect, Kick, encode_command
+from starlette_channels.pubsub.commands import Command, Disconnect, Kick, check_socket_id, encode_command
 from starlette_channels.pubsub.engines.url import read_address
 from starlette_channels.pubsub.relay.channel_names import topic_channel
 from starlette_channels.pubsub.relay.envelope import payload_kind
@@ -50,6 +51,7 @@ class Publisher:
         `Channels.broadcast` does.
         """
         check_event(event)
+        check_type(topic, str, "broadcast(topic=", "it takes the name of a topic")
         body = encode_payload(payload)
         refuse_inexpressible(topic, event, body)
         self._relay.publish(payload_kind(body), topic_channel(topic), event, body)
@@ -83,6 +85,7 @@ class Publisher:
         await anyio.to_thread.run_sync(self._wait, said)
 
     def _command(self, socket_id: str, command: Command) -> Said:
+        check_socket_id(socket_id, command)
         return self._relay.command(socket_id, command.slot, encode_command(command))
 
     def _wait(self, said: Said) -> None:

@@ -91,6 +91,8 @@ def check_function(
     for parameter in parameters:
         if parameter.name not in filled and _is_dependency(parameter):
             raise TypeError(f"{wanted}: nobody fills {parameter.name}{_INSTEAD}")
+        if parameter.name in filled and _is_depends(parameter):
+            raise TypeError(f"{wanted}: {parameter.name} is filled by the library{_INSTEAD}")
     last = positional[len(takes) - 1 : len(takes)]
     return last[0] if last else inspect.Parameter(takes[-1], inspect.Parameter.POSITIONAL_ONLY)
 
@@ -163,6 +165,15 @@ def _is_dependency(parameter: inspect.Parameter) -> bool:
     if isinstance(parameter.annotation, str) and "Depends(" in parameter.annotation:
         return True
     return any(_is_marker(value) for value in _marks(parameter))
+
+
+def _is_depends(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter is to be filled by a call of `Depends`; other markers may only say how to validate it."""
+    if isinstance(parameter.annotation, str) and "Depends(" in parameter.annotation:
+        return True
+    return _is_dependency(parameter) and any(
+        base.__name__ in ("Depends", "Dependant") for mark in _marks(parameter) for base in type(mark).__mro__
+    )
 
 
 def _marks(parameter: inspect.Parameter) -> Iterator[object]:

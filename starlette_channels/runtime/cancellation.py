@@ -254,3 +254,11 @@ def is_crash(error: BaseException, task: object = None) -> bool:
     if isinstance(error, GeneratorExit):
         return task is None or task is current_task()
     return not being_cancelled()
+
+
+def alone(error: BaseException) -> BaseException:
+    """Return the only error in an exception group, which is what a task group makes of it; any other as it is."""
+    if isinstance(error, BaseExceptionGroup):
+        inside = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        return alone(inside[0]) if len(inside) == 1 else cast("BaseException", error)
+    return error

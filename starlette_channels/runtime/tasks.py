@@ -159,16 +159,21 @@ class Tasks:
         run.task = self._loop.create_task(self._run(run, function, args), context=self._context.copy())
         return run.cancel
 
-    async def finish(self, seconds: float) -> None:
-        """Wait until none that was spawned is left; those that take longer are cancelled, and given up in the end."""
+    async def finish(self, seconds: float) -> bool:
+        """Wait until none that was spawned is left; those that take longer are cancelled, and given up in the end.
+
+        Returns whether all ended by themselves.
+        """
         if not self._running:
-            return
+            return True
         with anyio.move_on_after(seconds):
             await self._idle()
-        for run in tuple(self._running or ()):
+        late = tuple(self._running or ())
+        for run in late:
             run.cancel()
         with anyio.move_on_after(GIVEN_UP_SECONDS):
             await self._idle()
+        return not late
 
     async def _idle(self) -> None:
         while self._running:

@@ -4,12 +4,13 @@ import asyncio
 import contextvars
 import heapq
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Any, TypeAlias
 
 import anyio
 
-from starlette_channels.runtime.tasks import Tasks
+from starlette_channels.runtime.tasks import Cancel, Tasks
 
 Awake: TypeAlias = Callable[[float], float | None]
 """Does what is due at a time, without waiting, and returns when to be called again. It must not raise."""
@@ -29,14 +30,22 @@ class Waker:
         self._running = False
         self._sleep: anyio.CancelScope | None = None
 
-    def wake(self, seconds: float, awake: Awake) -> None:
-        """Call a function in so many seconds."""
-        heapq.heappush(self._waiting, (self.now() + seconds, next(self._order), awake))
+    def wake(self, seconds: float, awake: Awake) -> Cancel:
+        """Call a function in so many seconds; return what cancels that, at a cost for each one that waits."""
+        number = next(self._order)
+        heapq.heappush(self._waiting, (self.now() + seconds, number, awake))
         if not self._running:
             self._running = True
             self._tasks.spawn(self._run)
         if self._sleep is not None:
             self._sleep.deadline = self._waiting[0][0]
+        return partial(self._cancel, number)
+
+    def _cancel(self, number: int) -> None:
+        self._waiting = [entry for entry in self._waiting if entry[1] != number]
+        heapq.heapify(self._waiting)
+        if self._sleep is not None and not self._waiting:
+            self._sleep.cancel()  # the task ends now, not when the time would have come
 
     async def _run(self) -> None:
         try:
@@ -49,10 +58,10 @@ class Waker:
 
     def _call_all(self, now: float) -> None:
         while self._waiting and self._waiting[0][0] <= now:
-            _, _, awake = heapq.heappop(self._waiting)
+            _, number, awake = heapq.heappop(self._waiting)
             again = awake(now)
             if again is not None:
-                heapq.heappush(self._waiting, (again, next(self._order), awake))
+                heapq.heappush(self._waiting, (again, number, awake))
 
 
 _wakers: dict[object, Waker] = {}
@@ -62,6 +71,20 @@ def waker_of_this_loop() -> Waker:
     """Return the event loop's waker, which is to be used at once; it may be called from plain callbacks."""
     loop, clock = _loop_and_clock()
     return _wakers.get(loop) or _wakers.setdefault(loop, Waker(loop, clock))
+
+
+def call_later(seconds: float, function: Callable[[float], None]) -> Cancel:
+    """Call a plain function, with the time, in so many seconds; return what cancels that.
+
+    On asyncio no task waits for it, so the function runs outside of any: what asks for the running task, as much of
+    anyio does, is for a task that it starts with `Tasks`. Trio has no timers but tasks, so there the waker calls it.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return waker_of_this_loop().wake(seconds, function)
+    # Not in the context of a client which happens to be the first.
+    return loop.call_later(seconds, lambda: function(loop.time()), context=contextvars.Context()).cancel
 
 
 def _loop_and_clock() -> tuple[object, Callable[[], float]]:

@@ -35,11 +35,8 @@ class Drain(Struct, frozen=True, kw_only=True):
     """
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if self.batch_size < 1 or not self.interval_seconds > 0:
-            raise ValueError("Drain: batch_size must be at least 1, and interval_seconds greater than 0")
-        if not self.timeout_seconds >= 0 or not (self.restart_seconds is None or self.restart_seconds >= 0):
-            raise ValueError("Drain: timeout_seconds and restart_seconds must not be negative")
+        """Refuse what is no pace."""
+        check_fields(self, above_zero=("batch_size", "interval_seconds"))
 
 
 class Batch(NamedTuple):

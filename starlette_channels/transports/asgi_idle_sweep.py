@@ -1,12 +1,14 @@
 """Silence: one sweep for all portable transports of an event loop finds the clients that say nothing any more."""
 
-import asyncio
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 from anyio.lowlevel import RunVar
 
-from starlette_channels.runtime.timers import waker_of_this_loop
+from starlette_channels.runtime.timers import call_later
+
+if TYPE_CHECKING:
+    from starlette_channels.runtime.tasks import Cancel
 
 SLOWEST_SWEEP = 5.0
 
@@ -20,26 +22,26 @@ class Listening(Protocol):
         ...
 
     def check_silence(self, now: float) -> None:
-        """Look whether the client has been silent for too long."""
+        """Look whether the client has been silent for too long. It may run outside of any task."""
         ...
 
 
 class SilenceWatch:
     """Sweeps. A transport costs it an entry in a set, and nothing when it has ended."""
 
-    __slots__ = ("_next", "_timer", "_transports")
+    __slots__ = ("_cancel", "_next", "_transports")
 
     def __init__(self) -> None:
         self._transports: set[Listening] = set()
         self._next: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._cancel: Cancel | None = None
 
     def add(self, transport: Listening) -> None:
         """Watch a client."""
         self._transports.add(transport)
-        seconds = pause(transport.idle_seconds)
-        if self._next is None or self._next > anyio.current_time() + seconds:
-            self._begin(seconds)
+        now, seconds = anyio.current_time(), pause(transport.idle_seconds)
+        if self._next is None or self._next > now + seconds:
+            self._begin(now, seconds)
 
     def remove(self, transport: Listening) -> None:
         """Watch a client no longer."""
@@ -47,29 +49,22 @@ class SilenceWatch:
         if not self._transports:
             self._stop()
 
-    def _begin(self, seconds: float) -> None:
+    def _begin(self, now: float, seconds: float) -> None:
         self._stop()
-        due = self._next = anyio.current_time() + seconds
-        try:
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._sweep, due)
-        except RuntimeError:  # trio has no timers but tasks
-            waker_of_this_loop().wake(seconds, lambda now: self._sweep(due))
+        self._next = now + seconds
+        self._cancel = call_later(seconds, self._sweep)
 
     def _stop(self) -> None:
         self._next = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._cancel is not None:
+            self._cancel()
+            self._cancel = None
 
-    def _sweep(self, due: float) -> None:
-        if self._next != due:
-            return
-        self._next = None
-        now = anyio.current_time()
+    def _sweep(self, now: float) -> None:
+        self._cancel = None  # it is over
+        self._begin(now, pause(min(one.idle_seconds for one in self._transports)))
         for transport in tuple(self._transports):
             transport.check_silence(now)
-        if self._transports:
-            self._begin(pause(min(one.idle_seconds for one in self._transports)))
 
 
 def pause(idle_seconds: float) -> float:

@@ -10,15 +10,16 @@ from starlette.types import Receive, Send
 
 from starlette_channels.channels.backpressure import Place
 from starlette_channels.connection.connection import Connection
+from starlette_channels.connection.rate_limiter import HEAVY
 from starlette_channels.connection.transport import Transport
 from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import Mishaps
 from starlette_channels.runtime.tasks import Cancel, Tasks
+from starlette_channels.runtime.turn_budget import Pace, Turns, turns_of_this_loop
 from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS, TURNS_TO_READ
 from starlette_channels.transports.asgi_idle_sweep import silence_watch_of_this_loop
 from starlette_channels.transports.asgi_writer import sweeper_of_this_loop
 from starlette_channels.transports.send_queue import ONE_BY_ONE, OneByOne, Outbox
-from starlette_channels.transports.turn_budget import Pace, Turns, turns_of_this_loop
 from starlette_channels.wire.messages import Frame, frame_size
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
@@ -149,7 +150,10 @@ class WebSocketTransport:
                     await self._wait_for_turn(turns, is_late=is_late)
                 # Servers may send both keys, one of them empty.
                 text: str | None = message.get("text")
-                connection.receive(message["bytes"] if text is None else text)
+                frame: Frame = message["bytes"] if text is None else text
+                if len(frame) >= HEAVY:
+                    turns.left -= len(frame) // HEAVY
+                connection.receive(frame)
                 await self._let_others_go_on()
 
     async def _let_others_go_on(self) -> None:

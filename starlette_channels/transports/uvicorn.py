@@ -12,6 +12,9 @@ from uvicorn.server import ServerState
 from starlette_channels.transports.uvicorn_lane.accept_queue import turnstile_of
 from starlette_channels.transports.uvicorn_lane.early_data import EarlyBytes, has_hung_up
 from starlette_channels.transports.uvicorn_lane.handshake import Handshaking
+from starlette_channels.transports.uvicorn_lane.http_slices import SlicedHTTP
+
+__all__ = ["FastLane", "SlicedHTTP"]
 
 
 @functools.cache  # once for each process

@@ -62,7 +62,7 @@ def encode_json(payload: object, _modules: Mapping[str, Any] = sys.modules) -> R
             payload = prepared(payload)
         return Raw(_encode(payload))
     except (UnicodeEncodeError, RecursionError) as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
 def encode_prepared(payload: object) -> Raw:
@@ -70,17 +70,18 @@ def encode_prepared(payload: object) -> Raw:
     try:
         return Raw(_encode(prepared(payload)))
     except (UnicodeEncodeError, RecursionError) as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
 def _encode_as_it_is(payload: object) -> Raw:
     try:
         return Raw(_encode(payload))
     except (UnicodeEncodeError, RecursionError) as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
-def _refusal(error: UnicodeEncodeError | RecursionError) -> SerializerError:
+def refusal(error: UnicodeEncodeError | RecursionError) -> SerializerError:
+    """Return the error for a payload that is no Unicode, contains itself, or is nested too deeply."""
     if isinstance(error, UnicodeEncodeError):
         return SerializerError(f"text that is no Unicode: {error}")
     return TooDeep("a payload that contains itself, or is nested too deeply")
@@ -106,7 +107,7 @@ def encode_unknown(instance: Any) -> Any:
 
 
 _KNOWN_TO_PYDANTIC = ("ipaddress", "pathlib", "pathlib._local", "fractions")
-_encode = msgspec.json.Encoder(enc_hook=encode_unknown).encode
+_encode = encode_natively = msgspec.json.Encoder(enc_hook=encode_unknown).encode
 
 
 class Encoders(dict[type, Callable[[Any], Any]]):
@@ -120,7 +121,8 @@ class Encoders(dict[type, Callable[[Any], Any]]):
 
 
 _tables: list[Encoders] = []
-_special: set[type] = set()
+special_classes: set[type] = set()
+"""Classes that msgspec must not meet; with any, all that is sent is looked through before."""
 
 
 def encoders() -> Encoders:
@@ -139,15 +141,15 @@ def json_encoder(kind: type[Any]) -> Callable[[Any], Raw]:
             return _encode_as_it_is
         if (_parts_of_class(kind) or Parts.NOTHING) & Parts.PYDANTIC:
             return encode_prepared
-    return encode_prepared if _special else encode_json
+    return encode_prepared if special_classes else encode_json
 
 
 def _note_special(kind: type) -> None:
     """Take note of a class that msgspec must not meet, wherever its instances are."""
-    if not _special:
+    if not special_classes:
         for table in _tables:
             table.clear()
-    _special.add(kind)
+    special_classes.add(kind)
 
 
 def prepared(value: Any) -> Any:

@@ -5,6 +5,8 @@ or answers its push. phoenix.js hands replies to itself as events `chan_reply_<r
 name for a reply. `presence_state` and `presence_diff` change what its `Presence` knows.
 """
 
+from starlette_channels.arguments import check_type
+
 RESERVED_PREFIXES = ("phx_", "chan_reply_")
 """No event of an application or a client begins with one of these."""
 
@@ -30,7 +32,8 @@ def is_ordinary(event: str) -> bool:
 
 
 def check_event(event: str) -> None:
-    """Raise `ValueError` for a reserved name, with what to do instead."""
+    """Raise `ValueError` for a reserved name, with what to do instead, and `TypeError` for what is no name."""
+    check_type(event, str, "event ", 'it takes the name of an event, as in "new_msg"', close="")
     if is_ordinary(event):
         return
     if event in PRESENCE_EVENTS:

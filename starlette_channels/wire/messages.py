@@ -1,13 +1,14 @@
 """The words that all layers share: message, reply, broadcast, and what payloads are."""
 
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
 import msgspec
 from msgspec import Raw, Struct
 
-from starlette_channels.wire.encoding import encoders, json_encoder
+from starlette_channels.wire.encoding import encode_natively, encoders, json_encoder, refusal, special_classes
 
 Frame: TypeAlias = str | bytes
 """One WebSocket message: `str` goes as a text frame, `bytes` as a binary frame."""
@@ -64,7 +65,10 @@ class Reply(Struct, frozen=True):
     """
 
     status: str
+    """Text that clients know answers by: "ok", "error" or another."""
+
     payload: Any = {}
+    """Any JSON value, or bytes."""
 
 
 Answer: TypeAlias = Payload | Reply | None
@@ -75,8 +79,13 @@ class Broadcast(Struct, frozen=True):
     """A broadcast on a topic that this channel subscribed to: `@room.info(Broadcast)` receives it, payload decoded."""
 
     topic: str
+    """The topic that the channel subscribed to."""
+
     event: str
+    """The name of the event."""
+
     payload: Any
+    """The payload, decoded from JSON, or bytes."""
 
 
 class Gap(Struct, frozen=True):
@@ -87,6 +96,7 @@ class Gap(Struct, frozen=True):
     """
 
     topic: str
+    """The topic of the broadcasts."""
 
     lost: int
     """How many there were.
@@ -99,7 +109,7 @@ class Gap(Struct, frozen=True):
     """The process that sent them: an id that it has until it ends, or nothing if `lost` is 0."""
 
 
-def encode_payload(payload: object) -> Body:
+def encode_payload(payload: object, _modules: Mapping[str, Any] = sys.modules) -> Body:
     """Return a payload as it travels: JSON encoded once, bytes as they are.
 
     A type is written as it is read: pydantic's by its aliases and without what it excludes, as in FastAPI's answers.
@@ -107,15 +117,28 @@ def encode_payload(payload: object) -> Body:
     a `Reply`, which only a handler can return, and `SerializerError` for text that is no Unicode, and for what contains
     itself or is nested too deeply.
     """
-    return (_known_payload_encoder(type(payload)) or _payload_encoder(type(payload)))(payload)
+    kind: type[Any] = type(payload)
+    # What `encode_json` does, without a call: most payloads are dicts.
+    if kind is dict and not special_classes and "pydantic.dataclasses" not in _modules:
+        try:
+            return Raw(encode_natively(payload))
+        except (UnicodeEncodeError, RecursionError) as error:
+            raise refusal(error) from None
+    return (_known_payload_encoder(kind) or _payload_encoder(kind))(payload)
 
 
-def encode_answer(answer: object) -> tuple[str, Body]:
+def encode_answer(answer: object, _modules: Mapping[str, Any] = sys.modules) -> tuple[str, Body]:
     """Return the status and the encoded payload of what a handler returned.
 
     Raises `TypeError` for what is neither payload, `Reply` nor `None`, and what `encode_payload` raises.
     """
-    return (_known_answer_encoder(type(answer)) or _answer_encoder(type(answer)))(answer)
+    kind: type[Any] = type(answer)
+    if kind is dict and not special_classes and "pydantic.dataclasses" not in _modules:
+        try:
+            return "ok", Raw(encode_natively(answer))
+        except (UnicodeEncodeError, RecursionError) as error:
+            raise refusal(error) from None
+    return (_known_answer_encoder(kind) or _answer_encoder(kind))(answer)
 
 
 def _payload_encoder(kind: type[Any]) -> Callable[[Any], Body]:

@@ -90,7 +90,7 @@ def _number(text: str) -> float:
 
 def _decimal(text: str) -> Decimal:
     number: Decimal = _convert(text, Decimal)
-    if not number.is_finite():
+    if not text.isascii() or not number.is_finite():  # Python takes the digits of all scripts
         raise Misfit("Expected a finite number")
     return number
 

@@ -1,4 +1,4 @@
-"""Broadcasts: who gets them, on which wire, and what channels do with them on the way (protocol §9)."""
+"""Broadcasts: who gets them, on which wire, and what channels do with them on the way."""
 
 import logging
 from dataclasses import dataclass

@@ -302,6 +302,16 @@ MISTAKES = {
         TypeError,
         "nobody fills page",
     ),
+    "a payload from a dependency": Mistake(
+        '@lobby.on("e")\nasync def handle(socket, payload: dict = Depends(dict)): ...',
+        TypeError,
+        "payload is filled by the library: there is no request here that Depends could belong to",
+    ),
+    "a dependency where the payload comes": Mistake(
+        "@lobby.on_any\nasync def handle(socket, payload, db: Annotated[object, Depends(object)]): ...",
+        TypeError,
+        "db is filled by the library",
+    ),
     "a parameter that nobody fills": Mistake(
         '@lobby.intercept("e")\nasync def handle(socket, payload, db): ...',
         TypeError,

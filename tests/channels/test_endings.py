@@ -1,4 +1,4 @@
-"""How a channel ends: what its client is told, in which order, and `terminate` exactly once (protocol §10)."""
+"""How a channel ends: what its client is told, in which order, and `terminate` exactly once."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Events of a client: which handler gets them, in which order, and with what payload (protocol §8)."""
+"""Events of a client: which handler gets them, in which order, and with what payload."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A channel's own messages, broadcasts of other topics, and tasks beside the handlers (protocol §8.10, §8.11)."""
+"""A channel's own messages, broadcasts of other topics, and tasks beside the handlers."""
 
 import logging
 from typing import Any

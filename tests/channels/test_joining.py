@@ -1,4 +1,4 @@
-"""Joining a topic: who is let in, what they are told, and what happens to frames meanwhile (protocol §7)."""
+"""Joining a topic: who is let in, what they are told, and what happens to frames meanwhile."""
 
 import logging
 from dataclasses import dataclass

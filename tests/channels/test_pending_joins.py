@@ -1,4 +1,4 @@
-"""While a join handler runs: nobody else waits for it, and what concerns its topic waits behind it (protocol §17.3)."""
+"""While a join handler runs: nobody else waits for it, and what concerns its topic waits behind it."""
 
 from typing import Any
 

@@ -21,7 +21,7 @@ from starlette_channels import (
     Socket,
     channel,
 )
-from starlette_channels.testing import HandshakeRefused, Joined, JoinRefused, connect
+from starlette_channels.testing import ChannelCrashed, HandshakeRefused, Joined, JoinRefused, connect
 
 pytestmark = pytest.mark.anyio
 
@@ -41,6 +41,11 @@ REFUSALS: dict[str, tuple[Callable[[], Exception], Any]] = {
     "WebSocketException": (lambda: WebSocketException(1008, "policy"), {"reason": "policy"}),
     "WebSocketException without reason": (lambda: WebSocketException(1008), {"reason": "refused"}),
     "ConnectError": (lambda: ConnectError("banned"), {"reason": "banned"}),
+    "a group of one": (lambda: ExceptionGroup("tasks", [HTTPException(403, "no")]), {"reason": "no"}),
+    "a group in a group": (
+        lambda: ExceptionGroup("tasks", [ExceptionGroup("inner", [EventError({"code": 7})])]),
+        {"code": 7},
+    ),
     "ExpiredToken": (lambda: ExpiredToken("expired token"), {"reason": "expired token"}),
 }
 
@@ -102,6 +107,30 @@ async def test_what_an_event_handler_raises_is_the_reply_and_the_channel_lives(
         assert await joined.push("echo", {"n": 1}) == Reply("ok", {"n": 1})
     assert channels.statistics().counts == {"event_refused": 1}
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_refusal_inside_of_a_task_group_is_the_reply_but_not_if_another_task_has_crashed_as_well() -> None:
+    @channel("room:*")
+    async def room(socket: Socket, payload: dict[str, Any]) -> None: ...
+
+    @room.on("work")
+    async def work(socket: Socket, payload: dict[str, Any]) -> None:
+        async def check() -> None:
+            raise EventError("not yours")
+
+        async def crash() -> None:
+            raise ValueError(payload)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(check)
+            if payload:
+                tasks.start_soon(crash)
+
+    async with connect(Channels([room])) as client:
+        joined = await client.join("room:a")
+        assert await joined.push("work") == Reply("error", {"reason": "not yours"})
+        with pytest.raises(ChannelCrashed):
+            await joined.push("work", {"crash": True})
 
 
 async def test_an_event_error_has_any_status() -> None:

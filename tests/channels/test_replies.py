@@ -1,4 +1,4 @@
-"""Replies: what a handler returns, and answers that come later (protocol §8.1-8.8)."""
+"""Replies: what a handler returns, and answers that come later."""
 
 import asyncio
 import logging
@@ -225,9 +225,11 @@ async def test_a_later_answer_is_sent_even_after_the_channel_has_ended() -> None
 async def test_a_later_answer_is_dropped_once_the_connection_is_gone(how: str) -> None:
     house = Desk()
     gone = False
+    sent: list[str] = []
 
     async def breaking(scope: Any, receive: Any, send: Any) -> None:
         async def broken(message: Any) -> None:
+            sent.append(str(message))
             if gone:
                 raise OSError("broken pipe")
             await send(message)
@@ -250,6 +252,9 @@ async def test_a_later_answer_is_dropped_once_the_connection_is_gone(how: str) -
             house.promises[0]({"late": True})
     house.promises[0]({"late": True})
     await anyio.to_thread.run_sync(house.promises[0], {"late": True})
+    await anyio.wait_all_tasks_blocked()
+    assert any("phx_reply" in message for message in sent)
+    assert not any("late" in message for message in sent)
 
 
 async def test_a_later_answer_can_be_given_from_another_thread() -> None:

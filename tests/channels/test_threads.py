@@ -1,4 +1,4 @@
-"""From other threads and other event loops: broadcasts, and every method of a socket (issue part 4)."""
+"""From other threads and other event loops: broadcasts, and every method of a socket."""
 
 import asyncio
 import threading

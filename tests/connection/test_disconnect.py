@@ -1,4 +1,4 @@
-"""`channels.disconnect(socket_id)`: all connections of one user, in one call (protocol §11.2)."""
+"""`channels.disconnect(socket_id)`: all connections of one user, in one call."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What one connection may use, and what happens when it wants more (DESIGN §5, §7, protocol §12)."""
+"""What one connection may use, and what happens when it wants more."""
 
 import logging
 from typing import Any

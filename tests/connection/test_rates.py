@@ -1,4 +1,4 @@
-"""How often a client may join, send and connect, and what it is told when that was too often (DESIGN §7)."""
+"""How often a client may join, send and connect, and what it is told when that was too often."""
 
 import logging
 from collections import Counter

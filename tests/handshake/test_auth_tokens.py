@@ -1,4 +1,4 @@
-"""The `authToken` of a client: on its way in a subprotocol, and as `connect` sees it (protocol §2.14-2.20)."""
+"""The `authToken` of a client: on its way in a subprotocol, and as `connect` sees it."""
 
 import base64
 import logging

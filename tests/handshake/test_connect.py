@@ -1,4 +1,4 @@
-"""The handshake: who gets a connection, who does not, and what they are told (protocol §2, §3.1-3.3)."""
+"""The handshake: who gets a connection, who does not, and what they are told."""
 
 import base64
 import json
@@ -95,10 +95,12 @@ async def test_without_connect_everybody_comes_in_and_the_assigns_are_an_empty_d
         (ConnectError(status=401), 401, ""),
         (HTTPException(401, "log in first"), 401, "log in first"),
         (HTTPException(429), 429, "Too Many Requests"),
+        (ExceptionGroup("tasks", [HTTPException(401, "log in first")]), 401, "log in first"),
+        (ExceptionGroup("tasks", [ExceptionGroup("inner", [ConnectError("expired")])]), 403, "expired"),
     ],
 )
 async def test_connect_refuses_with_a_status_and_a_body(
-    error: ConnectError | HTTPException, status: int, body: str, caplog: pytest.LogCaptureFixture
+    error: Exception, status: int, body: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     channels = raising(error)
     refusal = await refused(channels)

@@ -1,4 +1,4 @@
-"""Which pages may connect: `Channels(check_origin=...)` (protocol §14.1-14.9)."""
+"""Which pages may connect: `Channels(check_origin=...)`."""
 
 import logging
 from typing import Any

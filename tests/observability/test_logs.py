@@ -164,9 +164,9 @@ async def test_filters_are_those_of_the_application(caplog: pytest.LogCaptureFix
 
 
 def test_a_level_that_does_not_exist_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match=r"channel\(log_join: there is no level 'loud'"):
+    with pytest.raises(ValueError, match=r"channel\(log_join='loud'\): there is no such level: use 'debug'"):
         channel("room:*", log_join="loud")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match=r"LogOptions\(connect: there is no level 'loud'"):
+    with pytest.raises(ValueError, match=r"LogOptions\(connect='loud'\): there is no such level"):
         Channels([], log=LogOptions(connect="loud"))  # pyright: ignore[reportArgumentType]
 
 

@@ -1,4 +1,4 @@
-"""Each mishap has a stable code, a counter and a log line; and the numbers return to nothing (DESIGN §7)."""
+"""Each mishap has a stable code, a counter and a log line; and the numbers return to nothing."""
 
 import contextlib
 import logging

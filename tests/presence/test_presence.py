@@ -1,4 +1,4 @@
-"""Presence as clients see it: states, diffs, refs (§15.1-15.9)."""
+"""Presence as clients see it: states, diffs, refs."""
 
 from typing import Any
 

@@ -16,6 +16,7 @@ from starlette_channels.presence.crdt.delta import Entry, Meta
 from starlette_channels.presence.crdt.index import Roster
 from starlette_channels.presence.diffs import MANY, REST_SECONDS
 from starlette_channels.testing import Client, Joined, connect
+from tests.support.effort import some
 
 pytestmark = pytest.mark.anyio
 
@@ -88,7 +89,7 @@ async def test_on_a_topic_of_few_nobody_waits(virtual_clock: MockClock) -> None:
 NAMES = st.sampled_from(["ann", "ben", 'a "quoted" name', "größe 🙂", "\u2028"])
 
 
-@settings(max_examples=200)
+@settings(max_examples=some(of=200))
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 2), NAMES), max_size=30))
 def test_the_state_that_is_kept_encoded_is_always_that_of_the_entries(steps: list[tuple[bool, int, str]]) -> None:
     roster, me = Roster(), ReplicaId("", 0)

@@ -1,4 +1,4 @@
-"""What is looked up about those who are there, and who is told of the changes besides the clients (§15.11, §15.12)."""
+"""What is looked up about those who are there, and who is told of the changes besides the clients."""
 
 from typing import Any
 

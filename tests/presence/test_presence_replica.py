@@ -1,4 +1,4 @@
-"""What replicas say and when, told by the clock (§15.15-15.24)."""
+"""What replicas say and when, told by the clock."""
 
 import pytest
 

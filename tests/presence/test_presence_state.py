@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from starlette_channels.presence.crdt.clock import ReplicaId, covers, worth_asking
 from starlette_channels.presence.crdt.delta import Delta, Entry, Meta, Part, Window, Windows
 from starlette_channels.presence.crdt.state import Changes, Place, State
+from tests.support.effort import some
 
-bounded = settings(max_examples=150, derandomize=True, database=None, deadline=None)
+bounded = settings(max_examples=some(of=150), derandomize=True, database=None, deadline=None)
 IDS = tuple(ReplicaId(name, 1) for name in "abc")
 PLACES = [("room:1", member, key) for member in (1, 2) for key in ("x", "y")]
 

@@ -10,8 +10,9 @@ from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Entry, Meta, Part
 from starlette_channels.presence.meta import make_meta
 from starlette_channels.presence.tracker import Goodbye, Heartbeat, Message, Request, Transfer
+from tests.support.effort import some
 
-bounded = settings(max_examples=100, derandomize=True, database=None, deadline=None)
+bounded = settings(max_examples=some(of=100), derandomize=True, database=None, deadline=None)
 ANN, BEN = ReplicaId("ann", 1), ReplicaId("ben", 2)
 
 

@@ -17,6 +17,7 @@ from starlette_channels.pubsub.relay.sequence import (
     Numbers,
     Stamp,
 )
+from tests.support.effort import some
 
 ME, OTHER = b"publisher", b"other"
 
@@ -264,7 +265,7 @@ def hear(wire: Wire) -> tuple[list[tuple[str, Stamp]], int]:
 
 
 @given(histories(), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=some(of=150), deadline=None)
 def test_what_is_reported_as_lost_is_what_was_lost(history: tuple[Wire, int], data: st.DataObject) -> None:
     wire, sent = history
     last = {channel: index for index, (_, channel, _) in enumerate(wire)}
@@ -277,7 +278,7 @@ def test_what_is_reported_as_lost_is_what_was_lost(history: tuple[Wire, int], da
 
 
 @given(histories(), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=some(of=150), deadline=None)
 def test_what_is_sent_again_after_a_break_changes_nothing(history: tuple[Wire, int], data: st.DataObject) -> None:
     wire, _ = history
     breaks = data.draw(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 10)), max_size=5))
@@ -288,7 +289,7 @@ def test_what_is_sent_again_after_a_break_changes_nothing(history: tuple[Wire, i
 
 
 @given(histories(), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=some(of=150), deadline=None)
 def test_in_any_order_nothing_comes_twice_or_out_of_order(history: tuple[Wire, int], random: Random) -> None:
     wire, sent = history
     random.shuffle(wire)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from starlette_channels.runtime.deadlines import Deadlines
+from tests.support.effort import some
 
 THINGS = st.integers(0, 5)
 TIMES = st.floats(0, 20, allow_nan=False)
@@ -47,7 +48,7 @@ class LikeADict(RuleBasedStateMachine):
         assert len(self.deadlines) == len(self.when)
 
 
-LikeADict.TestCase.settings = settings(max_examples=50)
+LikeADict.TestCase.settings = settings(max_examples=some(of=50))
 test_deadlines_behave_like_a_dict_that_is_searched = LikeADict.TestCase
 
 

@@ -1,5 +1,6 @@
 """How clients are divided into batches, for whatever number and pace."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -54,16 +55,18 @@ def test_clients_of_a_server_that_comes_back_are_closed_at_once_and_stay_away_un
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "said"),
     [
-        {"batch_size": 0},
-        {"interval_seconds": 0.0},
-        {"interval_seconds": float("nan")},
-        {"timeout_seconds": -1.0},
-        {"restart_seconds": -1.0},
+        ({"batch_size": 0}, "Drain(batch_size=0): it must be more than 0"),
+        ({"batch_size": -1}, "Drain(batch_size=-1): it must be more than 0"),
+        ({"interval_seconds": 0.0}, "Drain(interval_seconds=0.0): it must be more than 0"),
+        ({"interval_seconds": float("nan")}, "Drain(interval_seconds=nan): it must be more than 0"),
+        ({"timeout_seconds": -1.0}, "Drain(timeout_seconds=-1.0): it must not be less than 0"),
+        ({"timeout_seconds": float("nan")}, "Drain(timeout_seconds=nan): it must not be less than 0"),
+        ({"restart_seconds": -1.0}, "Drain(restart_seconds=-1.0): it must not be less than 0"),
     ],
     ids=str,
 )
-def test_a_pace_that_is_none_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="Drain: "):
+def test_a_pace_that_is_none_is_refused(wrong: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
         Drain(**wrong)  # pyright: ignore[reportArgumentType]

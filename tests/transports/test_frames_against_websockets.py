@@ -6,8 +6,9 @@ import pytest
 
 from tests.fuzzing.frames import compare_all, expected, read
 from tests.fuzzing.streams import encoded
+from tests.support.effort import some
 
-STREAMS, BLOCKS = 10_000, 4
+STREAMS, BLOCKS = some(of=10_000), 4
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))

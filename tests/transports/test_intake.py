@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starlette_channels.transports.turn_budget import EVENTS_AT_ONCE
+from starlette_channels.runtime.turn_budget import EVENTS_AT_ONCE
 from starlette_channels.transports.uvicorn_lane.frames import SLICE_BYTES, Event, FrameReader
 from starlette_channels.transports.uvicorn_lane.read_buffer import Intake
 from tests.fuzzing.wire import CLOSE, PING, TEXT, frame

@@ -1,4 +1,4 @@
-"""What long-poll clients ask and are answered, one request at a time (protocol §13)."""
+"""What long-poll clients ask and are answered, one request at a time."""
 
 import base64
 import logging

@@ -16,12 +16,13 @@ from starlette_channels.transports.longpoll.batches import is_batch, read_lines,
 from starlette_channels.wire.messages import Frame
 from tests.fuzzing import app
 from tests.fuzzing.mutate import TOPICS, mutated
+from tests.support.effort import some
 from tests.support.polling import BEAT, BEATEN, Poller
 
 BODIES = int(os.environ.get("FUZZ_BODIES") or 2_000)
 SEED = int(os.environ.get("FUZZ_SEED") or random.randrange(1 << 32))
 
-bounded = settings(max_examples=60, derandomize=True, database=None, deadline=None)
+bounded = settings(max_examples=some(of=60), derandomize=True, database=None, deadline=None)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\n")).map(lambda text: "[" + text)
 frames = st.lists(texts.filter(lambda text: not text.endswith("\r")) | st.binary(min_size=1), min_size=1, max_size=20)
 line_ends = st.sampled_from([b"\n", b"\r\n"])

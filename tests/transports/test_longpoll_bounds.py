@@ -255,7 +255,7 @@ async def test_others_have_their_turn_while_a_large_batch_is_handed_over() -> No
     await until(lambda: len(house.echoed) == 100)
     assert house.echoed == list(range(100))
     steps = [after - before for before, after in zip(seen, [*seen[1:], 100], strict=True)]
-    assert max(steps) <= 2 * SLICE_MESSAGES  # on trio, tasks of one turn run in any order
+    assert max(steps) <= 3 * SLICE_MESSAGES  # on trio, tasks of a turn run in any order: two slices may come late
 
 
 @pytest.mark.anyio
@@ -276,7 +276,7 @@ async def test_many_large_batches_together_have_one_slice_in_each_turn() -> None
         for client in clients:
             tasks.start_soon(client.post, *[["1", None, "room:a", "note", number] for number in range(50)])
     steps = [after - before for before, after in zip(seen, [*seen[1:], 1000], strict=True)]
-    assert max(steps) <= 2 * SLICE_MESSAGES  # on trio, tasks of one turn run in any order
+    assert max(steps) <= 3 * SLICE_MESSAGES  # on trio, tasks of a turn run in any order: two slices may come late
 
 
 # Memory.

@@ -1,4 +1,4 @@
-"""Sessions of long-poll clients: how long a poll waits, who gets what, and how a session ends (protocol §13)."""
+"""Sessions of long-poll clients: how long a poll waits, who gets what, and how a session ends."""
 
 import json
 import logging
@@ -315,7 +315,7 @@ def test_an_event_loop_that_ends_takes_its_sessions_along(caplog: pytest.LogCapt
         async def terminate(socket: Socket[Any], reason: str, ends: list[str] = ends) -> None:
             ends.append(reason)
 
-        channels = Channels([room], longpoll=True)
+        channels = Channels([room], longpoll=True, drain=False)
 
         async def main(channels: Channels[Any] = channels) -> Poller:
             client = await Poller(channels).open()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from starlette_channels.transports.uvicorn_lane.frames import text_frame
 from starlette_channels.transports.uvicorn_lane.write_batch import BYTES_AT_ONCE, WRITES_AT_ONCE, LaneOutlet
+from tests.support.effort import some
 
 
 class Turns:
@@ -243,7 +244,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some(of=60), deadline=None)
 @given(STEPS)
 def test_whatever_happens_everybody_gets_everything_once_and_in_order(steps: list[tuple[str, int]]) -> None:
     loop, outlet, clients = make(600)

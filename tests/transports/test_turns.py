@@ -8,10 +8,10 @@ from typing import Any
 import anyio
 import pytest
 
+from starlette_channels.connection.rate_limiter import HEAVY
 from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import Mishaps
-from starlette_channels.transports.asgi_websocket import serve_websocket
-from starlette_channels.transports.turn_budget import (
+from starlette_channels.runtime.turn_budget import (
     EVENTS_AT_ONCE,
     MOST_AT_ONCE,
     SELDOM_BURST,
@@ -20,9 +20,11 @@ from starlette_channels.transports.turn_budget import (
     Pace,
     Turns,
 )
+from starlette_channels.transports.asgi_websocket import serve_websocket
 from starlette_channels.transports.uvicorn_lane.frames import FRAMES_AT_ONCE, SLICE_BYTES
 from starlette_channels.transports.uvicorn_lane.idle_sweep import Pulse
 from tests.fuzzing.wire import BINARY, CONTINUATION, PING, PONG, TEXT, frame
+from tests.support.effort import some
 from tests.support.lanes import Client, Loop
 
 HEARTBEAT = '[null,"1","phoenix","heartbeat",{}]'
@@ -97,7 +99,7 @@ async def test_a_client_that_sends_seldom_goes_before_those_that_have_much_to_se
 
 @pytest.mark.anyio
 async def test_single_messages_of_thousands_share_the_turn_as_well() -> None:
-    house = House(2_000)
+    house = House(some(of=2_000))
     for client in house.clients:
         client.lane.data_received(frame(HEARTBEAT))
     served, turns = 0, 0
@@ -108,6 +110,19 @@ async def test_single_messages_of_thousands_share_the_turn_as_well() -> None:
         assert turns < 2 * len(house.clients)
         served = sum(house.answers())
     assert all(client.pipe.reading for client in house.clients), "a message that waits does not stop anybody"
+
+
+@pytest.mark.anyio
+async def test_large_messages_of_many_clients_are_dealt_with_one_in_a_turn() -> None:
+    house = House(20)
+    for client in house.clients:
+        client.lane.data_received(frame(HEARTBEAT.replace("{}", '{"x":"' + "x" * 50 * HEAVY + '"}')))
+    before, most = 0, 0
+    for _ in range(20 * 100):
+        house.loop.turn()
+        now = sum(house.answers())
+        before, most = now, max(most, now - before)
+    assert (before, most) == (20, 1)
 
 
 class Costly:

@@ -16,9 +16,14 @@ from msgspec import Raw, Struct
 
 from starlette_channels import Reply, SerializerError
 from starlette_channels.wire.messages import EMPTY, encode_answer, encode_payload, frame_size, same_ref, shown
+from tests.support.effort import some
 
 bounded = settings(
-    max_examples=100, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=some(of=100),
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)

@@ -1,4 +1,4 @@
-"""Query strings with brackets, as phoenix.js writes them and Phoenix reads them (§2.4)."""
+"""Query strings with brackets, as phoenix.js writes them and Phoenix reads them."""
 
 from typing import Any
 
@@ -8,9 +8,14 @@ from hypothesis import strategies as st
 
 from starlette_channels import Handshake
 from starlette_channels.wire.query import MAX_DEPTH, MAX_PAIRS, decode_query, encode_query
+from tests.support.effort import some
 
 bounded = settings(
-    max_examples=200, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=some(of=200),
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 
 

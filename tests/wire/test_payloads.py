@@ -21,9 +21,14 @@ from typing_extensions import TypeAliasType
 from starlette_channels import InvalidPayload
 from starlette_channels.wire.messages import encode_payload
 from starlette_channels.wire.payloads import decode_anything, payload_decoder
+from tests.support.effort import some
 
 bounded = settings(
-    max_examples=200, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=some(of=200),
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 
 DATA = b"\x00\xff"

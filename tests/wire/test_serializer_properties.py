@@ -1,4 +1,4 @@
-"""The wire formats, whatever is sent: properties of all frames, and mutated ones by the thousand (§12)."""
+"""The wire formats, whatever is sent: properties of all frames, and mutated ones by the thousand."""
 
 import json
 import random
@@ -12,10 +12,15 @@ from msgspec import Raw
 from starlette_channels import V1, V2, ProtocolError
 from starlette_channels.wire.messages import Frame, encode_payload
 from starlette_channels.wire.serializers import Serializer
+from tests.support.effort import some
 from tests.wire.test_serializers import as_bytes, binary_push, fields, read_binary
 
 bounded = settings(
-    max_examples=120, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=some(of=120),
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 v1, v2 = V1(), V2()
 names = st.text(st.characters(codec="utf-8"), max_size=20)

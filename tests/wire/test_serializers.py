@@ -1,4 +1,4 @@
-"""The wire formats, byte for byte (§3, §4), and what is no frame (§12)."""
+"""The wire formats, byte for byte, and what is no frame."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ def fields(message: Message) -> tuple[Any, ...]:
 
 
 def binary_push(join_ref: str, ref: str, topic: str, event: str, data: bytes) -> bytes:
-    """A binary frame as a client writes it (§4.1)."""
+    """A binary frame as a client writes it."""
     names = [name.encode() for name in (join_ref, ref, topic, event)]
     return bytes([0, *map(len, names)]) + b"".join(names) + data
 
@@ -37,7 +37,7 @@ def as_bytes(frame: Frame) -> bytes:
 
 
 def read_binary(frame: bytes) -> tuple[Any, ...]:
-    """A binary frame as a client reads it (§4.2-4.4): kind, names, data."""
+    """A binary frame as a client reads it: kind, names, data."""
     kind = frame[0]
     count = {0: 3, 1: 4, 2: 2}[kind]
     names: list[str] = []
@@ -49,8 +49,6 @@ def read_binary(frame: bytes) -> tuple[Any, ...]:
 
 
 class TestNegotiation:
-    """§3.1-3.3, 20.10."""
-
     @pytest.mark.parametrize("vsn", ["2.0.0", "2.0.9", "2.0.10", "2.0.1-rc.1", "2.0.4+build5", "2.0.1-rc.1+b.7"])
     def test_version_2_0_at_any_patch_level_is_v2(self, vsn: str) -> None:
         assert negotiate(vsn, (v1, v2)) is v2
@@ -119,8 +117,6 @@ ARRAYS: list[Any] = [
 
 
 class TestVersion2Text:
-    """§3.4-3.10."""
-
     @pytest.mark.parametrize(
         ("frame", "expected"),
         ARRAYS,
@@ -200,8 +196,6 @@ class TestVersion2Text:
 
 
 class TestVersion2Binary:
-    """§4."""
-
     def test_the_vectors_of_the_specification_hold_byte_for_byte(self) -> None:
         assert fields(v2.decode(bytes.fromhex("00 01 02 06 03 31 3138 726f6f6d3a61 62696e 00ff"))) == (
             *("1", "18", "room:a", "bin"),
@@ -306,8 +300,6 @@ SENT_OBJECTS: list[Any] = [
 
 
 class TestVersion1:
-    """§3.11-3.14."""
-
     @pytest.mark.parametrize(
         ("frame", "expected"),
         OBJECTS,

@@ -34,9 +34,14 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from starlette_channels import InvalidPayload
 from starlette_channels.wire.messages import encode_payload
 from starlette_channels.wire.payloads import MOST_DETAIL, payload_decoder
+from tests.support.effort import some
 
 bounded = settings(
-    max_examples=150, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=some(of=150),
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 
 T = TypeVar("T")

@@ -257,10 +257,11 @@ class Life:
 
     async def _pump(self, engine: Engine) -> None:
         """Do what there is to do until the close."""
+        was_away = self._error is not None  # commands that are published meanwhile clear the error
         self._drop_what_is_too_old()
         await self._hear_everything(engine)
         self._outbox.restart_marks()
-        if self._error is not None:
+        if was_away:
             logger.info("The engine between the processes is back")
         if self._was_away:
             await self._let_the_others_come_back(engine)

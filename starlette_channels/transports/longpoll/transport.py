@@ -21,11 +21,11 @@ from starlette_channels.exceptions import ProtocolError
 from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import Mishaps
 from starlette_channels.runtime.tasks import Tasks
+from starlette_channels.runtime.turn_budget import turns_of_this_loop
 from starlette_channels.transports import BEHIND_BYTES, STEP_SECONDS, TURNS_TO_READ
 from starlette_channels.transports.longpoll.bodies import Body, BodyRefused, no_room
 from starlette_channels.transports.longpoll.sessions import Sessions
 from starlette_channels.transports.send_queue import ONE_BY_ONE, OneByOne, Outbox
-from starlette_channels.transports.turn_budget import turns_of_this_loop
 from starlette_channels.wire.messages import Frame, Message, frame_size
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")

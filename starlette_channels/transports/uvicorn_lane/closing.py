@@ -5,19 +5,24 @@ client whose connection is reset may never see the close frame.
 """
 
 import asyncio
+from collections import deque
 from typing import Any
 
 from starlette_channels.transports import CLOSE_SECONDS
-from starlette_channels.transports.uvicorn_lane.frames import Close, Failure, FrameReader, close_frame
+from starlette_channels.transports.uvicorn_lane.frames import Close, Event, Failure, FrameReader, close_frame
 
 UNREAD_BYTES = 16_384
 """So much of what a client says meanwhile is looked through for its close frame: the joins of a page fit into it."""
+
+UNREAD_FRAMES = 256
+"""And so many frames, give or take 64: empty ones cost as much as others, and thousands of them have room in that."""
 
 
 class Closing(asyncio.Protocol):
     """Closes a WebSocket, for `CLOSE_SECONDS` at most; it belongs to the connections that the server waits for.
 
-    What the client sends is discarded. Beyond `UNREAD_BYTES` it is not even read, so that a flood costs nothing.
+    What the client sends is discarded. Beyond `UNREAD_BYTES` or `UNREAD_FRAMES` it is not even read, so that a flood
+    costs next to nothing.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, register: set[Any]) -> None:
@@ -26,6 +31,7 @@ class Closing(asyncio.Protocol):
         self._register = register
         self._reader = FrameReader(UNREAD_BYTES)
         self._room = UNREAD_BYTES
+        self._frames = UNREAD_FRAMES
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, code: int, reason: str) -> None:
@@ -38,11 +44,15 @@ class Closing(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Look for the client's close frame."""
-        events = self._reader.feed(data[: self._room])
+        data, at, events = data[: self._room], 0, deque[Event]()
         self._room -= len(data)
+        while at < len(data) and self._frames > 0:
+            before = len(events) + self._reader.uncounted
+            at = self._reader.read(data, at, events)
+            self._frames -= len(events) + self._reader.uncounted - before
         if any(isinstance(event, Close | Failure) for event in events):
             self._transport.close()
-        elif self._room <= 0:
+        elif self._room <= 0 or self._frames <= 0:
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -12,15 +12,16 @@ from typing import Any, cast
 
 from starlette_channels.channels.backpressure import Place
 from starlette_channels.connection.connection import Connection
+from starlette_channels.connection.rate_limiter import HEAVY
 from starlette_channels.connection.transport import Transport
 from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import Mishaps
 from starlette_channels.pubsub.hub import ShortCut
 from starlette_channels.runtime.tasks import Tasks
+from starlette_channels.runtime.turn_budget import EVENTS_AT_ONCE, SELDOM_BYTES, Pace
 from starlette_channels.transports import CLOSE_SECONDS, STEP_SECONDS
 from starlette_channels.transports.send_queue import Outbox
 from starlette_channels.transports.slow_client import Suspicion
-from starlette_channels.transports.turn_budget import EVENTS_AT_ONCE, SELDOM_BYTES, Pace
 from starlette_channels.transports.uvicorn_lane.frames import (
     FAILURES,
     SLICE_BYTES,
@@ -236,8 +237,11 @@ class Lane(asyncio.Protocol):
                 self._count_frames()
         done = 0
         while events and done < most and self._intake is intake and (self._closing or not self._held):
-            self._act(events.popleft())
+            event = events.popleft()
             done += 1
+            if (type(event) is str or type(event) is bytes) and len(event) >= HEAVY:
+                done += len(event) // HEAVY
+            self._act(event)
         if self._intake is not intake:
             return done  # the client is not listened to any more
         if intake.is_empty:

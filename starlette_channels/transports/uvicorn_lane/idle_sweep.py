@@ -5,8 +5,8 @@ from typing import Protocol
 
 from anyio.lowlevel import RunVar
 
+from starlette_channels.runtime.turn_budget import Turns, turns_of_this_loop
 from starlette_channels.transports.asgi_idle_sweep import pause
-from starlette_channels.transports.turn_budget import Turns, turns_of_this_loop
 from starlette_channels.transports.uvicorn_lane.write_batch import LaneOutlet
 
 

@@ -213,7 +213,7 @@ async def test_a_socket_of_the_machine_is_an_address_as_well(where: str) -> None
     [
         ("redis+cluster://host/0", "redis+cluster://host:6379,other:6379"),
         ("redis+cluster://", "redis+cluster://host:6379,other:6379"),
-        ("redis+cluster://host:port", "Port could not be cast"),
+        ("redis+cluster://host:port", "what follows the last colon is no port"),
         ("redis+sentinel://host", "redis+sentinel://host:26379,other:26379/name/0"),
         ("redis+sentinel://host/name?nonsense=1", "nonsense"),
     ],

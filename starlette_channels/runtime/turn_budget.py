@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from anyio.lowlevel import RunVar
 
@@ -81,6 +82,8 @@ class Turns:
             self._began = now
             self._room = self._allowance
             self._soon(self._turn)
+        if self.left < -1:  # large messages count as several
+            self._room += self.left + 1
         if self._room <= 0 or now - self._began >= TURN_SECONDS:
             self.left = 0
             return False
@@ -166,24 +169,29 @@ class Pace:
         return True
 
 
-_turns: RunVar[Turns] = RunVar("starlette_channels_turns")
+_turns_of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary()
+_turns_of_trio: RunVar[Turns] = RunVar("starlette_channels_turns")
 
 
 def turns_of_this_loop() -> Turns:
-    """Return the turns of the event loop, on asyncio and trio."""
+    """Return the turns of the event loop, on asyncio, in its callbacks as well as in tasks, and on trio."""
     try:
-        return _turns.get()
-    except LookupError:
-        turns = _make()
-        _turns.set(turns)
-        return turns
-
-
-def _make() -> Turns:
-    try:
-        return Turns(asyncio.get_running_loop().call_soon)
+        loop = asyncio.get_running_loop()
     except RuntimeError:
+        return _turns_of_this_trio()
+    turns = _turns_of_loops.get(loop)
+    if turns is None:
+        turns = _turns_of_loops[loop] = Turns(loop.call_soon)
+    return turns
+
+
+def _turns_of_this_trio() -> Turns:
+    try:
+        return _turns_of_trio.get()
+    except LookupError:
         import trio  # it is there if its event loop runs, and not needed otherwise
 
         # Its order is random, so what a message costs cannot be measured.
-        return Turns(trio.lowlevel.current_trio_token().run_sync_soon, least_cost=TURN_SECONDS / 16)
+        turns = Turns(trio.lowlevel.current_trio_token().run_sync_soon, least_cost=TURN_SECONDS / 16)
+        _turns_of_trio.set(turns)
+        return turns
