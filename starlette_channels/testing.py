@@ -210,6 +210,7 @@ class Client:
                 yield
             finally:
                 self.disconnect()
+                ended = False
                 with anyio.CancelScope(shield=True):
                     ended = await tasks.finish(10 * self.timeout)
                 if self._failure is not None:
