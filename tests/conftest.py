@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from starlette_channels.testing import Client, Received
-from tests.support.effort import IS_CI
+from tests.support.effort import IS_FULL
 from tests.support.engines import ENGINES, EngineServer, engine
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -34,18 +34,18 @@ ONLY_BACKENDS = {"virtual_clock": "virtual", "engine_server": "asyncio"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test on one event loop where others would make no sense, or no difference; in CI on all that make sense."""
+    """Run a test on one event loop where others make no sense, or, unless all is tried, no difference."""
     if "anyio_backend" not in metafunc.fixturenames:
         return
     only = [ONLY_BACKENDS[fixture] for fixture in ONLY_BACKENDS.keys() & set(metafunc.fixturenames)]
-    if not only and not IS_CI and metafunc.definition.get_closest_marker("one_loop"):
+    if not only and not IS_FULL and metafunc.definition.get_closest_marker("one_loop"):
         only = ["asyncio"]
     for backend in only:
         metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", [backend], indirect=True))
 
 
-LOOPS = list(BACKENDS) if IS_CI else ["asyncio", "trio"]
-"""In memory, as most of these tests talk, uvloop is asyncio; outside CI, servers show what it does with sockets."""
+LOOPS = list(BACKENDS) if IS_FULL else ["asyncio", "trio"]
+"""In memory, as most of these tests talk, uvloop is asyncio; servers show what it does with sockets."""
 
 
 @pytest.fixture(params=LOOPS)

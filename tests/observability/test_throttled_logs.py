@@ -33,7 +33,7 @@ from starlette_channels.testing import Client, HandshakeRefused, connect
 from starlette_channels.wire.messages import Gap
 from starlette_channels.wire.messages import Message as ClientMessage
 from tests.conftest import until
-from tests.support.effort import IS_CI
+from tests.support.effort import IS_FULL
 from tests.support.polling import Poller
 
 ROOT = Path(starlette_channels.__file__).parent
@@ -64,7 +64,7 @@ PRINTS = {"print", "print_exc", "print_exception", "stderr", "stdout", *LOUD}
 COMMAND_LINE = "cli"
 """A module that may print."""
 
-TIMES = 60 if IS_CI else 30
+TIMES = 60 if IS_FULL else 30
 BURST = 20
 """Lines of one kind at once; then there is one every ten seconds."""
 
