@@ -1,4 +1,4 @@
-"""Histories of a cluster, each made up from its seed: 3000 with EFFORT=full; `python -m tests.simulation` plays more."""
+"""Histories of a cluster, each from its seed: 3000 with EFFORT=full; `python -m tests.simulation` plays more."""
 
 import pytest
 
