@@ -237,7 +237,8 @@ class Actor(ABC):
 
     async def _work(self, step: Step | None = None, letter: Any = None) -> None:
         """Handle a letter, and those that come meanwhile."""
-        kept, room = False, 0
+        # The letter that wakes the worker was counted when it came. If it waited again, channels would change places.
+        kept, room = False, int(step is None)
         try:
             while self.fate is None or self._finishes_first():
                 if step is None:

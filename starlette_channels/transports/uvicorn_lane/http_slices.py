@@ -7,6 +7,7 @@ parser gets no more of them while uvicorn has asked for a pause.
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -14,7 +15,16 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from starlette_channels.runtime.turn_budget import EVENTS_AT_ONCE, Pace, Turns, turns_of_this_loop
 
 if TYPE_CHECKING:
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Base
+
+    class Base(asyncio.Protocol):
+        """What both of uvicorn's protocols have, of which a part has no types."""
+
+        flow: FlowControl
+        transport: asyncio.Transport
+
+        def __init__(self, *args: Any, **options: Any) -> None: ...
+        def _unset_keepalive_if_required(self) -> None: ...
+
 else:
     Base = AutoHTTPProtocol  # with httptools if that is installed, else with h11
 
@@ -27,18 +37,19 @@ class Pausing(FlowControl):
 
     def __init__(self, transport: asyncio.Transport, protocol: "SlicedHTTP") -> None:
         super().__init__(transport)
-        self._protocol = protocol
+        self._protocol = ref(protocol)  # which refers to this object: no cycle is left to the garbage collector
 
     def resume_reading(self) -> None:
         """Parse what waits, and read on when nothing does; not while requests wait for the answer to one before them.
 
         uvicorn with httptools would parse more after each answer, and keep it all.
         """
-        if self._protocol.has_requests:
+        protocol = self._protocol()
+        if protocol is not None and protocol.has_requests:
             return
-        if self.read_paused and self._protocol.has_unread:
+        if protocol is not None and protocol.has_unread and self.read_paused:
             self.read_paused = False
-            self._protocol.go_on()
+            protocol.go_on()
         else:
             super().resume_reading()
 
