@@ -138,8 +138,11 @@ class Admission:
             raise
         except BaseException as error:
             refused = _refusal(alone(error))
-            if refused is not None:
-                raise refused from None
+            try:
+                if refused is not None:
+                    raise refused from None
+            finally:
+                del refused  # its traceback refers to this frame: a cycle, for the garbage collector
             if not is_crash(error):
                 raise
             raise Refused(
