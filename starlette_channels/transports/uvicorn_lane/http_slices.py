@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
         flow: FlowControl
         transport: asyncio.Transport
+        tasks: set[asyncio.Task[Any]]
 
         def __init__(self, *args: Any, **options: Any) -> None: ...
         def _unset_keepalive_if_required(self) -> None: ...
