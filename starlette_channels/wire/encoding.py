@@ -107,7 +107,8 @@ def encode_unknown(instance: Any) -> Any:
 
 
 _KNOWN_TO_PYDANTIC = ("ipaddress", "pathlib", "pathlib._local", "fractions")
-_encode = encode_natively = msgspec.json.Encoder(enc_hook=encode_unknown).encode
+encode_natively: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=encode_unknown).encode
+_encode = encode_natively
 
 
 class Encoders(dict[type, Callable[[Any], Any]]):

@@ -58,6 +58,7 @@ class Pausing(FlowControl):
 class SlicedHTTP(Base):
     """uvicorn's HTTP/1.1, one slice of a client's bytes at a time."""
 
+    flow: FlowControl
     _turns: Turns
     _pace: Pace | None = None
     _unread: bytes = b""
