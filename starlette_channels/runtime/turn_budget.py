@@ -15,10 +15,10 @@ from weakref import WeakKeyDictionary
 
 from anyio.lowlevel import RunVar
 
-TURN_SECONDS = 0.001
+TURN_SECONDS = 0.003
 """So long one turn of the event loop deals with messages: half of it with those that wait, half with new ones."""
 
-MOST_AT_ONCE = 64
+MOST_AT_ONCE = 192
 """So many messages are dealt with in one turn at most, however little they cost."""
 
 EVENTS_AT_ONCE = 16

@@ -113,7 +113,7 @@ async def test_single_messages_of_thousands_share_the_turn_as_well() -> None:
 
 
 @pytest.mark.anyio
-async def test_large_messages_of_many_clients_are_dealt_with_one_in_a_turn() -> None:
+async def test_large_messages_of_many_clients_are_dealt_with_two_in_a_turn_at_most() -> None:
     house = House(20)
     for client in house.clients:
         client.lane.data_received(frame(HEARTBEAT.replace("{}", '{"x":"' + "x" * 50 * HEAVY + '"}')))
@@ -122,7 +122,8 @@ async def test_large_messages_of_many_clients_are_dealt_with_one_in_a_turn() -> 
         house.loop.turn()
         now = sum(house.answers())
         before, most = now, max(most, now - before)
-    assert (before, most) == (20, 1)
+    assert before == 20
+    assert most <= 2, "one that waited, and one that has just come"
 
 
 class Costly:

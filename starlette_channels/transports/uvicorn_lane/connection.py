@@ -45,9 +45,9 @@ class Lane(asyncio.Protocol):
     """One client on the fast lane; to its connection it is the transport."""
 
     __slots__ = (
-        *("_closing", "_connection", "_deaf", "_gone", "_held", "_intake", "_limits", "_loop", "_error_log", "_outbox"),
-        *("_pace", "_pulse", "_queued", "_reader", "_register", "_server_tasks", "_straight", "_suspicion"),
-        *("_transport", "_turns", "heard", "outlet", "tasks", "writer"),
+        *("_closing", "_connection", "_deaf", "_error_log", "_gone", "_held", "_intake", "_is_reading", "_limits"),
+        *("_loop", "_outbox", "_pace", "_pulse", "_queued", "_reader", "_register", "_server_tasks", "_straight"),
+        *("_suspicion", "_transport", "_turns", "heard", "outlet", "tasks", "writer"),
     )
 
     def __init__(
@@ -76,6 +76,7 @@ class Lane(asyncio.Protocol):
         self.heard: float = loop.time()
         self._outbox: SendQueue[bytes] | None = None
         self._suspicion: SlowClientCheck | None = None
+        self._is_reading = False
         self._held = False
         self._intake: ReadBuffer | None = None
         self._pace: Pace | None = None
@@ -194,7 +195,8 @@ class Lane(asyncio.Protocol):
         """Deal with a slice of what has come at once, if there is time left in this turn."""
         turns = self._turns
         turns.left -= 1
-        if not (turns.left >= 0 or turns.goes_on()):
+        # Who sends much does not overtake those who wait: they would be read from in ever smaller pieces.
+        if turns.is_crowded or not (turns.left >= 0 or turns.goes_on()):
             self._queue_up(fresh=size <= SELDOM_BYTES and self._is_fresh())
         elif not self._held or self._closing:
             turns.left -= self.visit(EVENTS_AT_ONCE) - 1
@@ -213,6 +215,7 @@ class Lane(asyncio.Protocol):
     def _ignore(self) -> None:
         """Read nothing more of a client that has been told to go, and goes on as if nothing were."""
         self._reader.stop()
+        self._is_reading = False
         self._transport.pause_reading()
 
     def _is_fresh(self) -> bool:
@@ -384,8 +387,10 @@ class Lane(asyncio.Protocol):
         if self._gone:
             return
         if self._intake is not None or ((self._held or self._outbox is not None) and not self._closing):
+            self._is_reading = False
             self._transport.pause_reading()
-        else:
+        elif not self._is_reading:  # as good as always it is, and that is asked for each message
+            self._is_reading = True
             self.heard = self._loop.time()
             self._transport.resume_reading()
 
