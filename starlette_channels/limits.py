@@ -22,8 +22,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     message_bytes: int | None = 1_000_000
     """Size of one incoming message; a longer one closes the connection with 1009.
 
-    All others wait while a message is dealt with: about a millisecond for each megabyte. The server's own limit may be
-    lower. Phoenix has 10,000,000.
+    All others wait while a message is decoded: a millisecond or two for each megabyte of text, and tens of
+    milliseconds for a megabyte of brackets. The server's own limit may be lower. Phoenix has 10,000,000.
     """
 
     header_bytes: int | None = 4_096
