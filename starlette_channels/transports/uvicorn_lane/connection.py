@@ -280,8 +280,15 @@ class Lane(asyncio.Protocol):
             self.close(event.code, event.reason if code == "broken_frame" else code)
             self.outlet.afterwards(self._hang_up)
 
-    def eof_received(self) -> None:
-        """Let the transport close: a client that has nothing more to say has gone."""
+    def eof_received(self) -> bool:
+        """Close when all that is logged has been written: a client that has nothing more to say has gone.
+
+        The last of it may be a close frame that says why. With TLS the transport closes by itself.
+        """
+        if not self._transport.can_write_eof():
+            return False
+        self.outlet.afterwards(self._transport.close)
+        return True
 
     def pause_writing(self) -> None:
         """Keep frames back: the client has to catch up."""
