@@ -1,4 +1,4 @@
-"""Mishaps: what goes wrong, counted each time by its code, and logged through one throttle.
+"""Error log: errors and refusals, counted each time by their code, and logged through one throttle.
 
 Whoever can make a server write a line can fill its disk. So whatever a client can cause is logged here and nowhere
 else: of each kind a few lines, and then one now and then.

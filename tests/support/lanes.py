@@ -91,6 +91,12 @@ class Pipe(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closed
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """The client hears that nothing more comes."""
+
     def close(self) -> None:
         self.closed = True
 

@@ -144,3 +144,15 @@ def test_what_comes_out_is_what_came_in_whatever_the_pieces(frames: list[bytes],
     intake.add(stream[cut:])
     take_everything()
     assert events == FrameReader(1 << 20).feed(stream)
+
+
+@pytest.mark.anyio
+async def test_a_client_that_half_closes_behind_a_broken_frame_is_told_why_before_it_is_let_go() -> None:
+    client = Client()
+    client.lane.data_received(b"\xff\x80" + bytes(4))  # reserved bits
+    assert client.lane.eof_received()
+    assert not client.pipe.closed
+    client.loop.turn()
+    client.loop.turn()
+    assert client.pipe.closed
+    assert b"".join(client.pipe.written)[2:4] == (1002).to_bytes(2)

@@ -186,7 +186,9 @@ class ZenohEngine:
         try:
             if self._session is not None:
                 self._session.close()
-                time.sleep(LAST_CALLS_SECONDS)
+                time.sleep(
+                    LAST_CALLS_SECONDS
+                )  # in the engine's own thread: Zenoh does not say when its last call is over
         finally:
             if self._claim is not None:
                 self._claim.give_up()
