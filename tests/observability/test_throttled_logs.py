@@ -64,7 +64,7 @@ PRINTS = {"print", "print_exc", "print_exception", "stderr", "stdout", *LOUD}
 COMMAND_LINE = "cli"
 """A module that may print."""
 
-TIMES = 60 if IS_FULL else 30
+TIMES = 60 if IS_FULL else 25
 BURST = 20
 """Lines of one kind at once; then there is one every ten seconds."""
 
