@@ -1,6 +1,7 @@
 """The structure of the package, read from its files: which folder imports which, and what else."""
 
 import ast
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -248,6 +249,23 @@ def test_engines_are_imported_by_name_from_their_own_folder_only() -> None:
 def test_unit_tests_are_in_folders_of_the_same_names() -> None:
     folders = {path.name for path in TESTS.iterdir() if any(path.glob("test_*.py"))}
     assert folders - {"integration"} <= FOLDERS.keys()
+
+
+def test_docstrings_of_tests_cite_only_documents_that_are_in_the_repository_or_public() -> None:
+    """A file must be there; a part, by its number or sign, must be one of an RFC."""
+    here = {path.name for path in TESTS.parent.rglob("*.md")}
+    wrong = [
+        f"{path.relative_to(TESTS)}: {cited}"
+        for path in TESTS.rglob("*.py")
+        for node in nodes(path)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        for text in [ast.get_docstring(node) or ""]
+        for cited in re.findall(
+            r"[\w-]+\.md\b|§|\b(?:part|section|chapter) \d|\bissues? (?:#|\d|part)|\binventory\b", text
+        )
+        if cited not in here and not (cited == "§" and "RFC" in text)
+    ]
+    assert wrong == []
 
 
 def test_a_module_imports_only_what_the_package_requires() -> None:
