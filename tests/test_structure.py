@@ -253,14 +253,16 @@ def test_unit_tests_are_in_folders_of_the_same_names() -> None:
 
 def test_docstrings_of_tests_cite_only_documents_that_are_in_the_repository_or_public() -> None:
     """A file must be there; a part, by its number or sign, must be one of an RFC."""
-    here = {path.name for path in TESTS.parent.rglob("*.md")}
+    documents = [*TESTS.parent.glob("*.md"), *(TESTS.parent / "docs").rglob("*.md"), *TESTS.glob("conformance/*.md")]
+    here = {path.name for path in documents}
+    citation = r"[\w-]+\.md\b|§|\b(?:part|section|chapter) \d|\bissues? (?:#|\d|part)|\binventory\b"
     wrong = [
         f"{path.relative_to(TESTS)}: {cited}"
         for path in TESTS.rglob("*.py")
         for node in nodes(path)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         for text in [ast.get_docstring(node) or ""]
-        for cited in re.findall(
+        for cited in re.findall(citation, text)
             r"[\w-]+\.md\b|§|\b(?:part|section|chapter) \d|\bissues? (?:#|\d|part)|\binventory\b", text
         )
         if cited not in here and not (cited == "§" and "RFC" in text)

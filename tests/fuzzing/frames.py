@@ -81,7 +81,7 @@ class Expected(NamedTuple):
 def expected(data: bytes, max_bytes: int) -> Expected:
     """What the library makes of a stream. It does not decode text and puts no fragments together: that is done here.
 
-    We differ from it on purpose, by RFC 6455, in these and no other things:
+    We differ from it on purpose, by the RFC, in these and no other things:
 
     - A header that breaks a rule is a protocol error at once. The library reads the payload first, which may be long
       and may never come; or calls it too big, as it does whenever a length has the top bit.
