@@ -61,7 +61,6 @@ class WebSocketTransport:
         # Sending.
         self._shared_writer = writer_of_this_loop()
         self.outlet: Outlet = self._shared_writer or ONE_BY_ONE
-        self.writer: Writer = self.write if self._shared_writer is None else self
         self.leaving: SendItem | None = None
         self._leaving_bytes = 0
         self._cancel_send: Cancel | None = None
@@ -77,6 +76,11 @@ class WebSocketTransport:
         self._progress: anyio.Event | None = None
 
     # Called by the connection.
+
+    @property
+    def writer(self) -> "Writer":
+        """What the outlet knows this client by."""
+        return self.write if self._shared_writer is None else self
 
     def write(self, frame: Frame, place: Place | None = None) -> None:
         """Send a frame behind those before. A client for which too much waits is closed with 1008."""
@@ -348,6 +352,7 @@ class WebSocketTransport:
             while self.leaving is not None or self.state is CLOSING:
                 await self._wait_for_progress()
         self._end()
+        self._connection = None  # the two would keep each other until the garbage collector comes
         if self._cancel_send is not None:
             self._cancel_send()
 

@@ -131,7 +131,7 @@ class SharedWriter:
                     return
             if not self._log:
                 self._current = None
-                self._item = ""
+                self._forget()
                 return
             recipients, self._item, self._place = self._log.popleft()
             self._recipients = iter(recipients)
@@ -143,8 +143,14 @@ class SharedWriter:
         self._current = None
         if task.recipient is not None and task.task is not None and not task.task.done():
             task.recipient.suspended(self._item, task.task.cancel)
-        if not self.is_idle:
+        if self.is_idle:
+            self._forget()
+        else:
             self._start()
+
+    def _forget(self) -> None:
+        """Keep no reference to the last entry and its clients."""
+        self._recipients, self._item, self._place = iter(()), "", None
 
 
 _writer: RunVar[SharedWriter] = RunVar("starlette_channels_writer")
