@@ -1,9 +1,8 @@
-"""Turns: how much of what all clients send is dealt with in one turn of the event loop.
+"""Turns: the budget for handling messages in one turn (iteration) of the event loop.
 
-Each client is bounded by itself already, but a thousand clients that send at once would make one long turn, in which
-nobody else is served. So all clients of an event loop share a budget for each turn. Those for whom there is none left
-wait in a queue, which is served in order in the turns that follow. A client that sends seldom goes before those that
-have much to send: it has a queue of its own.
+Each client has bounds of its own, but a thousand clients that send at once would make one long turn, in which nothing
+else runs. So all clients of an event loop share a budget for each turn. When it is used up, clients wait in a queue for
+the turns that follow. Clients that send seldom have a queue of their own, which goes first.
 """
 
 import asyncio
@@ -16,36 +15,37 @@ from weakref import WeakKeyDictionary
 from anyio.lowlevel import RunVar
 
 TURN_SECONDS = 0.003
-"""So long one turn of the event loop deals with messages: half of it with those that wait, half with new ones."""
+"""Time for messages in one turn: half of it for those that wait, half for new ones."""
 
 MOST_AT_ONCE = 192
-"""So many messages are dealt with in one turn at most, however little they cost."""
+"""Messages handled in one turn at most, however little they cost."""
 
 EVENTS_AT_ONCE = 16
-"""So many messages and control frames of one client are dealt with in one turn."""
+"""Messages and control frames of one client handled in one turn at most."""
 
 SELDOM_SECONDS = 0.005
-"""A client that sends at such intervals or longer waits with others that send seldom,"""
+"""A client sends seldom if its messages have such a distance, or a longer one;"""
 
 SELDOM_BURST = 2
-"""and so it does with the first few after a rest,"""
+"""so do the first few messages after a pause,"""
 
 SELDOM_BYTES = 512
-"""if it sends no more than this at once."""
+"""unless they have more bytes than this."""
 
 LEARNING = 0.25
+"""Weight of a new measurement in the average cost of a message."""
 
 
 class Waiting(Protocol):
-    """A client that has something to be dealt with."""
+    """A client with messages that wait for a turn."""
 
     def visit(self, most: int) -> int:
-        """Deal with some of it, `most` messages at most, and return how many there were; enter again if more waits."""
+        """Handle `most` messages at most, and return how many there were; enter again if more wait."""
         ...
 
 
 class Turns:
-    """The budget of each turn of one event loop. What a message costs is measured, not assumed."""
+    """The budget of each turn of one event loop. The cost of a message is measured, not assumed."""
 
     __slots__ = (
         *("_began", "_clock", "_cost", "_fresh", "_least", "_marked", "_measured", "_own", "_rest"),
@@ -59,7 +59,7 @@ class Turns:
         least_cost: float = TURN_SECONDS / MOST_AT_ONCE,
     ) -> None:
         self.left: int = 0
-        """Messages that may be dealt with before `goes_on` is asked: whoever takes one subtracts it."""
+        """Messages that may be handled before `goes_on` must be called; the caller subtracts each one."""
         self._soon = soon
         self._clock = clock
         self._least = least_cost
@@ -72,9 +72,9 @@ class Turns:
         self._measured = 0
 
     def goes_on(self) -> bool:
-        """Return whether there is time for one more message in this turn, when there is none `left`.
+        """Return whether there is time for one more message in this turn, when `left` is used up.
 
-        Whoever is told that there is not enters the queue.
+        If not, the caller enters the queue.
         """
         now = self._clock()
         if not self._scheduled:
@@ -92,7 +92,7 @@ class Turns:
         return True
 
     def enter(self, client: Waiting, *, fresh: bool) -> None:
-        """Visit a client in one of the next turns. A `fresh` one goes before those that are not."""
+        """Queue a client for one of the next turns. A `fresh` one, which sends seldom, goes first."""
         (self._fresh if fresh else self._rest).append(client)
         if not self._scheduled:
             self._scheduled = True
@@ -100,21 +100,21 @@ class Turns:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether somebody waits."""
+        """Whether clients wait in the queue."""
         return bool(self._rest or self._fresh)
 
     @property
     def _allowance(self) -> int:
-        """How many messages fit into one turn."""
+        """Number of messages that fit into one turn."""
         return max(1, min(MOST_AT_ONCE, int(TURN_SECONDS / self._cost)))
 
     @property
     def _window(self) -> int:
-        """How many messages are dealt with between two looks at the clock: about a quarter of a turn."""
+        """Number of messages between two looks at the clock: about a quarter of a turn."""
         return max(1, self._allowance // 4)
 
     def _turn(self) -> None:
-        """Begin a turn: visit those who wait, and leave half of the budget to those who come."""
+        """Begin a turn: visit clients that wait, and leave half of the budget for new messages."""
         now = self._clock()
         self._learn(now)
         waiting = len(self._fresh) + len(self._rest)
@@ -140,13 +140,13 @@ class Turns:
                 self._soon(self._turn)
 
     def _mark(self) -> None:
-        """Note when the tasks begin that the last turn has started: they cost what its messages cost."""
+        """Note when the tasks begin that the last turn has started: they are part of the cost of its messages."""
         self._marked = self._clock()
 
     def _learn(self, now: float) -> None:
         if self._measured:
             cost = (self._own + now - self._marked) / self._measured
-            # The processor may have been somebody else's meanwhile, so one measurement may only double it.
+            # Other processes may have had the CPU meanwhile, so one measurement may not more than double it.
             self._cost += LEARNING * (min(cost, 4 * self._cost) - self._cost)
             self._cost = max(self._cost, self._least)
             self._measured = 0
@@ -161,7 +161,7 @@ class Pace:
         self._rested_at = 0.0
 
     def is_fresh(self, now: float) -> bool:
-        """Return whether a message goes with those of clients that send seldom, and count it if it does."""
+        """Return whether a message at time `now` counts as one of a client that sends seldom; if so, it is counted."""
         rested_at = max(self._rested_at, now) + SELDOM_SECONDS
         if rested_at - now > SELDOM_BURST * SELDOM_SECONDS:
             return False
@@ -174,7 +174,7 @@ _turns_of_trio: RunVar[Turns] = RunVar("starlette_channels_turns")
 
 
 def turns_of_this_loop() -> Turns:
-    """Return the turns of the event loop, on asyncio, in its callbacks as well as in tasks, and on trio."""
+    """Return the turns of the event loop, on asyncio and trio. It may be called from plain callbacks."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -191,7 +191,7 @@ def _turns_of_this_trio() -> Turns:
     except LookupError:
         import trio  # it is there if its event loop runs, and not needed otherwise
 
-        # Its order is random, so what a message costs cannot be measured.
+        # The order of trio's tasks is random, so the cost of a message cannot be measured.
         turns = Turns(trio.lowlevel.current_trio_token().run_sync_soon, least_cost=TURN_SECONDS / 16)
         _turns_of_trio.set(turns)
         return turns

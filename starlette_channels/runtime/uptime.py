@@ -1,14 +1,13 @@
-"""A clock for what happens between processes, and for who was there first."""
+"""Uptime: a clock that does not stop while the machine sleeps, for times that processes compare."""
 
 import time
 
 if hasattr(time, "CLOCK_BOOTTIME"):
 
     def uptime() -> float:
-        """Return seconds of any origin. They go on while the machine sleeps, where the system has such a clock (Linux).
+        """Return seconds since some origin; on Linux they go on while the machine sleeps.
 
-        `time.monotonic` stands still then: a command that was said meanwhile would seem older than a connection that
-        was there before.
+        `time.monotonic` stops then: a command of that time would seem older than a connection that was there before.
         """
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
