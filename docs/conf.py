@@ -12,7 +12,7 @@ project = "starlette_channels"
 author = "the starlette_channels developers"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 nitpick_ignore_regex = [("py:.*", ".*")]
 
