@@ -400,6 +400,6 @@ def _say_which_transport(fast: bool) -> None:
         transport_logger.info("Channels take the fast lane")
     else:
         transport_logger.info(
-            "Channels are served through ASGI's receive and send; uvicorn has a faster transport: "
+            "Channels are served through receive and send of ASGI; uvicorn has a faster transport: "
             "--ws starlette_channels.transports.uvicorn:FastLane"
         )
