@@ -1,35 +1,35 @@
-"""Deadlines of handlers: all that run are checked now and then, so no handler has a timer of its own."""
+"""Time limits of handlers, checked periodically, so that no handler needs a timer of its own."""
 
 from typing import Protocol
 
 from starlette_channels.runtime.timers import waker_of_this_loop
 
 LOOKS = 16
-"""Number of checks in the time that a handler may take."""
+"""Checks within the time limit of a handler."""
 
 
 class WatchedWorker(Protocol):
-    """A worker that handles one letter after the other."""
+    """A worker that handles one message after the other."""
 
     @property
     def is_working(self) -> bool:
-        """Whether it is handling a letter."""
+        """Whether it is handling a message."""
         ...
 
     def overrun(self, seconds: float) -> None:
-        """Cancel the handler of the current letter: it has taken `seconds`."""
+        """Cancel the handling of the current message, which took longer than `seconds`."""
         ...
 
 
 class Watch:
-    """Checks workers that may take `seconds` for each letter."""
+    """Watches workers with a time limit in seconds for each message."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._since: dict[WatchedWorker, float | None] = {}
 
     def begin(self, worker: WatchedWorker) -> None:
-        """Start the time of a worker, which has a new letter from now on."""
+        """Watch a worker that starts with a new message."""
         if not self._since:
             waker_of_this_loop().wake(self._seconds / LOOKS, self._look)
         self._since[worker] = None
@@ -47,7 +47,7 @@ class Watch:
 
 
 def watch_of_this_loop(seconds: float) -> Watch:
-    """Return the event loop's watch for handlers that may take `seconds`; it may be called from plain callbacks."""
+    """Return the running event loop's watch for a time limit; may be called from plain callbacks."""
     kept = waker_of_this_loop().kept
     watch: Watch = kept.get(seconds) or kept.setdefault(seconds, Watch(seconds))
     return watch

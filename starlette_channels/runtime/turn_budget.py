@@ -1,55 +1,64 @@
-"""Turns: the budget for handling messages in one turn (iteration) of the event loop.
+"""Turns: how much of what all clients send is dealt with in one turn of the event loop.
 
-Each client has bounds of its own, but a thousand clients that send at once would make one long turn, in which nothing
-else runs. So all clients of an event loop share a budget for each turn. When it is used up, clients wait in a queue for
-the turns that follow. Clients that send seldom have a queue of their own, which goes first.
+Each client is bounded by itself already, but a thousand clients that send at once would make one long turn, in which
+nobody else is served. So all clients of an event loop share a budget for each turn. Those for whom there is none left
+wait in a queue, which is served in order in the turns that follow. A client that sends seldom goes before those that
+have much to send: it has a queue of its own.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
+import anyio
 from anyio.lowlevel import RunVar
 
+T = TypeVar("T")
+
 TURN_SECONDS = 0.003
-"""Time for messages in one turn: half of it for those that wait, half for new ones."""
+"""So long one turn of the event loop deals with messages: half of it with those that wait, half with new ones."""
+
+LONGEST_TURN_SECONDS = 8 * TURN_SECONDS
+"""So long it may be if all else takes long as well: then short turns would only make those wait longer who wait."""
 
 MOST_AT_ONCE = 192
-"""Messages handled in one turn at most, however little they cost."""
+"""So many messages are dealt with in `TURN_SECONDS` at most, however little they cost."""
+
+AT_ONCE = 4
+"""So much of what one client has begun goes on in a row before others have their turn."""
 
 EVENTS_AT_ONCE = 16
-"""Messages and control frames of one client handled in one turn at most."""
+"""So many messages and control frames of one client are dealt with in one turn."""
 
 SELDOM_SECONDS = 0.005
-"""A client sends seldom if its messages have such a distance, or a longer one;"""
+"""A client that sends at such intervals or longer waits with others that send seldom,"""
 
 SELDOM_BURST = 2
-"""so do the first few messages after a pause,"""
+"""and so it does with the first few after a rest,"""
 
 SELDOM_BYTES = 512
-"""unless they have more bytes than this."""
+"""if it sends no more than this at once."""
 
 LEARNING = 0.25
-"""Weight of a new measurement in the average cost of a message."""
 
 
 class Waiting(Protocol):
-    """A client with messages that wait for a turn."""
+    """A client that has something to be dealt with."""
 
     def visit(self, most: int) -> int:
-        """Handle `most` messages at most, and return how many there were; enter again if more wait."""
+        """Deal with some of it, `most` messages at most, and return how many there were; enter again if more waits."""
         ...
 
 
 class Turns:
-    """The budget of each turn of one event loop. The cost of a message is measured, not assumed."""
+    """The budget of each turn of one event loop. What a message costs is measured, not assumed."""
 
     __slots__ = (
-        *("_began", "_clock", "_cost", "_fresh", "_least", "_marked", "_measured", "_own", "_rest"),
-        *("_room", "_scheduled", "_soon", "left"),
+        *("_began", "_clock", "_cost", "_ended", "_fresh", "_least", "_longest", "_marked", "_measured", "_own"),
+        *("_rest", "_room", "_scheduled", "_seconds", "_soon", "left"),
     )
 
     def __init__(
@@ -57,24 +66,27 @@ class Turns:
         soon: Callable[[Callable[[], None]], object],
         clock: Callable[[], float] = time.perf_counter,
         least_cost: float = TURN_SECONDS / MOST_AT_ONCE,
+        longest: float = LONGEST_TURN_SECONDS,
     ) -> None:
         self.left: int = 0
-        """Messages that may be handled before `goes_on` must be called; the caller subtracts each one."""
+        """Messages that may be dealt with before `goes_on` is asked: whoever takes one subtracts it."""
         self._soon = soon
         self._clock = clock
         self._least = least_cost
+        self._longest = longest
         self._cost = max(least_cost, TURN_SECONDS / 32)
         self._fresh: deque[Waiting] = deque()
         self._rest: deque[Waiting] = deque()
         self._scheduled = False
         self._room = 0
-        self._began = self._marked = self._own = 0.0
+        self._seconds = TURN_SECONDS
+        self._began = self._marked = self._ended = self._own = 0.0
         self._measured = 0
 
     def goes_on(self) -> bool:
-        """Return whether there is time for one more message in this turn, when `left` is used up.
+        """Return whether there is time for one more message in this turn, when there is none `left`.
 
-        If not, the caller enters the queue.
+        Whoever is told that there is not enters the queue.
         """
         now = self._clock()
         if not self._scheduled:
@@ -84,7 +96,7 @@ class Turns:
             self._soon(self._turn)
         if self.left < -1:  # large messages count as several
             self._room += self.left + 1
-        if self._room <= 0 or now - self._began >= TURN_SECONDS:
+        if self._room <= 0 or now - self._began >= self._seconds:
             self.left = 0
             return False
         self.left = min(self._window, self._room) - 1
@@ -92,7 +104,7 @@ class Turns:
         return True
 
     def enter(self, client: Waiting, *, fresh: bool) -> None:
-        """Queue a client for one of the next turns. A `fresh` one, which sends seldom, goes first."""
+        """Visit a client in one of the next turns. A `fresh` one goes before those that are not."""
         (self._fresh if fresh else self._rest).append(client)
         if not self._scheduled:
             self._scheduled = True
@@ -100,21 +112,21 @@ class Turns:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether clients wait in the queue."""
+        """Whether somebody waits."""
         return bool(self._rest or self._fresh)
 
     @property
     def _allowance(self) -> int:
-        """Number of messages that fit into one turn."""
-        return max(1, min(MOST_AT_ONCE, int(TURN_SECONDS / self._cost)))
+        """How many messages fit into one turn."""
+        return max(1, int(min(MOST_AT_ONCE * self._seconds / TURN_SECONDS, self._seconds / self._cost)))
 
     @property
     def _window(self) -> int:
-        """Number of messages between two looks at the clock: about a quarter of a turn."""
+        """How many messages are dealt with between two looks at the clock: about a quarter of a turn."""
         return max(1, self._allowance // 4)
 
     def _turn(self) -> None:
-        """Begin a turn: visit clients that wait, and leave half of the budget for new messages."""
+        """Begin a turn: visit those who wait, and leave half of the budget to those who come."""
         now = self._clock()
         self._learn(now)
         waiting = len(self._fresh) + len(self._rest)
@@ -127,10 +139,11 @@ class Turns:
                     done += self._fresh.popleft().visit(1)
                 else:
                     done += self._rest.popleft().visit(min(share - done, EVENTS_AT_ONCE))
-                if done >= share or self._clock() - now >= TURN_SECONDS / 2:
+                if done >= share or self._clock() - now >= self._seconds / 2:
                     break
         finally:
-            self._own, self._measured = self._clock() - now, done
+            self._ended = self._clock()
+            self._own, self._measured = self._ended - now, done
             self._began = now
             room = max(0, room - done)
             self.left = min(self._window, room)
@@ -140,16 +153,58 @@ class Turns:
                 self._soon(self._turn)
 
     def _mark(self) -> None:
-        """Note when the tasks begin that the last turn has started: they are part of the cost of its messages."""
+        """Note when the tasks begin that the last turn has started: they cost what its messages cost."""
         self._marked = self._clock()
 
     def _learn(self, now: float) -> None:
+        """Take note of what a message has cost, and of how long all else has taken since the last turn began."""
+        self._seconds = TURN_SECONDS
         if self._measured:
+            self._seconds = min(max(TURN_SECONDS, (self._marked - self._ended) / 2), self._longest)
             cost = (self._own + now - self._marked) / self._measured
-            # Other processes may have had the CPU meanwhile, so one measurement may not more than double it.
+            # The processor may have been somebody else's meanwhile, so one measurement may only double it.
             self._cost += LEARNING * (min(cost, 4 * self._cost) - self._cost)
             self._cost = max(self._cost, self._least)
             self._measured = 0
+
+
+class Room:
+    """What waits until there is time for more of what a client has begun: letters of a channel, ends of channels."""
+
+    __slots__ = ("_granted", "_visited")
+
+    def __init__(self) -> None:
+        self._granted = 0
+        self._visited = anyio.Event()
+
+    async def wait(self, turns: Turns) -> int:
+        """Return how much may go on, as soon as something may."""
+        turns.enter(self, fresh=False)
+        await self._visited.wait()
+        return self._granted
+
+    def visit(self, most: int) -> int:
+        """Let some of it go on."""
+        self._granted = max(1, min(most, AT_ONCE))
+        self._visited.set()
+        return self._granted
+
+
+async def in_turns(many: Iterable[T], act: Callable[[T], object]) -> None:
+    """Call a function for one after the other, out of the budget of each turn.
+
+    While there is time, nothing waits. Much at once, such as the ends of all channels of a thousand clients that a
+    proxy has dropped, takes as many turns as it needs.
+    """
+    turns, room = turns_of_this_loop(), 0
+    for one in many:
+        if room:
+            room -= 1
+        else:
+            turns.left -= 1
+            if turns.left < 0 and not turns.goes_on():
+                room = await Room().wait(turns) - 1
+        act(one)
 
 
 class Pace:
@@ -161,7 +216,7 @@ class Pace:
         self._rested_at = 0.0
 
     def is_fresh(self, now: float) -> bool:
-        """Return whether a message at time `now` counts as one of a client that sends seldom; if so, it is counted."""
+        """Return whether a message goes with those of clients that send seldom, and count it if it does."""
         rested_at = max(self._rested_at, now) + SELDOM_SECONDS
         if rested_at - now > SELDOM_BURST * SELDOM_SECONDS:
             return False
@@ -174,7 +229,7 @@ _turns_of_trio: RunVar[Turns] = RunVar("starlette_channels_turns")
 
 
 def turns_of_this_loop() -> Turns:
-    """Return the turns of the event loop, on asyncio and trio. It may be called from plain callbacks."""
+    """Return the turns of the event loop, on asyncio, in its callbacks as well as in tasks, and on trio."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -191,7 +246,8 @@ def _turns_of_this_trio() -> Turns:
     except LookupError:
         import trio  # it is there if its event loop runs, and not needed otherwise
 
-        # The order of trio's tasks is random, so the cost of a message cannot be measured.
-        turns = Turns(trio.lowlevel.current_trio_token().run_sync_soon, least_cost=TURN_SECONDS / 16)
+        # Its order is random, so what a message costs cannot be measured.
+        soon = trio.lowlevel.current_trio_token().run_sync_soon
+        turns = Turns(soon, least_cost=TURN_SECONDS / 16, longest=TURN_SECONDS)
         _turns_of_trio.set(turns)
         return turns
