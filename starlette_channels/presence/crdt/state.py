@@ -81,8 +81,8 @@ class Share:
             self._compact()
         return changes
 
-    def cut(self, part: Part, most: int) -> Iterator[Part]:
-        """Cut a part into slices of at most `most` changes to this share.
+    def cut(self, part: Part, most: int) -> Iterator[tuple[int, Part]]:
+        """Cut a part into slices of at most `most` changes to this share; yield the number of changes with each.
 
         Merging the slices in order has the effect of merging the part. Additions come first, so whoever moves from one
         place to another is never gone, and an entry and the one that it replaces are in one slice.
@@ -91,8 +91,8 @@ class Share:
         for start in range(0, len(dots) - most, most):
             slice_dots = dots[start : start + most]
             entries = {dot: part.entries[dot] for dot in slice_dots if dot in part.entries}
-            yield Part(0, frozenset(slice_dots), entries)
-        yield part  # what is left of it
+            yield most, Part(0, frozenset(slice_dots), entries)
+        yield (len(dots) - 1) % most + 1 if dots else 0, part  # of which the rest is new
 
     def _added(self, part: Part) -> list[int]:
         """The dots of the entries of a part that are new here, in order."""
@@ -204,16 +204,25 @@ class State:
         return changes
 
     def cut(self, delta: Delta, most: int) -> Iterator[Delta]:
-        """Cut a delta into slices of at most `most` changes, each of one replica, while they are asked for.
+        """Cut a delta into slices of at most `most` changes, while they are asked for.
 
         Merging the slices in order has the effect of merging the delta. Between two of them entries may be added and
         removed here, and replicas may go down, come up, and be forgotten: a slice is a delta like any other.
         """
+        parts: dict[ReplicaId, Part] = {}
+        changes = 0
         for replica, part in delta.items():
             share = self._shares.get(replica)
-            if share is not None and replica != self.me:
-                for piece in share.cut(part, most):
-                    yield {replica: piece}
+            if share is None or replica == self.me:
+                continue
+            for number, piece in share.cut(part, most):
+                if parts and changes + number > most:
+                    yield parts
+                    parts, changes = {}, 0
+                parts[replica] = piece
+                changes += number
+        if parts:
+            yield parts
 
     def extract(self, since: Clock) -> Delta:
         """Return all that is known of the replicas of which a clock lacks something."""
