@@ -4,7 +4,7 @@ HANGING_SECONDS = 0.1
 """Time without progress after which a client with a full queue counts as slow; a burst alone is no reason."""
 
 STEP_SECONDS = HANGING_SECONDS / 10
-"""That time is waited for in such steps: when the event loop stalls, only one of them passes, and clients have a turn."""
+"""That time passes in such steps: when the event loop stalls, it is only one of them, and clients have a turn."""
 
 TURNS_TO_READ = 10
 """Steps before a silent client is closed: meanwhile the event loop reads what may lie in the socket."""

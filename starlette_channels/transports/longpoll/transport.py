@@ -145,7 +145,7 @@ class LongPollTransport:
     # Called by the connection.
 
     def write(self, frame: Frame, place: Place | None = None) -> None:
-        """Queue a frame for the next poll. A client for which too much waits, and that does not poll, is closed with 1008."""
+        """Queue a frame for the next poll. If too much waits, and no poll comes, the session is closed with 1008."""
         if self.is_closed:
             return
         self._outbox.add(frame, frame_size(frame), place)
