@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 from trio.testing import MockClock
 
-from starlette_channels import Reply
+from starlette_channels import Channels, Limits, Reply, Socket, channel
 from starlette_channels.testing import connect
 from starlette_channels.transports.asgi_idle_sweep import pause
 from tests.conftest import frames, until
@@ -296,7 +296,7 @@ async def test_a_client_of_a_channel_that_drops_the_oldest_stays_connected_howev
     async def pictures(socket: Socket, payload: Any) -> None: ...
 
     hall.channels = Channels([pictures], limits=Limits(outbox_bytes=limit))
-    server = Server(hall)
+    server = Server(hall.channels)
     async with connect(server) as client:
         await client.join("pictures")
         server.stop_reading()
