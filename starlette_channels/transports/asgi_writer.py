@@ -55,7 +55,7 @@ class Recipient(Protocol):
         """Send what is queued. It must not raise."""
         ...
 
-    def lose(self, error: Exception) -> None:
+    def connection_lost(self, error: Exception) -> None:
         """Note that a send has failed: the client is gone."""
         ...
 
@@ -121,7 +121,7 @@ class SharedWriter:
                 try:
                     await recipient.send({"type": "websocket.send", key: item})
                 except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
-                    recipient.lose(error)
+                    recipient.connection_lost(error)
                 except asyncio.CancelledError:
                     recipient.stopped()
                     raise

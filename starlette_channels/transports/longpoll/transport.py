@@ -118,6 +118,7 @@ class LongPollTransport:
         self._taken_bytes = 0
         self._answering = False
         self._behind = False
+        self._behind_bytes = min(BEHIND_BYTES, limits.outbox_bytes // 2)
         self._slow_check: Cancel | None = None
         self._polls: set[anyio.Event] = set()
         self._newest: anyio.Event | None = None
@@ -160,7 +161,7 @@ class LongPollTransport:
 
     def _note_whether_behind(self) -> None:
         """Tell the channels that they may drop something now, or need not any more."""
-        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > BEHIND_BYTES
+        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > self._behind_bytes
         if behind is not self._behind:
             self._behind = behind
             (self._connection.hold if behind else self._connection.flow)()
