@@ -112,8 +112,8 @@ class Channel(Generic[A]):
 
         The payload is decoded to the annotation of its parameter; an invalid one gets the reply `invalid payload`
         instead. A returned payload is the reply `ok`; return a `Reply` for another status, `None` for no reply. To
-        reply with an error, raise `EventError`. Another exception ends the channel with `phx_error`; the connection and its
-        other channels go on.
+        reply with an error, raise `EventError`. Another exception ends the channel with `phx_error`; the connection and
+        its other channels go on.
 
         Raises `TypeError` for a handler that is not async or has the wrong parameters, and `ValueError` for a reserved
         event, or one that has a handler.
