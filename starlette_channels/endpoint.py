@@ -28,13 +28,12 @@ from starlette_channels.pubsub.broker import Broker
 from starlette_channels.pubsub.commands import Disconnect, Kick
 from starlette_channels.pubsub.engines.url import MEMORY
 from starlette_channels.pubsub.hub import Hub
-from starlette_channels.server.drain import Drain
-from starlette_channels.server.drainer import Drainer
+from starlette_channels.server.drain import Drain, Drainer
 from starlette_channels.server.http import Pages
 from starlette_channels.server.readiness import Readiness
 from starlette_channels.server.signals import STOP_SIGNALS
 from starlette_channels.server.workers import refuse_several_workers
-from starlette_channels.transports.asgi_websocket import forget_what_comes, serve_websocket, warn_about_server
+from starlette_channels.transports.asgi_websocket import discard_incoming, serve_websocket, warn_about_server
 from starlette_channels.transports.longpoll.endpoint import LongPolling
 from starlette_channels.transports.longpoll.transport import LongPoll
 from starlette_channels.wire.messages import Payload
@@ -290,7 +289,7 @@ class Channels(Generic[A]):
         hub = self._service.broker.hub()
         self._service.begin_lifespan(hub)
         self._readiness.begin()
-        with STOP_SIGNALS.held_for(self._drainer, hub) if self._minds_signals else nullcontext():
+        with STOP_SIGNALS.held_until_drained(self._drainer, hub) if self._minds_signals else nullcontext():
             try:
                 yield
             finally:
@@ -301,7 +300,7 @@ class Channels(Generic[A]):
         if hub in others:
             return  # nested in another lifespan of the same event loop, which drains the clients
         if others:
-            await self._drainer.leave_loop()
+            await self._drainer.drain_loop()
             return
         try:
             await self._drainer.drain(at_once=True)
@@ -343,7 +342,7 @@ class Channels(Generic[A]):
             log_refusal(refusal, self._service.error_log)
             answer = refuse_websocket(scope, send, refusal)
             if refusal.close is not None:
-                forget_what_comes(receive)
+                discard_incoming(receive)
         else:
             answer = send({"type": "websocket.accept", "subprotocol": subprotocol})
         try:

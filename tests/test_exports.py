@@ -115,6 +115,13 @@ def test_a_public_name_has_a_docstring_of_its_own(name: str, value: Any) -> None
     assert not text.startswith(f"{name}("), f"{name} has only the docstring that was made for it"
 
 
+@pytest.mark.parametrize("name", sorted(PROMISED | KIT | {"Tokens"}))
+def test_a_public_name_is_in_a_table_of_the_api_page_with_its_purpose(name: str) -> None:
+    page = (ROOT.parent / "docs" / "api.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| `{name}` \| \w.+ \|$", page, re.MULTILINE)
+    assert re.search(rf"^\.\. auto\w+:: {name}\b", page, re.MULTILINE)
+
+
 def documented_assignments(path: Path) -> set[str]:
     """The names in a file, and `Class.name` for fields, whose assignment is followed by a docstring."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -130,7 +137,7 @@ def documented_assignments(path: Path) -> set[str]:
     return documented
 
 
-@pytest.mark.parametrize(("module", "name"), [("channels/definition", "EndReason"), ("wire/messages", "Payload")])
+@pytest.mark.parametrize(("module", "name"), [("channels/socket", "EndReason"), ("wire/messages", "Payload")])
 def test_a_public_alias_has_a_docstring(module: str, name: str) -> None:
     assert name in documented_assignments(ROOT / f"{module}.py")
 

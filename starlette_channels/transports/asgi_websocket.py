@@ -47,6 +47,31 @@ class WebSocketTransport:
     task to send only while the server does not take what is sent. On trio that task exists while frames are sent.
     """
 
+    __slots__ = (
+        *("leaving", "state", "send"),  # what a broadcast needs of each client, side by side in memory
+        "_behind",
+        "_behind_bytes",
+        "_cancel_send",
+        "_clock",
+        "_connection",
+        "_error_log",
+        "_leaving_bytes",
+        "_limits",
+        "_pace",
+        "_paused",
+        "_postponed",
+        "_progress",
+        "_queue",
+        "_reading",
+        "_shared_writer",
+        "_silence_check",
+        "_slow_check",
+        "__weakref__",
+        "heard",
+        "outlet",
+        "tasks",
+    )
+
     shelf: None = None
 
     def __init__(self, send: Send, tasks: Tasks, limits: Bounds, error_log: ErrorLog) -> None:
@@ -66,6 +91,7 @@ class WebSocketTransport:
         self._cancel_send: Cancel | None = None
         self._queue: SendQueue[SendItem] | None = None
         self._behind = False
+        self._behind_bytes = min(BEHIND_BYTES, limits.outbox_bytes // 2)
         self._slow_check: SlowClientCheck | None = None
         # Reading.
         self._reading: anyio.CancelScope | None = None
@@ -95,10 +121,10 @@ class WebSocketTransport:
             self._stop_reading()
 
     def unfetched(self) -> None:
-        """Nothing is lost by closing: what is queued goes first."""
+        """Return `None`: nothing is lost by closing, since queued frames are sent first."""
 
     def pause(self) -> None:
-        """Read nothing more until `resume`."""
+        """Stop reading until `resume`."""
         self._paused = True
 
     def resume(self) -> None:
@@ -237,7 +263,7 @@ class WebSocketTransport:
         else:
             self._queue = self._queue or SendQueue(self._limits.outbox_bytes, self._error_log.counts)
             self._queue.add(item, _size(item), place)
-            if self._is_over_limit and self._slow_check is None and self.state is OPEN:
+            if self._is_queue_full and self._slow_check is None and self.state is OPEN:
                 self._slow_check = SlowClientCheck(sys.maxsize)
                 self.tasks.spawn(self._watch_slow_client, self._slow_check)
         self._note_whether_behind()
@@ -264,7 +290,7 @@ class WebSocketTransport:
                     await self.send({"type": "websocket.send", key: self.leaving})
                 self.sent()
         except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
-            self.lose(error)
+            self.connection_lost(error)
         finally:
             self.stopped()
 
@@ -279,7 +305,7 @@ class WebSocketTransport:
                 self._queue = None
         if self._behind:
             self._note_whether_behind()
-        if not self._is_over_limit:
+        if not self._is_queue_full:
             self._slow_check = None
         self._note_progress()
 
@@ -303,23 +329,26 @@ class WebSocketTransport:
         return self._leaving_bytes + (self._queue.bytes if self._queue is not None else 0)
 
     @property
-    def _is_over_limit(self) -> bool:
-        return self._waiting_bytes > self._limits.outbox_bytes
+    def _is_queue_full(self) -> bool:
+        """Whether more is queued than may be, although nothing more can be dropped."""
+        return self._queue is not None and self._queue.is_full
 
     def _note_whether_behind(self) -> None:
         """Tell the channels that they may drop something now, or need not any more."""
-        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > BEHIND_BYTES
+        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > self._behind_bytes
         if behind is not self._behind and self._connection is not None:
             self._behind = behind
             (self._connection.hold if behind else self._connection.flow)()
 
     async def _watch_slow_client(self, check: SlowClientCheck) -> None:
         """Abort a client for which too much waits and no less after a moment, or after what a large frame needs."""
-        while check is self._slow_check and self.state is OPEN:
+        while check is self._slow_check and self._is_queue_full and self.state is OPEN:
             if check.is_confirmed(self._waiting_bytes, min(self._leaving_bytes / SLOWEST, CLOSE_SECONDS)):
                 self._abort_slow_client()
-                return
-            await anyio.sleep(STEP_SECONDS)
+            else:
+                await anyio.sleep(STEP_SECONDS)
+        if check is self._slow_check:
+            self._slow_check = None
 
     # Ending.
 
@@ -334,7 +363,7 @@ class WebSocketTransport:
             cancel()
         self._stop_reading()
 
-    def lose(self, error: Exception) -> None:
+    def connection_lost(self, error: Exception) -> None:
         """Note that a send has failed: the client is gone."""
         logger.debug("The client is gone: %r", error)
         self._end()
@@ -397,15 +426,15 @@ async def serve_websocket(
         error_log.note("transport_failed", logger, "The connection failed", cause=error)
         transport.close(1011, "transport_failed")
     except BaseException:
-        connection.abort()  # a server that cancels us has no more patience
+        connection.abort()  # the server has cancelled this call
         raise
     finally:
-        # In a task of its own, because a server's cancelling may come while we wait, and must not cut it short.
+        # In a task of its own: if the server cancels this call meanwhile, the end goes on.
         tasks.spawn(end)
         await _wait_for_end(over, connection)
         await tasks.finish(limits.shutdown_seconds)
     if not is_client_gone:
-        forget_what_comes(receive)
+        discard_incoming(receive)
 
 
 async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
@@ -417,26 +446,26 @@ async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
         raise
 
 
-def forget_what_comes(receive: Receive) -> None:
-    """Let hypercorn get rid of what comes after the close; it closes when the ASGI call has ended, so nobody waits."""
+def discard_incoming(receive: Receive) -> None:
+    """Discard the messages that hypercorn hands over after the close, in a task; the ASGI call need not wait for it."""
     if "hypercorn" in sys.modules:
-        Tasks().spawn(_forget_what_comes, receive)
+        Tasks().spawn(_discard_incoming, receive)
 
 
-async def _forget_what_comes(receive: Receive) -> None:
-    """Read on until nothing comes for a while.
+async def _discard_incoming(receive: Receive) -> None:
+    """Read until nothing comes for a while.
 
-    Hypercorn 0.18 hands over each message and then the end by way of a queue of ten, and waits for ever, with all that
-    the connection holds, when that is full and the call has ended.
+    Hypercorn 0.18 hands over messages, and the end, in a queue of ten. When the queue is full and the ASGI call has
+    ended, it waits for ever, with all that the connection holds.
     """
-    nothing_came = False
-    while not nothing_came:
+    is_over = False
+    while not is_over:
         with anyio.move_on_after(CLOSE_SECONDS) as waiting:
             await receive()
-        nothing_came = waiting.cancelled_caught
+        is_over = waiting.cancelled_caught
 
 
 def warn_about_server() -> None:
-    """Warn of a server that does not wait for slow clients: what it buffers for them, no limit of ours can see."""
+    """Log a warning under daphne: it does not wait for slow clients, and buffers without limit for them."""
     if "daphne" in sys.modules:
         logger.warning("daphne buffers without bound for clients that do not read: prefer uvicorn or hypercorn")

@@ -55,7 +55,7 @@ class Recipient(Protocol):
         """Send what is queued. It must not raise."""
         ...
 
-    def lose(self, error: Exception) -> None:
+    def connection_lost(self, error: Exception) -> None:
         """Note that a send has failed: the client is gone."""
         ...
 
@@ -112,16 +112,16 @@ class SharedWriter:
     async def _write(self, current: WriterTask) -> None:
         while self._current is current:
             item = self._item
-            key = "text" if isinstance(item, str) else "bytes"
+            key, is_close = "text" if isinstance(item, str) else "bytes", isinstance(item, CloseMessage)
             for recipient in self._recipients:
-                if recipient.leaving is not None or recipient.state is CLOSED or type(item) is CloseMessage:
+                if recipient.leaving is not None or recipient.state is CLOSED or is_close:
                     recipient.enqueue(item, self._place)
                     continue
                 current.recipient = recipient
                 try:
                     await recipient.send({"type": "websocket.send", key: item})
                 except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
-                    recipient.lose(error)
+                    recipient.connection_lost(error)
                 except asyncio.CancelledError:
                     recipient.stopped()
                     raise

@@ -337,3 +337,30 @@ async def test_a_send_that_fails_ends_its_connection_and_nothing_else(
         hall.channels.broadcast("hall:a", "news", {})
         assert await there.receive("news") == {}
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize(("limit", "size"), [(100_000, 10_000), (100_000, 9_000), (10_000, 900)])
+async def test_a_client_of_a_channel_that_drops_the_oldest_stays_connected_however_long_it_does_not_read(
+    limit: int, size: int, virtual_clock: MockClock
+) -> None:
+    hall = Hall()
+
+    @channel("pictures", when_slow="drop_oldest")
+    async def pictures(socket: Socket, payload: Any) -> None: ...
+
+    hall.channels = Channels([pictures], limits=Limits(outbox_bytes=limit))
+    server = Server(hall)
+    async with connect(server) as client:
+        await client.join("pictures")
+        server.stop_reading()
+        for n in range(100):
+            hall.channels.broadcast("pictures", "picture", {"n": n, "text": "x" * size})
+            await anyio.sleep(0.05)
+        server.reading.set()
+        came = await frames(client, 1)
+        while came[-1].payload["n"] != 99:
+            came += await frames(client, 1)
+        assert len(came) < 15
+    counts = hall.channels.statistics().counts
+    assert "slow_client" not in counts
+    assert counts["dropped_oldest"] > 80
