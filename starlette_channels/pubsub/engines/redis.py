@@ -232,8 +232,7 @@ async def _read_answers(connection: AbstractConnection) -> list[object]:
     """
     answers: list[object] = []
     try:
-        answer = await connection.read_response(disconnect_on_error=False, push_request=True)
-        answers.append(cast("object", answer))
+        answers.append(cast("object", await connection.read_response(disconnect_on_error=False, push_request=True)))
     except (ResponseError, BusyLoadingError) as error:
         answers.append(error)
     parse = getattr(getattr(getattr(connection, "_parser", None), "_reader", None), "gets", None)
