@@ -8,6 +8,7 @@ task goes on with the rest: a client that does not read holds up nobody.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from operator import length_hint
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -19,6 +20,12 @@ from starlette_channels.transports.state import TransportState
 from starlette_channels.wire.messages import Frame
 
 CLOSED = TransportState.CLOSED
+
+SENDS_AT_ONCE = 256
+"""Sends of one broadcast in a turn of the event loop: other tasks have to wait for so many only,"""
+
+MANY_ENTRIES = 16
+"""unless the log has so many entries, or more: then it would grow while other tasks publish."""
 
 
 class CloseMessage(NamedTuple):
@@ -36,11 +43,11 @@ class Recipient(Protocol):
 
     send: Send
     state: TransportState
-    leaving: SendItem | None
-    """What the server has been given and has not taken yet; whatever comes is queued behind it."""
+    in_flight: SendItem | None
+    """The item whose send is suspended; others are queued behind it."""
 
     def enqueue(self, item: SendItem, place: Place | None = None) -> None:
-        """Queue an item behind what is leaving, or have it sent in a task of its own if nothing is."""
+        """Queue an item behind the one in flight; if there is none, send it in a task of its own."""
         ...
 
     def suspended(self, item: SendItem, cancel: Callable[[], object]) -> None:
@@ -48,11 +55,11 @@ class Recipient(Protocol):
         ...
 
     def sent(self) -> None:
-        """Note that what was leaving has been taken."""
+        """Note that the item in flight has been sent."""
         ...
 
     async def flush(self) -> None:
-        """Send what is queued. It must not raise."""
+        """Send the item in flight and the queued ones. It must not raise."""
         ...
 
     def connection_lost(self, error: Exception) -> None:
@@ -113,14 +120,14 @@ class SharedWriter:
         while self._current is current:
             item = self._item
             key, is_close = "text" if isinstance(item, str) else "bytes", isinstance(item, CloseMessage)
-            for recipient in self._recipients:
-                if recipient.leaving is not None or recipient.state is CLOSED or is_close:
+            for recipient in islice(self._recipients, SENDS_AT_ONCE):
+                if recipient.in_flight is not None or recipient.state is CLOSED or is_close:
                     recipient.enqueue(item, self._place)
                     continue
                 current.recipient = recipient
                 try:
                     await recipient.send({"type": "websocket.send", key: item})
-                except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
+                except Exception as error:  # noqa: BLE001 - its type depends on the server
                     recipient.connection_lost(error)
                 except asyncio.CancelledError:
                     recipient.stopped()
@@ -129,6 +136,10 @@ class SharedWriter:
                     recipient.sent()
                     await recipient.flush()
                     return
+            if length_hint(self._recipients):
+                if len(self._log) < MANY_ENTRIES:
+                    self._start()
+                continue
             if not self._log:
                 self._current = None
                 self._forget()

@@ -84,7 +84,7 @@ class PollAnswer(Protocol):
     """Sends the response to a poll."""
 
     def __call__(self, status: int, frames: Iterable[Frame] = ()) -> Coroutine[Any, Any, object]:
-        """Send it; raises what the server raises when the client is gone."""
+        """Send it; raises the exception of the server if the client is gone."""
         ...
 
 
@@ -167,7 +167,7 @@ class LongPollTransport:
             (self._connection.hold if behind else self._connection.flow)()
 
     def close(self, code: int, reason: str = "") -> None:
-        """Close the session. A poll that waits gets what is queued; later requests are answered 410."""
+        """Close the session. A poll that waits gets the queued messages; later requests are answered 410."""
         if self.is_closed:
             return
         self.state = TransportState.CLOSED
@@ -186,7 +186,7 @@ class LongPollTransport:
         )
 
     def unfetched(self) -> anyio.Event | None:
-        """Return an event that is set when the client has fetched what is queued; `None` if nothing is."""
+        """Return an event that is set when the client has fetched the queued messages; `None` if there are none."""
         if self.is_closed or not (self._taken or self._outbox):
             return None
         self._fetched = self._fetched or anyio.Event()
@@ -302,7 +302,8 @@ class LongPollTransport:
             if self.is_closed:
                 return 410
             room -= len(frame)
-            self._connection.take(self._decode(frame))
+            weight = self._connection.weigh(frame) - len(frame)
+            self._connection.take(self._decode(frame), weight)
             turns.left -= 1
             if turns.left < 0 and not turns.goes_on():  # WebSockets share the budget of the turn
                 return None
