@@ -91,7 +91,7 @@ class Mortal(Protocol):
         """Answer a message in the name of the connection."""
         ...
 
-    def renew(self, assigns: Any) -> None:
+    def refresh(self, assigns: Any) -> None:
         """Take the identity that holds from now on."""
         ...
 
@@ -182,7 +182,7 @@ class Lifetimes:
         seconds = self.seconds_left(assigns)
         if seconds is not None and seconds <= 0:
             raise ConnectError("expired")
-        client.renew(assigns)
+        client.refresh(assigns)
         self.watch(client, seconds)
         client.reply(message, "ok", {"seconds": None if seconds is None else round(seconds)})
 

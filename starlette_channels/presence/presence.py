@@ -139,7 +139,7 @@ class Presence:
         """
         _check_socket(socket, "track")
         name, made = make_key(key), make_meta(meta)
-        if behind(socket).fate is not None:
+        if behind(socket).end_reason is not None:
             return
         self._attach(socket)
         with self._lock:
@@ -267,7 +267,7 @@ class Presence:
             tracked = self._tracked.pop(socket, None)
             if tracked is None:
                 return
-            if desk is not None and self._settings.grace_seconds and behind(socket).fate not in INTENDED:
+            if desk is not None and self._settings.grace_seconds and behind(socket).end_reason not in INTENDED:
                 self._missed[tracked.member] = tracked
                 desk.keep(tracked, self._settings.grace_seconds, self._give_up)
                 return

@@ -18,7 +18,7 @@ class Behind(Protocol):
         ...
 
     @property
-    def fate(self) -> str | None:
+    def end_reason(self) -> str | None:
         """Why its channel ends or has ended, once that is certain."""
         ...
 

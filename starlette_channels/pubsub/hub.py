@@ -16,8 +16,8 @@ from starlette_channels.observability.reports import Reports
 from starlette_channels.pubsub.commands import Command, Disconnect
 from starlette_channels.pubsub.confirmations import Confirmations
 from starlette_channels.runtime.uptime import uptime
-from starlette_channels.wire.messages import Body, Frame, Gap, shown
-from starlette_channels.wire.serializers import Serializer
+from starlette_channels.wire.messages import Body, Gap, Outgoing, shown
+from starlette_channels.wire.serializers import Serializer, shared_frame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
@@ -38,14 +38,14 @@ class Publication:
         self.event: str = event
         self.body: Body = body
         self.sender: object = sender
-        self._frames: dict[Serializer, Frame | SerializerError] = {}
+        self._frames: dict[Serializer, Outgoing | SerializerError] = {}
 
-    def frame(self, serializer: Serializer) -> Frame:
+    def frame(self, serializer: Serializer) -> Outgoing:
         """Return the frame for a wire; raises `SerializerError` if that wire cannot express the payload."""
         frame = self._frames.get(serializer)
         if frame is None:
             try:
-                frame = serializer.broadcast(self.topic, self.event, self.body)
+                frame = shared_frame(serializer, self.topic, self.event, self.body)
             except SerializerError as error:
                 frame = error
             self._frames[serializer] = frame
@@ -85,7 +85,7 @@ class Subscriber(Protocol):
 class Addressee(Protocol):
     """A client of an identity."""
 
-    def obey(self, command: Command, said_at: float) -> None:
+    def handle_command(self, command: Command, said_at: float) -> None:
         """Do what the server said at that time, without waiting, unless it came later."""
         ...
 
@@ -97,7 +97,7 @@ class Addressee(Protocol):
 class Outlet(Protocol):
     """Where frames for many clients go at once."""
 
-    def spread(self, writers: Sequence[Writer], frame: Frame) -> None:
+    def spread(self, writers: Sequence[Writer], frame: Outgoing) -> None:
         """Send a frame to many clients; what is sent to one of them in whatever way keeps its order."""
         ...
 
@@ -272,15 +272,15 @@ class Hub:
                 if self._interest is not None:
                     self._interest.remove(topic)
 
-    def enlist(self, socket_id: str, addressee: Addressee) -> None:
-        """Let a client have the commands to an identity, those included that were said while it was let in."""
+    def register(self, socket_id: str, addressee: Addressee) -> None:
+        """Register a connection for the commands to its `socket_id`, those included that came while it connected."""
         self._addressees.setdefault(socket_id, set()).add(addressee)
         recent = self._recent.get(socket_id)
         if recent is not None:
-            self.run_later(addressee.obey, *recent)
+            self.run_later(addressee.handle_command, *recent)
 
-    def dismiss(self, socket_id: str, addressee: Addressee) -> None:
-        """Let it have none any more."""
+    def unregister(self, socket_id: str, addressee: Addressee) -> None:
+        """Remove a connection from those of its `socket_id`."""
         addressees = self._addressees.get(socket_id, set())
         addressees.discard(addressee)
         if not addressees and socket_id in self._addressees:
@@ -291,7 +291,7 @@ class Hub:
         if isinstance(command, Disconnect):
             self._remember(socket_id, command, said_at)
         for addressee in tuple(self._addressees.get(socket_id, ())):
-            addressee.obey(command, said_at)
+            addressee.handle_command(command, said_at)
 
     def _remember(self, socket_id: str, command: Disconnect, said_at: float) -> None:
         """Keep a command for the clients that are being let in: perhaps `connect` has seen what held before it."""

@@ -67,7 +67,7 @@ class Drainer:
                 with anyio.move_on_after(began + batch.at - anyio.current_time()):
                     await impatience.wait()
             for client, wait in zip(clients[first:], batch.waits, strict=False):
-                client.hub.run(client.retire, RESTART, f"restart retry_after={wait:.2f}")
+                client.hub.run(client.drain, RESTART, f"restart retry_after={wait:.2f}")
             first += len(batch.waits)
         await self._wait_patiently(here)
 
@@ -84,6 +84,6 @@ class Drainer:
         """
         while left := [client for client in tuple(self._service.connections) if client.hub is here]:
             for client in left:
-                client.retire(RESTART, "restart")
+                client.drain(RESTART, "restart")
             for client in left:
-                await client.ended()
+                await client.closed()

@@ -20,7 +20,7 @@ from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_S
 from starlette_channels.transports.asgi_idle_sweep import silence_watch_of_this_loop
 from starlette_channels.transports.asgi_writer import sweeper_of_this_loop
 from starlette_channels.transports.send_queue import ONE_BY_ONE, OneByOne, SendQueue
-from starlette_channels.wire.messages import Frame, frame_size
+from starlette_channels.wire.messages import Frame, Outgoing, as_frame, frame_size
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
@@ -69,10 +69,11 @@ class WebSocketTransport:
 
     # What the connection calls.
 
-    def write(self, frame: Frame, place: Place | None = None) -> None:
+    def write(self, frame: Outgoing, place: Place | None = None) -> None:
         """Queue a frame. A client that does not take what is sent is closed with 1008 once too much waits for it."""
         if self._gone or self._closing is not None:
             return
+        frame = as_frame(frame)
         if not self._flushing and self._outbox is None:  # nothing waits, so this leaves next
             self._leaving, self._leaving_bytes = frame, frame_size(frame)
             if self._leaving_bytes > BEHIND_BYTES:

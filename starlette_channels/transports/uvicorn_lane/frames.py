@@ -7,7 +7,7 @@ from codecs import utf_8_decode
 from collections import deque
 from struct import pack
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 try:
     from websockets.speedups import apply_mask
@@ -239,7 +239,7 @@ _COMMON = 1024  # bytes: text of up to this length has its header made already
 _TEXT_HEADERS = [bytes((_TEXT, size)) if size <= _SMALL else pack("!BBH", _TEXT, 126, size) for size in range(_COMMON)]
 
 
-def text_frame(payload: bytes) -> bytes:
+def text_frame(payload: bytes | Raw) -> bytes:
     """A text message in one frame; the payload is UTF-8."""
     return _TEXT_HEADERS[size] + payload if (size := len(payload)) < _COMMON else _frame(_TEXT, payload)
 
@@ -266,7 +266,7 @@ def close_frame(code: int, reason: str) -> bytes:
     return _frame(_CLOSE, b"" if code == _NO_CODE else pack("!H", code) + text.encode())
 
 
-def _frame(first: int, payload: bytes) -> bytes:
+def _frame(first: int, payload: bytes | Raw) -> bytes:
     size = len(payload)
     if size <= _SMALL:
         return b"%c%c%b" % (first, size, payload)

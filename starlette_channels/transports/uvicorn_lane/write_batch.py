@@ -9,8 +9,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from msgspec import Raw
+
 from starlette_channels.transports.uvicorn_lane.frames import binary_frame, text_frame
-from starlette_channels.wire.messages import Frame
+from starlette_channels.wire.messages import Outgoing
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
@@ -53,11 +55,11 @@ class WriteBatch:
         self._spreads = False
         self._afterwards: list[Callable[[], object]] = []
         self._upcoming: list[Callable[[], object]] = []
-        self._frame: Frame | None = None
+        self._frame: Outgoing | None = None
         self._wire = b""
         self.shelf: Shelf = Shelf(self)
 
-    def spread(self, writers: Sequence[WriteBytes], frame: Frame) -> None:
+    def spread(self, writers: Sequence[WriteBytes], frame: Outgoing) -> None:
         """Log one frame for many clients. What `writers` holds must not change afterwards."""
         if self._is_wide and self._pending and not self._log and len(writers) <= FEW:
             data = wire(frame)
@@ -82,7 +84,7 @@ class WriteBatch:
         """Write at once, though others of a long flush wait: behind this client's part of it, so order is kept."""
         _write_all((write,), b"".join((*self._pending.pop(write, ()), data)))
 
-    def shared_wire(self, frame: Frame) -> bytes:
+    def shared_wire(self, frame: Outgoing) -> bytes:
         """Return a frame as it goes over the network, for clients that keep it: all of a turn hold the same bytes."""
         if frame is not self._frame:
             if self._frame is None:
@@ -172,15 +174,17 @@ class Shelf:
     def __init__(self, outlet: WriteBatch) -> None:
         self._outlet = outlet
 
-    def spread(self, writers: Sequence[WriteBytes], frame: Frame) -> None:
+    def spread(self, writers: Sequence[WriteBytes], frame: Outgoing) -> None:
         """Let every client keep a frame."""
         data = self._outlet.shared_wire(frame)
         for keep in writers:
             keep(data)
 
 
-def wire(frame: Frame) -> bytes:
+def wire(frame: Outgoing) -> bytes:
     """Return a frame as it goes over the network."""
+    if type(frame) is Raw:
+        return text_frame(frame)
     return text_frame(frame.encode()) if isinstance(frame, str) else binary_frame(frame)
 
 
