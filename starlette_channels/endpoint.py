@@ -15,11 +15,10 @@ from starlette_channels.channels.checks import check_list
 from starlette_channels.channels.definition import Channel
 from starlette_channels.connection.expiry import Expiry
 from starlette_channels.connection.registry import Service
-from starlette_channels.handshake.admission import Admission, Connect, Connected
-from starlette_channels.handshake.arrivals import PendingHandshake
-from starlette_channels.handshake.handshake import Refused, note_refusal, refuse_websocket
+from starlette_channels.handshake.admission import Admission, Connect, MakeConnection, PendingHandshake
 from starlette_channels.handshake.origins import CheckOrigin, OriginCheck
 from starlette_channels.handshake.paths import TransportPath
+from starlette_channels.handshake.refusal import Refused, log_refusal, refuse_websocket
 from starlette_channels.limits import Bounds, Limits
 from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.observability.log_options import LogOptions
@@ -48,8 +47,8 @@ TESTING = "starlette_channels.testing"
 """The ASGI extension by which the client for tests is known."""
 
 A = TypeVar("A")
-Attach: TypeAlias = Callable[[Connected, Bounds, ErrorLog], bool]
-"""What the fast lane offers in the ASGI scope; see `transports.handshaking`."""
+Attach: TypeAlias = Callable[[MakeConnection, Bounds, ErrorLog], bool]
+"""The fast lane's function in the ASGI scope that takes over an accepted WebSocket."""
 
 
 class Channels(Generic[A]):
@@ -280,21 +279,23 @@ class Channels(Generic[A]):
         await receive()  # websocket.connect
         if self._misses_lifespan:
             self._warn_of_lifespan(scope)
-        with self._admission.arrival() as arrival:
-            connected = await self._let_in(arrival, scope, receive, send)
-        if connected is not None and not self._take_fast_lane(scope, connected):
-            await serve_websocket(receive, send, connected, self._service.limits, self._service.error_log)
+        with self._admission.pending() as pending:
+            make_connection = await self._answer_handshake(pending, scope, receive, send)
+        if make_connection is not None and not self._attach(scope, make_connection):
+            await serve_websocket(receive, send, make_connection, self._service.limits, self._service.error_log)
 
-    async def _let_in(self, arrival: PendingHandshake, scope: Scope, receive: Receive, send: Send) -> Connected | None:
-        """Answer a handshake; return what makes the connection, if there is to be one."""
-        connected = None
+    async def _answer_handshake(
+        self, pending: PendingHandshake, scope: Scope, receive: Receive, send: Send
+    ) -> MakeConnection | None:
+        """Accept or refuse a WebSocket; return the maker of its connection if it is accepted."""
+        make_connection = None
         try:
             path_params = self._path.match(scope)
             if path_params is None:
                 raise Refused(404, "no such path")
-            connected, subprotocol = await self._admission.admit_websocket(arrival, scope, path_params)
+            make_connection, subprotocol = await self._admission.admit_websocket(pending, scope, path_params)
         except Refused as refusal:
-            note_refusal(refusal, self._service.error_log)
+            log_refusal(refusal, self._service.error_log)
             answer = refuse_websocket(scope, send, refusal)
             if refusal.close is not None:
                 forget_what_comes(receive)
@@ -302,17 +303,17 @@ class Channels(Generic[A]):
             answer = send({"type": "websocket.accept", "subprotocol": subprotocol})
         try:
             await answer
-        except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
+        except Exception as error:  # noqa: BLE001 - servers raise various errors when the client has gone
             logger.debug("The client was gone before its answer: %r", error)
             return None
-        return connected
+        return make_connection
 
-    def _take_fast_lane(self, scope: Scope, connected: Connected) -> bool:
-        """Attach to the server's connection if it lets us, and free the ASGI call."""
+    def _attach(self, scope: Scope, make_connection: MakeConnection) -> bool:
+        """Attach to the connection of the server if it is the fast lane, so that the ASGI call can return."""
         extensions: dict[str, Any] = scope.get("extensions") or {}
         attach: Attach | None = extensions.get("starlette_channels", {}).get("attach")
-        _say_which_transport(attach is not None)
-        return attach is not None and attach(connected, self._service.limits, self._service.error_log)
+        _log_transport(fast=attach is not None)
+        return attach is not None and attach(make_connection, self._service.limits, self._service.error_log)
 
     def _warn_of_lifespan(self, scope: Scope) -> None:
         """Say once that nobody runs the lifespan; the client for tests does not, and knows it."""
@@ -349,7 +350,7 @@ class Channels(Generic[A]):
 
 
 @functools.cache  # once for each process
-def _say_which_transport(fast: bool) -> None:
+def _log_transport(*, fast: bool) -> None:
     if fast:
         transport_logger.info("Channels take the fast lane")
     else:

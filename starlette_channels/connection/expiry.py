@@ -1,7 +1,8 @@
-"""Identities that expire while their clients are connected: telling, refreshing, closing.
+"""Expiry of identities: notice before the end, refresh by the client, close at the end.
 
-A client is told some time before, on the topic `phoenix`, where its heartbeats go, and may answer with something new to
-be known by. Only those whose identity expires cost anything: an entry in a table, and one task for all of them.
+A client gets a notice before its identity expires, on the topic `phoenix`, where its heartbeats go, and may send a
+`refresh` in return. Only clients whose identity expires have a cost: an entry in a table, and one task for each event
+loop.
 """
 
 import contextvars
@@ -18,12 +19,13 @@ from starlette_channels.arguments import check_fields
 from starlette_channels.channels.handlers import Handler, make_handler
 from starlette_channels.channels.rejections import rejection
 from starlette_channels.exceptions import ConnectError, InvalidPayload, SerializerError
+from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.hub import Hub
 from starlette_channels.runtime.callables import check_function, name_of
 from starlette_channels.runtime.cancellation import is_crash
 from starlette_channels.runtime.deadlines import Deadlines
-from starlette_channels.runtime.tasks import Tasks
+from starlette_channels.runtime.tasks import OutOfTime, Tasks, within
 from starlette_channels.wire.messages import Message
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
@@ -31,39 +33,41 @@ logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 A = TypeVar("A")
 
 EXPIRED = 4001
-"""The close code: the application's own range, so clients come back, as after any code but 1000."""
+"""The close code, from the application's range: clients connect again, as after any code but 1000."""
 
 
 class Expiry(Struct, Generic[A], frozen=True, kw_only=True):
-    """When an identity ends, and how it goes on: `Channels(expiry=Expiry(at=lambda user: user.expires_at))`.
+    """When an identity expires, and how it is refreshed: `Channels(expiry=Expiry(at=lambda user: user.expires_at))`.
 
-    A client whose identity expires is closed with 4001 `expired`, and comes back through `connect` with whatever is new
-    then. With `refresh` it need not: `async def refresh(user: User, payload: Renewal) -> User` gets what the client
-    sends, decoded to its annotation, and returns the identity that holds from then on. It must have the same
-    `socket_id`. `raise ConnectError(reason)` refuses; the client may try again until its time is over.
+    A client whose identity expires is closed with 4001 `expired`, and connects again through `connect`. With `refresh`
+    it can keep its connection: `async def refresh(user: User, payload: Renewal) -> User` gets the payload that the
+    client sends, decoded to its annotation, and returns the new identity. The new identity must have the same
+    `socket_id`. `raise ConnectError(reason)` refuses; the client may try again until its identity expires. A `refresh`
+    that takes more than `Limits.connect_seconds` or `Limits.handler_seconds` is cancelled, and answered `refresh timed
+    out`.
     """
 
     at: Callable[[A], float | datetime | None]
     """When the identity that `connect` returned expires: seconds since 1970, as in a JWT's `exp`, or an aware
-    `datetime`; `None`, never. It is asked after `connect` and after each refresh, and not obeyed earlier than that
-    second, or later than the next."""
+    `datetime`; `None`, never. Called after `connect` and after each refresh. The connection is closed within one second
+    after that time."""
 
     refresh: Callable[[A, Any], Coroutine[Any, Any, A]] | None = None
-    """Takes the client's event `refresh`."""
+    """Handler of the client's event `refresh`."""
 
     notice_seconds: float = 60.0
-    """How long before the end the client gets the event `expiring`, `{"seconds": 60}`. A client that has less from the
-    beginning gets it at once."""
+    """How long before the expiry the client gets the event `expiring`, `{"seconds": 60}`. A client that has less time
+    from the beginning gets it at once."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no function, and no time."""
+        """Check the fields: functions that can be called so, and a duration."""
         check_fields(self)
         check_function(self.at, "Expiry(at=...)", ("assigns",), to_await=False, by_name=False)
         if self.refresh is not None:
             check_function(self.refresh, "Expiry(refresh=...)", ("assigns", "payload"))
 
 
-class Mortal(Protocol):
+class ExpiringClient(Protocol):
     """A connection whose identity expires."""
 
     assigns: Any
@@ -74,34 +78,39 @@ class Mortal(Protocol):
         ...
 
     @property
+    def limits(self) -> Bounds:
+        """The limits of its endpoint."""
+        ...
+
+    @property
     def socket_id(self) -> str | None:
-        """What `disconnect` knows it by."""
+        """Its name for `disconnect`."""
         ...
 
     @property
     def tasks(self) -> Tasks:
-        """Where what is done for this client runs."""
+        """The tasks of this client."""
         ...
 
     def tell(self, event: str, payload: object) -> None:
-        """Send an event in the name of the connection."""
+        """Push an event of the connection."""
         ...
 
     def reply(self, message: Message, status: str, payload: object) -> None:
-        """Answer a message in the name of the connection."""
+        """Reply to a message of the connection."""
         ...
 
     def refresh(self, assigns: Any) -> None:
-        """Take the identity that holds from now on."""
+        """Replace the identity."""
         ...
 
     def close(self, code: int, reason: str) -> None:
-        """Close the connection; its channels end as they do when the client goes."""
+        """Close the connection; its channels end as they do when the client has gone."""
         ...
 
 
 class Lifetimes:
-    """How long the clients of one `Channels` have."""
+    """The expiry of all identities of one `Channels`."""
 
     def __init__(self, expiry: Expiry[Any], identify: Callable[[Any], str | None], error_log: ErrorLog) -> None:
         self._at = expiry.at
@@ -111,11 +120,14 @@ class Lifetimes:
         self._notice_seconds = expiry.notice_seconds
         self._identify = identify
         self._error_log = error_log
-        self._reminders: dict[Hub, Reminders] = {}
-        self._refreshing: set[Mortal] = set()
+        self._timers: dict[Hub, ExpiryTimers] = {}
+        self._refreshing: set[ExpiringClient] = set()
 
     def seconds_left(self, assigns: Any) -> float | None:
-        """How long an identity has, or `None` for ever. Raises `TypeError` for what is no time."""
+        """Return the time until an identity expires, `None` for never.
+
+        Raises `TypeError` if `Expiry(at=...)` returned something that is no time.
+        """
         end: Any = self._at(assigns)
         if end is None:
             return None
@@ -127,44 +139,53 @@ class Lifetimes:
             return end - time()
         raise TypeError(f"Expiry(at=...): it returned {type(end).__name__}: it must be seconds, a datetime or None")
 
-    def watch(self, client: Mortal, seconds: float | None) -> None:
-        """Look after a client that has so many seconds left from now on; `None` lets it go."""
-        watch = self._reminders.get(client.hub)
-        if watch is None:
+    def watch(self, client: ExpiringClient, seconds: float | None) -> None:
+        """Set or replace the timer of a client; `None` removes it."""
+        timers = self._timers.get(client.hub)
+        if timers is None:
             if seconds is None:
                 return
-            watch = self._reminders[client.hub] = Reminders(self._error_log)
-        watch.set_end(client, seconds, self._notice_seconds)
-        if not watch:
-            del self._reminders[client.hub]
+            timers = self._timers[client.hub] = ExpiryTimers(self._error_log)
+        timers.put(client, seconds, self._notice_seconds)
+        if not timers:
+            del self._timers[client.hub]
 
-    def forget(self, client: Mortal) -> None:
-        """Let a client go, whatever it has asked for."""
+    def forget(self, client: ExpiringClient) -> None:
+        """Remove a client that is closed, its refresh included."""
         self._refreshing.discard(client)
         self.watch(client, None)
 
-    def refresh(self, client: Mortal, message: Message) -> bool:
-        """Take a client's wish to go on; false if there is no way to."""
+    def refresh(self, client: ExpiringClient, message: Message) -> bool:
+        """Start a refresh; return False if the application has no `refresh`."""
         if self._refresh is None:
             return False
         if client in self._refreshing:
             self._refuse(client, message, {"reason": "refresh in progress"})
         else:
             self._refreshing.add(client)
-            client.tasks.spawn(self._run_refresh, client, message)
+            client.tasks.spawn(self._run_refresh, client, message, self._refresh)
         return True
 
-    async def _run_refresh(self, client: Mortal, message: Message) -> None:
+    async def _run_refresh(self, client: ExpiringClient, message: Message, handler: Handler) -> None:
+        limits = client.limits
+        seconds = min(limits.connect_seconds, limits.handler_seconds)
         try:
-            await self._try_refresh(client, message)
+            coroutine = handler.call(client.assigns, handler.decode(message.payload))
+            assigns = await within(seconds, self._error_log.counts, coroutine)
+            if client in self._refreshing:  # it is not closed meanwhile
+                self._renew(client, message, assigns)
         except InvalidPayload as error:
             self._refuse(client, message, {"reason": "invalid payload", "detail": str(error)})
+        except OutOfTime:
+            text, name = "A refresh took more than %g seconds: %s", name_of(handler.call)
+            self._error_log.note("refresh_timeout", logger, text, seconds, name, level=logging.ERROR)
+            client.reply(message, "error", {"reason": "refresh timed out"})
         except BaseException as error:
             refusal = rejection(error)
             if refusal is not None:
                 self._refuse(client, message, refusal.payload)
             elif is_crash(error):
-                name = self._refresh and name_of(self._refresh.call)
+                name = name_of(handler.call)
                 self._error_log.note("refresh_crashed", logger, "A refresh crashed: %s raised", name, cause=error)
                 client.reply(message, "error", {"reason": "refresh crashed"})
             else:
@@ -172,11 +193,7 @@ class Lifetimes:
         finally:
             self._refreshing.discard(client)
 
-    async def _try_refresh(self, client: Mortal, message: Message) -> None:
-        assert self._refresh is not None
-        assigns = await self._refresh.call(client.assigns, self._refresh.decode(message.payload))
-        if client not in self._refreshing:  # it has gone meanwhile
-            return
+    def _renew(self, client: ExpiringClient, message: Message, assigns: Any) -> None:
         if self._identify(assigns) != client.socket_id:
             raise ConnectError("another identity")
         seconds = self.seconds_left(assigns)
@@ -186,7 +203,7 @@ class Lifetimes:
         self.watch(client, seconds)
         client.reply(message, "ok", {"seconds": None if seconds is None else round(seconds)})
 
-    def _refuse(self, client: Mortal, message: Message, payload: Any) -> None:
+    def _refuse(self, client: ExpiringClient, message: Message, payload: Any) -> None:
         self._error_log.note("refresh_refused", logger, "A refresh was refused", level=logging.INFO)
         try:
             client.reply(message, "error", payload)
@@ -196,23 +213,23 @@ class Lifetimes:
             client.reply(message, "error", {"reason": "refused"})
 
 
-class Reminders:
-    """Those on one event loop whose identities expire. Its task exists while there are any."""
+class ExpiryTimers:
+    """The timers of the expiring identities on one event loop. Its task exists while there are any."""
 
     __slots__ = ("_changed", "_deadlines", "_ends", "_error_log", "_running")
 
     def __init__(self, error_log: ErrorLog) -> None:
         self._error_log = error_log
-        self._deadlines: Deadlines[Mortal] = Deadlines()
-        self._ends: dict[Mortal, float] = {}
+        self._deadlines: Deadlines[ExpiringClient] = Deadlines()
+        self._ends: dict[ExpiringClient, float] = {}
         self._changed: anyio.Event | None = None
         self._running: object = None
 
     def __len__(self) -> int:
         return len(self._deadlines)
 
-    def set_end(self, client: Mortal, seconds: float | None, notice_seconds: float) -> None:
-        """Tell a client `notice_seconds` before its end, and then close it; `None` lets it go."""
+    def put(self, client: ExpiringClient, seconds: float | None, notice_seconds: float) -> None:
+        """Set the timers of a client: the notice, and the close after `seconds`; `None` removes both."""
         before = self._deadlines.next
         if seconds is None:
             self._ends.pop(client, None)
@@ -229,7 +246,7 @@ class Reminders:
             self._changed.set()
         elif self._deadlines:
             self._changed = anyio.Event()
-            tasks: Tasks = contextvars.Context().run(Tasks)  # not in that of a client which happens to be the first
+            tasks: Tasks = contextvars.Context().run(Tasks)  # an empty context, not the one of the first client
             self._running = tasks.spawn(self._run)
 
     async def _run(self) -> None:
@@ -239,12 +256,12 @@ class Reminders:
                 with anyio.move_on_after(when - anyio.current_time()):
                     await self._changed.wait()
                 for client in self._deadlines.take_due(anyio.current_time()):
-                    self._remind(client)
+                    self._call(client)
         finally:
             self._changed = self._running = None
 
-    def _remind(self, client: Mortal) -> None:
-        """Tell a client that its end is near, or that it has come."""
+    def _call(self, client: ExpiringClient) -> None:
+        """Send the notice, or close the connection if its identity has expired."""
         left = self._ends[client] - anyio.current_time()
         if left > 0:
             self._deadlines.put(client, self._ends[client])

@@ -1,4 +1,4 @@
-"""What the connections of one user are counted by together: their `socket_id`."""
+"""Identities: the connections of one `socket_id`, and the rates that they share."""
 
 from typing import NamedTuple
 
@@ -6,28 +6,29 @@ from starlette_channels.limits import Bounds
 from starlette_channels.rates import FULL, Meter
 
 MOST_REMEMBERED = 10_000
-"""Identities without a connection that are remembered until their buckets are full; if there are more, no longer."""
+"""Bound of the identities without a connection that are kept because their buckets are not full."""
 
 
 class Excess(NamedTuple):
-    """One message too many: which limit it is beyond, and in how many seconds it would not be."""
+    """A message beyond a limit: the code of the limit, and the seconds until it would be allowed."""
 
     code: str
     seconds: float
 
 
 MOST_DRAWN = 256
+"""Bound of the messages that a connection draws at once."""
 
 
 class Quotas:
-    """The rates of the clients of one `Channels`."""
+    """The meters of one `Channels`."""
 
     def __init__(self, limits: Bounds) -> None:
         self.heaviest: int = min(limits.message_rate.burst, limits.identity_message_rate.burst)
-        """No message counts as more than this: it would never be taken."""
+        """Bound of the number of messages that one message counts as: more could never be drawn."""
         handful = min(limits.message_rate.burst // 100, limits.identity_message_rate.burst // 1000, MOST_DRAWN)
         self.handful: int = max(1, handful)
-        """So many messages are drawn at once, because most of them then cost next to nothing."""
+        """Messages that a connection draws at once, to make the others cheap."""
         self.messages: Meter = Meter(limits.message_rate)
         self.joins: Meter = Meter(limits.join_rate)
         self.refusals: Meter = Meter(limits.refusal_rate)
@@ -37,7 +38,7 @@ class Quotas:
 
 
 class Identity:
-    """One user, or whatever a `socket_id` stands for."""
+    """The connections of one `socket_id`, and their buckets."""
 
     __slots__ = ("_joins", "_messages", "_quotas", "connections", "name")
 
@@ -49,7 +50,7 @@ class Identity:
         self._messages = FULL
 
     def draw_messages(self, number: int, now: float) -> Excess | None:
-        """Count messages; return what they are beyond, if they are."""
+        """Count messages; return the excess if they are beyond the limit."""
         meter = self._quotas.identity_messages
         bucket = meter.draw(self._messages, now, number)
         if bucket is None:
@@ -58,7 +59,7 @@ class Identity:
         return None
 
     def draw_join(self, now: float) -> Excess | None:
-        """Count a join; return what it is beyond, if it is."""
+        """Count a join; return the excess if it is beyond the limit."""
         meter = self._quotas.identity_joins
         bucket = meter.draw(self._joins, now)
         if bucket is None:
@@ -67,12 +68,12 @@ class Identity:
         return None
 
     def is_rested(self, now: float) -> bool:
-        """Whether its buckets are full."""
+        """Return whether its buckets are full."""
         return self._joins <= now and self._messages <= now
 
 
 class Identities:
-    """Those who are connected, and those who left with empty buckets, which coming back must not fill."""
+    """Identities with a connection, and those without whose buckets are not full: reconnecting must not fill them."""
 
     def __init__(self, quotas: Quotas) -> None:
         self._quotas = quotas
@@ -83,7 +84,7 @@ class Identities:
         return len(self._present) + len(self._absent)
 
     def connections(self, name: str) -> int:
-        """Return how many connections an identity has."""
+        """Return the number of connections of an identity."""
         identity = self._present.get(name)
         return 0 if identity is None else identity.connections
 
@@ -96,7 +97,7 @@ class Identities:
         return identity
 
     def leave(self, identity: Identity, now: float) -> None:
-        """Count a connection no longer."""
+        """Stop counting a connection."""
         identity.connections -= 1
         if identity.connections == 0:
             del self._present[identity.name]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from starlette_channels.arguments import check_type
 from starlette_channels.channels.checks import check_channels, warn_of_hidden_patterns
 from starlette_channels.channels.definition import Channel
-from starlette_channels.connection.expiry import Lifetimes, Mortal
+from starlette_channels.connection.expiry import ExpiringClient, Lifetimes
 from starlette_channels.connection.identities import Identities, Quotas
 from starlette_channels.limits import Bounds, Limits
 from starlette_channels.observability.error_log import ErrorLog
@@ -27,7 +27,7 @@ logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 PLAINLY_SMALL = 1_024
 
 
-class RegisteredClient(Mortal, Protocol):
+class RegisteredClient(ExpiringClient, Protocol):
     """A connection, as far as those are concerned who look after all of them."""
 
     @property

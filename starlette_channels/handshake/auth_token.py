@@ -1,7 +1,7 @@
-"""The auth token of phoenix.js, which keeps a secret out of the URL: where it travels, and how it is written.
+"""The auth token of phoenix.js, which is sent outside the URL: its place in the request, and its encoding.
 
 Source: `maybe_auth_token_from_header` in Phoenix's `transports/websocket.ex` and `transports/long_poll.ex`. On purpose
-different: both base64 alphabets are read, padded or not, because JavaScript writes one and the prefix promises the
+different: both base64 alphabets are accepted, padded or not, because the prefix names one and JavaScript writes the
 other.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 PREFIX = "base64url.bearer.phx."
 SUBPROTOCOL = "phoenix"
-"""What a client offers beside its token, so that there is something to choose; browsers insist on it."""
+"""The subprotocol that clients offer in addition to the token: browsers require that the server chooses one."""
 
 LONG_POLL_HEADER = "x-phoenix-authtoken"
 
@@ -18,7 +18,7 @@ _STANDARD = str.maketrans("-_", "+/")
 
 
 def take_token(offered: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Return the token among the offered subprotocols, and the others; without exactly one token, `None` and all.
+    """Split the offered subprotocols into the token and the others; without exactly one token, `None` and all of them.
 
     Raises `ValueError` if it is not base64 of UTF-8.
     """
@@ -40,5 +40,5 @@ def encode_token(token: str) -> str:
 
 
 def long_poll_token(headers: Mapping[str, str]) -> str | None:
-    """Return the token of the request that opens a long-polling session: there it is a header, written as it is."""
+    """Return the token of a request that opens a long-polling session: a header, without an encoding."""
     return headers.get(LONG_POLL_HEADER)

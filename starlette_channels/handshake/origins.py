@@ -1,21 +1,22 @@
-"""Which pages may connect: the `Origin` that a browser sends, against the setting `check_origin`.
+"""The check of origins: the header `Origin`, which browsers send, against the setting `check_origin`.
 
 Source: `check_origin` in Phoenix's `socket/transport.ex`. On purpose different: `True` compares with the `Host` of the
-request, since there is no configured one; schemes and hosts are compared as URLs are, without regard to case; and an
-origin is what RFC 6454 §6.2 lets a browser send, not all that a URL parser makes something of; and a plain HTTP request
-without an origin must not be one that a browser makes for a page of another origin (Fetch Metadata's `Sec-Fetch-Site`).
+request, since there is no configured one; schemes and hosts are compared without regard to case; only the syntax of
+RFC 6454 §6.2 is accepted; and an HTTP request without an origin must not be a browser's request for a page of another
+origin (Fetch Metadata's `Sec-Fetch-Site`).
 """
 
 import re
 from collections.abc import Callable, Collection
 from typing import NamedTuple, TypeAlias, cast
 
-from starlette_channels.handshake.handshake import Handshake, Refused
+from starlette_channels.handshake.handshake import Handshake
+from starlette_channels.handshake.refusal import Refused
 from starlette_channels.runtime.callables import check_function, is_async
 from starlette_channels.runtime.cancellation import is_crash
 
 CheckOrigin: TypeAlias = bool | Collection[str] | Callable[[Handshake], bool]
-"""Same host, any, those of a list, or what a function says."""
+"""True: pages of the same host; False: all pages; a list of origins; or a function."""
 
 ADVICE = (
     "a page from elsewhere. If it is yours, Channels(check_origin=[...]) takes a list of all origins that are. "
@@ -27,7 +28,7 @@ WITHOUT_ORIGIN = (
 )
 
 ELSEWHERE = frozenset({"cross-site", "same-site"})
-"""What `Sec-Fetch-Site` says of requests of other origins: of other domains, and of other hosts of the same one."""
+"""Values of `Sec-Fetch-Site` for requests of pages of other origins."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -39,7 +40,7 @@ _ALLOWED = re.compile(rf"(?:{_SCHEME})?//(?P<star>\*\.)?{_HOST}", re.IGNORECASE)
 
 
 class Origin(NamedTuple):
-    """Where a page comes from, in lower case; the port is its scheme's if the header names none."""
+    """The origin of a page, in lower case; without a port in the header, the default port of the scheme."""
 
     scheme: str
     host: str
@@ -47,7 +48,7 @@ class Origin(NamedTuple):
 
 
 def parse_origin(header: str) -> Origin | None:
-    """Read an `Origin` header; `None` if it names no host, as that of a local file or a sandboxed frame (`null`)."""
+    """Parse an `Origin` header; `None` if it has no host, as for local files and sandboxed frames (`null`)."""
     match = _ORIGIN.fullmatch(header)
     if match is None:
         return None
@@ -56,7 +57,7 @@ def parse_origin(header: str) -> Origin | None:
 
 
 class Allowed(NamedTuple):
-    """One entry of a list: `//host`, `//host:81`, `https://host`, `//*.host`; what it does not name may be any."""
+    """An entry of a list: `//host`, `//host:81`, `https://host`, `//*.host`; a part that is missing matches all."""
 
     scheme: str | None
     host: str
@@ -64,7 +65,7 @@ class Allowed(NamedTuple):
     subdomains: bool
 
     def admits(self, origin: Origin) -> bool:
-        """Whether a page may connect by this entry. `*.host` is the host itself, and all below it."""
+        """Return whether this entry admits an origin. `*.host` is the host itself and all its subdomains."""
         return (
             self.scheme in (None, origin.scheme)
             and (origin.host == self.host or (self.subdomains and origin.host.endswith(f".{self.host}")))
@@ -73,7 +74,7 @@ class Allowed(NamedTuple):
 
 
 def parse_allowed(entry: str) -> Allowed:
-    """Read an entry of a list. Raises `ValueError`, with what to write instead."""
+    """Parse an entry of a list. Raises `ValueError` with the fix in its text."""
     match = _ALLOWED.fullmatch(entry)
     if match is None:
         raise ValueError(f"Channels(check_origin=...): {entry!r} is no origin: {_advice(entry)}")
@@ -97,31 +98,31 @@ def _advice(entry: str) -> str:
 
 
 def is_same_host(origin: str, host: str) -> bool:
-    """Whether a page was loaded from the host that it now connects to, whatever the scheme and the port.
+    """Return whether an origin has the host of the header `Host`; scheme and port are not compared.
 
-    Ports keep nothing apart: a browser sends a host's cookies to all of them. The scheme is not known behind a proxy.
+    Browsers send the cookies of a host to all its ports. Behind a proxy the scheme is not known.
     """
     page, here = parse_origin(origin), _HEADER_HOST.fullmatch(host)
     return page is not None and here is not None and page.host == here["host"].lower()
 
 
 class OriginCheck:
-    """The setting `check_origin`, ready to be asked. Raises `TypeError` and `ValueError` for a setting that is none."""
+    """The check of one `Channels`. Raises `TypeError` and `ValueError` unless the setting is valid."""
 
     def __init__(self, setting: CheckOrigin) -> None:
         self._admits: Callable[[Handshake], bool] = _rule(setting)
 
     def __call__(self, conn: Handshake) -> None:
-        """Refuse a page that may not connect; raises `Refused`.
+        """Check a handshake; raises `Refused` if its origin is not admitted.
 
-        A request without the header comes from no page, and passes: a program that could leave it out could forge it.
-        But browsers leave it out, too, of requests whose answer the page does not read: images, scripts, navigations.
-        Of those, HTTP requests of other origins are refused whatever the setting, as `Sec-Fetch-Site` tells.
+        A request without the header passes: it is not a script's, and a program that can leave out the header can
+        forge it. Browsers leave it out of requests for images, scripts and navigations; of these, HTTP requests of
+        pages of other origins are refused whatever the setting, by the header `Sec-Fetch-Site`.
         """
         origin = conn.headers.get("origin")
         if origin is None:
             if conn.scope["type"] == "http":
-                _refuse_what_no_script_asks(conn)
+                _check_fetch_site(conn)
             return
         try:
             admitted = cast("object", self._admits(conn))
@@ -136,8 +137,8 @@ class OriginCheck:
             raise Refused(403, reason, code="origin_refused", advice=ADVICE)
 
 
-def _refuse_what_no_script_asks(conn: Handshake) -> None:
-    """Refuse a request of another origin that browsers make without CORS: no script of a client reads its answer."""
+def _check_fetch_site(conn: Handshake) -> None:
+    """Refuse a browser's request without CORS for a page of another origin; no script can read its answer."""
     sites = ",".join(conn.headers.getlist("sec-fetch-site")).lower()
     site = next((site.strip() for site in sites.split(",") if site.strip() in ELSEWHERE), None)
     if site is not None:

@@ -1,4 +1,4 @@
-"""Where below its mount a transport is served."""
+"""Paths of the transports, below the mount."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class TransportPath:
         self._regex, _, self._convertors = compile_path(path)
 
     def match(self, scope: Scope) -> dict[str, Any] | None:
-        """Return the variables of a request's path, or `None` if it is another one."""
+        """Return the path variables of a request, or `None` if its path is another one."""
         match = self._regex.match(path_below_mount(scope))
         if match is None:
             return None
@@ -25,7 +25,7 @@ class TransportPath:
 
 
 def path_below_mount(scope: Scope) -> str:
-    """Return the path without the mount's part of it, which Starlette's `Mount` keeps in `root_path`."""
+    """Return the path without the prefix of the mount, which Starlette's `Mount` puts into `root_path`."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path[len(root) :] if root and path.startswith(root + "/") else path

@@ -87,6 +87,11 @@ def call_later(seconds: float, function: Callable[[float], None]) -> Cancel:
     return loop.call_later(seconds, lambda: function(loop.time()), context=contextvars.Context()).cancel
 
 
+def clock_of_this_loop() -> Callable[[], float]:
+    """Return the clock of the event loop, on asyncio and trio; a call of it costs a tenth of `anyio.current_time`."""
+    return _loop_and_clock()[1]
+
+
 def _loop_and_clock() -> tuple[object, Callable[[], float]]:
     try:
         loop = asyncio.get_running_loop()

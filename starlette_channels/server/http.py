@@ -9,9 +9,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from starlette_channels.connection.registry import Service
-from starlette_channels.handshake.handshake import Handshake, Refused, note_refusal
+from starlette_channels.handshake.handshake import Handshake
 from starlette_channels.handshake.origins import OriginCheck
 from starlette_channels.handshake.paths import TransportPath, path_below_mount
+from starlette_channels.handshake.refusal import Refused, log_refusal
 
 JAVASCRIPT = "text/javascript; charset=utf-8"
 TYPESCRIPT = "application/typescript; charset=utf-8"
@@ -68,7 +69,7 @@ class Pages:
         try:
             self._check_origin(Handshake(scope, {}))
         except Refused as refusal:
-            note_refusal(refusal, self._service.error_log)
+            log_refusal(refusal, self._service.error_log)
             return PlainTextResponse(refusal.body, refusal.status)
         upgrading = "upgrade" in Headers(scope=scope)
         reason = "No WebSocket library: install uvicorn[standard]" if upgrading else "This is for WebSockets"

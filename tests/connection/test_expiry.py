@@ -34,7 +34,7 @@ class Renewal(Struct):
 class Bank:
     """Channels of users that expire; what a renewal's token says decides."""
 
-    def __init__(self, *, refreshable: bool = True, notice_seconds: float = 60.0) -> None:
+    def __init__(self, *, refreshable: bool = True, notice_seconds: float = 60.0, limits: Limits = PATIENT) -> None:
         self.seen: list[Any] = []
         self.ends: list[str] = []
         self.gate = anyio.Event()
@@ -96,7 +96,7 @@ class Bank:
                 refresh=refresh if refreshable else None,
                 notice_seconds=notice_seconds,
             ),
-            limits=PATIENT,
+            limits=limits,
         )
 
     @property
@@ -108,7 +108,7 @@ class Bank:
         """Whether nobody is looked after any more."""
         lifetimes = self.channels._service.lifetimes  # pyright: ignore[reportPrivateUsage]
         assert lifetimes is not None
-        return not lifetimes._reminders and not lifetimes._refreshing  # pyright: ignore[reportPrivateUsage]
+        return not lifetimes._timers and not lifetimes._refreshing  # pyright: ignore[reportPrivateUsage]
 
 
 async def refresh(client: Client, token: str, seconds: float | None = None, **more: Any) -> Reply:
@@ -266,6 +266,29 @@ async def test_one_refresh_at_a_time_and_the_heartbeat_is_not_held_up() -> None:
         assert await client.heartbeat() == Reply("ok", {})
         bank.gate.set()
         assert await client.reply(ref) == Reply("ok", {"seconds": 1000})
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [
+        (Limits(idle_seconds=None), 10),
+        (Limits(idle_seconds=None, handler_seconds=3), 3),
+        (Limits(idle_seconds=None, handler_seconds=30, connect_seconds=20), 20),
+    ],
+)
+async def test_a_refresh_that_hangs_is_cancelled_and_the_client_may_try_again(
+    virtual_clock: MockClock, caplog: pytest.LogCaptureFixture, limits: Limits, seconds: float
+) -> None:
+    bank = Bank(limits=limits)
+    async with connect(bank.channels, user="ann", seconds=3000, timeout=1000) as client:
+        begin = anyio.current_time()
+        assert await refresh(client, "slow", 1000) == Reply("error", {"reason": "refresh timed out"})
+        assert anyio.current_time() - begin == pytest.approx(seconds, abs=0.1)  # pyright: ignore
+        assert await refresh(client, "new", 1000) == Reply("ok", {"seconds": 1000})
+    assert bank.counts == {"refresh_timeout": 1}
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert f"refresh took more than {seconds} seconds" in line
+    assert f"{__name__}.Bank.__init__.<locals>.refresh" in line
 
 
 async def test_a_client_that_goes_in_the_middle_of_a_refresh_leaves_nothing_behind() -> None:

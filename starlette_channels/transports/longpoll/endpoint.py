@@ -18,8 +18,9 @@ from starlette.types import Receive, Scope, Send
 from starlette_channels.connection.registry import Service
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.handshake.admission import Admission
-from starlette_channels.handshake.handshake import Handshake, Refused, note_refusal
+from starlette_channels.handshake.handshake import Handshake
 from starlette_channels.handshake.paths import TransportPath
+from starlette_channels.handshake.refusal import Refused, log_refusal
 from starlette_channels.transports.longpoll.batches import is_batch
 from starlette_channels.transports.longpoll.bodies import Bodies, BodyRefused, RequestBody
 from starlette_channels.transports.longpoll.sessions import Sessions
@@ -63,7 +64,7 @@ class LongPolling:
         try:
             await self._answer(HTTPExchange(scope, receive, send), variables)
         except Refused as refusal:
-            note_refusal(refusal, self._error_log)
+            log_refusal(refusal, self._error_log)
             await refuse(refusal)(scope, receive, send)
         except (Unsent, ClientDisconnect) as error:
             logger.debug("The client was gone before its answer: %r", error.__cause__ or error)
@@ -92,8 +93,8 @@ class LongPolling:
         return None
 
     async def _open(self, exchange: "HTTPExchange", handshake: Handshake) -> None:
-        with self._admission.arrival() as arrival:
-            connect = await self._admission.admit_session(arrival, handshake)
+        with self._admission.pending() as pending:
+            connect = await self._admission.admit_session(pending, handshake)
             session = LongPollTransport(self._options, self._limits, self._error_log, self._sessions, connect)
         await exchange.answer_with(session.token)(410)
 
