@@ -23,6 +23,7 @@ from starlette_channels.pubsub.commands import Command, Disconnect
 from starlette_channels.pubsub.hub import Hub, ShortCut
 from starlette_channels.runtime.handler_deadlines import Watch, watch_of_this_loop
 from starlette_channels.runtime.tasks import Cancel, Tasks
+from starlette_channels.runtime.turn_budget import in_turns
 from starlette_channels.runtime.uptime import uptime
 from starlette_channels.wire.headers import check_header, is_plain, read_message
 from starlette_channels.wire.messages import (
@@ -231,8 +232,7 @@ class Connection:
                 self._closed.set()
 
     async def _close_channels(self, channels: Sequence[JoinedChannel]) -> None:
-        for joined in channels:
-            joined.close(self._end_reason)
+        await in_turns(channels, lambda joined: joined.close(self._end_reason))
         if all(joined.is_closed for joined in channels):
             return
         with anyio.move_on_after(self.limits.shutdown_seconds):
