@@ -120,10 +120,13 @@ async def on_the_portable_transport(house: House) -> AsyncGenerator[Callable[[],
 
 @asynccontextmanager
 async def by_long_polling(house: House) -> AsyncGenerator[Callable[[], Awaitable[object]]]:
-    async def enter(conn: Handshake) -> str:
+    async def enter(conn: Handshake) -> dict[str, Any]:
+        return {}
+
+    def everybody(_: dict[str, Any]) -> str:
         return "everybody"
 
-    app = Channels([house.room], connect=enter, socket_id=lambda name: name, longpoll=True, limits=NO_RATES)
+    app = Channels([house.room], connect=enter, socket_id=everybody, longpoll=True, limits=NO_RATES)
     for _ in range(CLIENTS):
         poller = await Poller(app).open()
         joins = "\n".join(map(join, range(TOPICS))).encode()
