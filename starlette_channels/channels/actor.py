@@ -154,12 +154,16 @@ class Actor(ABC):
         self._busy = True
         run = tasks.begin(self._work(step, letter))
         if self._busy:
-            self._run = run
-            if self._letter is letter and type(letter) is Message:
-                self._client.add_backlog(letter)
-            if self.end_reason in INTERRUPTING and not self._must_finish():
-                self._interrupt()
-            self._watch()
+            self._suspended(run, letter)
+
+    def _suspended(self, run: Run, letter: object) -> None:
+        """Note that the handler of a letter, which was begun at once, waits for something."""
+        self._run = run
+        if self._letter is letter and type(letter) is Message:
+            self._client.add_backlog(letter)
+        if self.end_reason in INTERRUPTING and not self._must_finish():
+            self._interrupt()
+        self._watch()
 
     def _enqueue(self, step: Step, letter: object) -> None:
         """Put a letter behind those that wait; it is not handled before the caller has gone on."""
@@ -239,7 +243,7 @@ class Actor(ABC):
     async def _work(self, step: Step | None = None, letter: Any = None) -> None:
         """Handle a letter, and those that come meanwhile; then close, if there is a reason to."""
         # The letter that wakes the worker was counted when it came. If it waited again, channels would change places.
-        kept, room = False, int(step is None)
+        kept, room = False, 1 if step is None else 0
         try:
             while self.end_reason is None or self._must_finish():
                 if step is None:

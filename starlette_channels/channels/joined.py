@@ -66,6 +66,7 @@ logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 SILENT = frozenset({"duplicate_join", "closed", "draining", "shutdown"})
 """The ends after which a channel tells its client nothing more."""
 
+_NO_TEXT = object()
 TOO_DEEP = {"reason": "invalid payload", "detail": "Nested too deeply"}
 
 
@@ -93,7 +94,7 @@ class JoinedChannel(Actor, Socket[Any]):
 
     __slots__ = (
         *("_arguments", "_channel", "_held", "_hold", "_joined", "_push_ref", "_replaces", "_subscriptions", "assigns"),
-        *("join_ref", "since", "subtopic", "topic", "topic_params"),
+        *("events", "join_ref", "since", "subtopic", "text_ref", "topic", "topic_params"),
     )
 
     def __init__(
@@ -110,6 +111,10 @@ class JoinedChannel(Actor, Socket[Any]):
         self.topic_params: Mapping[str, str] = match.params
         self.assigns: Any = client.assigns
         self.join_ref: Ref = message.join_ref
+        self.text_ref: object = message.join_ref if type(message.join_ref) is str else _NO_TEXT
+        """The join_ref if it is text, as nearly always; no message has an equal one if it is not."""
+        self.events: Mapping[str, object] = channel.events
+        """The events that have a handler of their own."""
         # A join without join_ref is known to the client by its ref, but to the connection by the null it carried.
         self._push_ref: Ref = message.ref if message.join_ref is None else message.join_ref
         self.since: float = uptime()
@@ -125,17 +130,20 @@ class JoinedChannel(Actor, Socket[Any]):
 
     # What the connection calls.
 
-    def knows(self, event: object) -> bool:
-        """Whether an event has a handler of its own."""
-        return event in self._channel.events
-
     def start(self, message: Message) -> None:
         """Begin with the join."""
         self._start(self._join, message)
 
     def receive(self, message: Message) -> None:
         """Take an event of the client."""
-        self._start(self._handle_event, message)
+        tasks = self._client.tasks
+        if self._busy or self._stage is not Stage.OPEN or not tasks.eager:
+            self._enqueue(self._handle_event, message)
+            return
+        self._busy = True
+        run = tasks.begin(self._work(self._handle_event, message))
+        if self._busy:
+            self._suspended(run, message)
 
     def leave(self, message: Message) -> None:
         """Take the client's wish to leave; what it sent before comes first."""
@@ -312,18 +320,19 @@ class JoinedChannel(Actor, Socket[Any]):
     @override
     def _answer(self, letter: object, answer: object) -> None:
         if type(letter) is Message:
+            client = self._client
+            frame = ok_reply(client.serializer, self._push_ref, letter.ref, self.topic, answer)
+            if frame is not None and self._joined and self.end_reason is None:
+                client.write(frame)
+                return
             try:
                 self._reply(letter, answer)
             except TooDeep:  # decoding the question took a little less of the stack than encoding it again
                 self._blame(letter, "invalid_payload", TOO_DEEP)
 
     def _reply(self, message: Message, answer: object) -> None:
-        serializer = self._client.serializer
-        frame = ok_reply(serializer, self._push_ref, message.ref, self.topic, answer)
-        if frame is None:
-            status, body = encode_answer(answer)
-            frame = serializer.reply(self._push_ref, message.ref, self.topic, status, body)
-        self._send(frame)
+        status, body = encode_answer(answer)
+        self._send(self._client.serializer.reply(self._push_ref, message.ref, self.topic, status, body))
 
     def _event_frame(self, event: str, payload: object = None) -> Outgoing:
         body = EMPTY if payload is None else encode_payload(payload)

@@ -131,17 +131,13 @@ class Connection:
             try:
                 message = self._decode_text(frame)
                 joined = self._topics.get(message.topic)
+                if joined is not None and message.event not in joined.events:
+                    joined = None
             except Exception:  # noqa: BLE001 - found once more, and answered, on the general way
                 self._receive(frame)
                 return
-            rate, ref = self.rate, message.join_ref
-            if (
-                joined is not None
-                and rate.prepaid
-                and type(ref) is type(message.ref) is str
-                and ref == joined.join_ref
-                and joined.knows(message.event)
-            ):
+            rate = self.rate
+            if joined is not None and rate.prepaid and message.join_ref == joined.text_ref and type(message.ref) is str:
                 rate.prepaid -= 1
                 joined.receive(message)
             else:

@@ -144,6 +144,20 @@ class Group:
         self._ready = None
         return True
 
+    def spread(self, publication: Publication) -> bool:
+        """Send a broadcast over the route at once, as nearly always; false if it takes more than that."""
+        route = self.route
+        if route is None or publication.event in route.intercepts:
+            return False
+        try:
+            frame = publication.frame(route.serializer)
+        except SerializerError:
+            return False
+        writers = self._ready_writers(publication.sender)
+        if writers:
+            route.outlet.spread(writers, frame)
+        return True
+
     def deliveries(self, publication: Publication) -> list[tuple[int, Callable[[Publication], None]]]:
         """Return what hands a broadcast over, and to how many: over the route in one step, else one by one."""
         route, sender = self.route, publication.sender
@@ -325,9 +339,11 @@ class Hub:
         A subscriber that fails does not concern the others. Raises `SerializerError` if all wires refused it: then
         the payload itself is wrong, and the broadcaster should know.
         """
+        groups = self._groups.get(publication.topic, ())
+        if len(groups) == 1 and groups[0].spread(publication):
+            return
         delivered = refused = 0
         refusal: SerializerError | None = None
-        groups = self._groups.get(publication.topic, ())
         # All before any: a delivery may make a subscriber change its group, and nobody may be found twice.
         for number, deliver in [delivery for group in groups for delivery in group.deliveries(publication)]:
             error = self._attempt(deliver, publication, number)

@@ -100,8 +100,12 @@ class Lane(asyncio.Protocol):
 
     def write(self, frame: Outgoing, place: Place | None = None) -> None:
         """Queue a frame for the end of this turn of the loop, or until the client has caught up."""
-        if not self._closing:
-            self._queue(wire(frame) if self._outbox is None else self.outlet.shared_wire(frame), place)
+        if self._closing:
+            return
+        if self._outbox is None:
+            self.outlet.send(self.writer, wire(frame))
+        else:
+            self._queue(self.outlet.shared_wire(frame), place)
 
     def _queue(self, data: bytes, place: Place | None = None) -> None:
         if self._closing:

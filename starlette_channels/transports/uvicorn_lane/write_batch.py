@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from msgspec import Raw
 
-from starlette_channels.transports.uvicorn_lane.frames import binary_frame, text_frame
+from starlette_channels.transports.uvicorn_lane.frames import COMMON, TEXT_HEADERS, binary_frame, text_frame
 from starlette_channels.wire.messages import Outgoing
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
@@ -163,9 +163,14 @@ class WriteBatch:
             return
         if self._written_alone(log):
             return
-        writers = log[0][0]
-        self._is_wide = any(len(others) > FEW for others, _ in log)
-        if any(others is not writers for others, _ in log):
+        writers, is_wide, is_mixed = log[0][0], False, False
+        for others, _ in log:
+            if others is not writers:
+                is_mixed = True
+            if len(others) > FEW:
+                is_wide = True
+        self._is_wide = is_wide
+        if is_mixed:
             self._pending = _by_writer(log)
             return
         data = [wire for _, wire in log]
@@ -209,8 +214,9 @@ class Shelf:
 
 def wire(frame: Outgoing) -> bytes:
     """Return a frame as it goes over the network."""
-    if type(frame) is Raw:
-        return text_frame(frame)
+    if type(frame) is Raw:  # encoded already, as nearly always
+        size = len(frame)
+        return TEXT_HEADERS[size] + frame if size < COMMON else text_frame(frame)
     return text_frame(frame.encode()) if isinstance(frame, str) else binary_frame(frame)
 
 
@@ -228,28 +234,32 @@ def _report(error: RuntimeError) -> None:
 
 
 def _by_writer(log: list[tuple[Sequence[WriteBytes], bytes]]) -> dict[WriteBytes, list[bytes]]:
-    """Sort what is logged by client, in order.
+    """Sort a log by client, in order.
 
-    Nearly always it is broadcasts to the same many clients, and replies to a few of them. So the many share one list,
-    and only those who get something of their own have a list of their own.
+    Nearly always it has broadcasts to the same groups of clients, and replies to some of those. So the clients of a
+    group share one list, and only those who get more than the group have a list of their own.
     """
-    many = next((writers for writers, _ in log if len(writers) > 1), ())
-    shared: list[bytes] = []
-    own: list[list[bytes]] = []  # of those of the many who have one
-    pending = dict.fromkeys(many, shared)
+    pending: dict[WriteBytes, list[bytes]] = {}
+    shared: dict[int, list[bytes]] = {}  # the list of a group, by the id of its writers
+    own: dict[int, list[list[bytes]]] = {}  # by the id of a shared list: the lists of those of the group who have one
     for writers, data in log:
-        if writers is many:
-            shared.append(data)
-            for waiting in own:
-                waiting.append(data)
+        waiting = shared.get(id(writers))
+        if waiting is None and len(writers) > 1 and pending.keys().isdisjoint(writers):
+            waiting = shared[id(writers)] = []
+            own[id(waiting)] = []
+            pending.update(dict.fromkeys(writers, waiting))
+        if waiting is not None:
+            waiting.append(data)
+            for one in own[id(waiting)]:
+                one.append(data)
             continue
         for write in writers:
             waiting = pending.get(write)
             if waiting is None:
                 pending[write] = [data]
-            elif waiting is shared:
-                pending[write] = waiting = [*shared, data]
-                own.append(waiting)
+            elif id(waiting) in own:
+                pending[write] = separate = [*waiting, data]
+                own[id(waiting)].append(separate)
             else:
                 waiting.append(data)
     return pending
