@@ -28,8 +28,7 @@ from starlette_channels.pubsub.broker import Broker
 from starlette_channels.pubsub.commands import Disconnect, Kick
 from starlette_channels.pubsub.engines.url import MEMORY
 from starlette_channels.pubsub.hub import Hub
-from starlette_channels.server.drain import Drain
-from starlette_channels.server.drainer import Drainer
+from starlette_channels.server.drain import Drain, Drainer
 from starlette_channels.server.http import Pages
 from starlette_channels.server.readiness import Readiness
 from starlette_channels.server.signals import STOP_SIGNALS
@@ -290,7 +289,7 @@ class Channels(Generic[A]):
         hub = self._service.broker.hub()
         self._service.begin_lifespan(hub)
         self._readiness.begin()
-        with STOP_SIGNALS.held_for(self._drainer, hub) if self._minds_signals else nullcontext():
+        with STOP_SIGNALS.held_until_drained(self._drainer, hub) if self._minds_signals else nullcontext():
             try:
                 yield
             finally:
@@ -301,7 +300,7 @@ class Channels(Generic[A]):
         if hub in others:
             return  # nested in another lifespan of the same event loop, which drains the clients
         if others:
-            await self._drainer.leave_loop()
+            await self._drainer.drain_loop()
             return
         try:
             await self._drainer.drain(at_once=True)

@@ -17,9 +17,8 @@ from typing import Any, Literal, TypeAlias
 
 import anyio
 
-from starlette_channels.channels.client import Client
-from starlette_channels.channels.definition import EndReason
-from starlette_channels.channels.socket import Cleanup
+from starlette_channels.channels.client import ChannelClient
+from starlette_channels.channels.socket import Cleanup, EndReason
 from starlette_channels.observability.log_context import HERE, Scene
 from starlette_channels.runtime.callables import name_of
 from starlette_channels.runtime.cancellation import current_task, is_crash
@@ -80,7 +79,7 @@ class Actor(ABC):
         "end_reason",
     )
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: ChannelClient) -> None:
         self.end_reason: End | None = None
         self._client = client
         self._stage = Stage.OPEN

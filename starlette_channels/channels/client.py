@@ -12,29 +12,27 @@ from starlette_channels.pubsub.broker import Broker
 from starlette_channels.pubsub.hub import Hub, ShortCut
 from starlette_channels.runtime.handler_deadlines import Watch
 from starlette_channels.runtime.tasks import Cancel, Tasks
-from starlette_channels.wire.messages import Message, Outgoing
+from starlette_channels.wire.messages import Message, OutgoingFrame
 from starlette_channels.wire.protocol import Answer
 from starlette_channels.wire.serializers import Serializer
 
 if TYPE_CHECKING:
     from weakref import WeakSet
 
-    from starlette_channels.channels.promised_reply import PromisedReply
-
 
 class Write(Protocol):
     """Queues a frame for a client; with a place, the client may miss it if it is behind with reading."""
 
-    def __call__(self, frame: Outgoing, place: Place | None = None) -> None:
+    def __call__(self, frame: OutgoingFrame, place: Place | None = None) -> None:
         """Return at once."""
         ...
 
 
-class Client(Protocol):
+class ChannelClient(Protocol):
     """A client of joined channels: its identity and its wire, and the objects that all clients share."""
 
-    promises: "WeakSet[PromisedReply] | None"
-    """The replies that are still to come."""
+    promises: "WeakSet[Any] | None"
+    """The promised replies that are still to come."""
 
     @property
     def app(self) -> Any:
@@ -117,7 +115,7 @@ class Client(Protocol):
         """Run an async function beside the handlers; return a function that cancels it."""
         ...
 
-    def refuse(self, frame: Outgoing) -> None:
+    def refuse(self, frame: OutgoingFrame) -> None:
         """Send the answer to a refused join, after a pause."""
         ...
 

@@ -8,9 +8,9 @@ instead of crashing, and `terminate` runs on every way out.
 import functools
 import logging
 import math
+import operator
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from functools import partial
 from threading import get_ident
 from typing import Any
 
@@ -20,14 +20,15 @@ from msgspec import Raw
 from starlette_channels.arguments import check_type
 from starlette_channels.channels.actor import Actor, Stage, Step
 from starlette_channels.channels.assigns import copy_assigns
-from starlette_channels.channels.backpressure import LatestByKey, Place
-from starlette_channels.channels.client import Client
-from starlette_channels.channels.definition import Channel, EndReason
+from starlette_channels.channels.backpressure import Place, place_of
+from starlette_channels.channels.channel_log import describe_client, log_message, log_refusal
+from starlette_channels.channels.client import ChannelClient
+from starlette_channels.channels.definition import Channel
+from starlette_channels.channels.hold import Hold
 from starlette_channels.channels.promised_reply import PromisedReply
-from starlette_channels.channels.rejections import rejection
-from starlette_channels.channels.socket import Cleanup, LaterReply, Socket
+from starlette_channels.channels.rejections import payload_misfit, rejection
+from starlette_channels.channels.socket import Cleanup, EndReason, InternalSocket, LaterReply
 from starlette_channels.exceptions import InvalidPayload
-from starlette_channels.observability.error_log import Lazily
 from starlette_channels.observability.log_context import Scene
 from starlette_channels.pubsub.broker import Broker, Subscriptions
 from starlette_channels.pubsub.confirmations import WAIT_SECONDS
@@ -36,14 +37,14 @@ from starlette_channels.runtime.callables import check_call_later, name_of
 from starlette_channels.runtime.tasks import OutOfTime, within
 from starlette_channels.runtime.uptime import uptime
 from starlette_channels.wire.encoding import TooDeep
-from starlette_channels.wire.event_names import ORDINARY_EVENTS, PRESENCE_STATE, RESERVED_PREFIXES, check_event
+from starlette_channels.wire.event_names import ORDINARY_EVENTS, RESERVED_PREFIXES, check_event
 from starlette_channels.wire.messages import (
     EMPTY,
     Body,
     Broadcast,
     Gap,
     Message,
-    Outgoing,
+    OutgoingFrame,
     Payload,
     Ref,
     Reply,
@@ -51,7 +52,7 @@ from starlette_channels.wire.messages import (
     encode_payload,
     shown,
 )
-from starlette_channels.wire.payloads import UNDECODABLE, decode_anything, invalid_payload
+from starlette_channels.wire.payloads import UNDECODABLE, decode_anything
 from starlette_channels.wire.protocol import UNMATCHED, Answer
 from starlette_channels.wire.serializers import ok_reply
 from starlette_channels.wire.topics import Match
@@ -66,30 +67,14 @@ logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 SILENT = frozenset({"duplicate_join", "closed", "draining", "shutdown"})
 """The ends after which a channel tells its client nothing more."""
 
-_NO_TEXT = object()
 TOO_DEEP = {"reason": "invalid payload", "detail": "Nested too deeply"}
-
-
-def bad_payload(error: Exception) -> dict[str, str]:
-    """Return the answer to a payload that does not fit, for one of the errors `UNDECODABLE`."""
-    return {"reason": "invalid payload", "detail": str(invalid_payload(error))}
 
 
 class JoinGivenUp(BaseException):
     """A join handler has returned after the channel had ended without it."""
 
 
-class Hold:
-    """The size of the broadcasts that are held until the join is answered."""
-
-    __slots__ = ("bytes", "is_full")
-
-    def __init__(self) -> None:
-        self.bytes: int = 0
-        self.is_full: bool = False
-
-
-class JoinedChannel(Actor, Socket[Any]):
+class JoinedChannel(Actor, InternalSocket[Any]):
     """One client on one topic."""
 
     __slots__ = (
@@ -99,7 +84,7 @@ class JoinedChannel(Actor, Socket[Any]):
 
     def __init__(
         self,
-        client: Client,
+        client: ChannelClient,
         channel: Channel[Any],
         message: Message,
         match: Match,
@@ -111,7 +96,7 @@ class JoinedChannel(Actor, Socket[Any]):
         self.topic_params: Mapping[str, str] = match.params
         self.assigns: Any = client.assigns
         self.join_ref: Ref = message.join_ref
-        self.text_ref: object = message.join_ref if type(message.join_ref) is str else _NO_TEXT
+        self.text_ref: object = message.join_ref if type(message.join_ref) is str else self
         """The join_ref if it is text, as nearly always; no message has an equal one if it is not."""
         self.events: Mapping[str, object] = channel.events
         """The events that have a handler of their own."""
@@ -125,7 +110,7 @@ class JoinedChannel(Actor, Socket[Any]):
         self._subscriptions: Subscriptions | None = None
         self._joined: bool | None = None
         """Whether the join was accepted; `None` until it is answered."""
-        self._held: list[tuple[Outgoing, Place | None]] | None = None  # pushes of the join handler
+        self._held: list[tuple[OutgoingFrame, Place | None]] | None = None  # pushes of the join handler
         self._hold: Hold | None = None  # from the subscription to the answer, if that is not one moment
 
     # What the connection calls.
@@ -187,7 +172,7 @@ class JoinedChannel(Actor, Socket[Any]):
         """Take a broadcast of the own topic that has no short cut to the client."""
         if self._stage is not Stage.OPEN or self.end_reason in SILENT:
             return
-        if self._hold is not None and not self._has_room_for(publication):
+        if self._hold is not None and not self._may_hold(publication):
             return
         if publication.event in self._channel.intercepts:
             self._enqueue(self._handle_intercepted, publication)
@@ -236,6 +221,10 @@ class JoinedChannel(Actor, Socket[Any]):
         self._client.hub.run(self._enqueue, self._handle_info, message)
 
     @override
+    def run_in_order(self, function: Callable[[], Coroutine[Any, Any, None] | None]) -> None:
+        self._client.hub.run(self._enqueue, operator.call, function)
+
+    @override
     def start_soon(self, function: Any, *args: Any) -> None:
         check_call_later(function, "socket.start_soon", args="*args")
         self._client.hub.run(self._start_child, function, args)
@@ -261,8 +250,8 @@ class JoinedChannel(Actor, Socket[Any]):
     # Sending.
 
     @property
+    @override
     def broker(self) -> Broker:
-        """The broker of its broadcasts."""
         return self._client.broker
 
     @override
@@ -279,11 +268,10 @@ class JoinedChannel(Actor, Socket[Any]):
         if type(letter) is not Publication or letter.event != event:
             check_event(event)
 
-    def push_state(self, payload: object) -> None:
-        """Send `presence_state`, an event that is reserved for Presence."""
-        body = encode_payload(payload)
-        frame = self._client.serializer.push(self._push_ref, None, self.topic, PRESENCE_STATE, body)
-        self._client.hub.run(self._send, frame, self._place(PRESENCE_STATE, body))
+    @override
+    def push_internal(self, event: str, body: Body) -> None:
+        frame = self._client.serializer.push(self._push_ref, None, self.topic, event, body)
+        self._client.hub.run(self._send, frame, self._place(event, body))
 
     @override
     def broadcast(self, event: str, payload: Payload) -> None:
@@ -298,7 +286,7 @@ class JoinedChannel(Actor, Socket[Any]):
         message = self._letter if self._joined and type(self._letter) is Message else None
         return PromisedReply(self._client, self._push_ref, message)
 
-    def _send(self, frame: Outgoing, place: Place | None = None) -> None:
+    def _send(self, frame: OutgoingFrame, place: Place | None = None) -> None:
         if self._joined is None:
             self._held = self._held or []
             self._held.append((frame, place))
@@ -309,13 +297,9 @@ class JoinedChannel(Actor, Socket[Any]):
 
     def _place(self, event: str, body: Body) -> Place | None:
         """Return the place of a message in the queue of a slow client, if the client may miss it."""
-        policy = self._channel.when_slow
         if not self._channel.may_drop or self._client.short_cut(may_drop=True) is not None:
             return None
-        if not isinstance(policy, LatestByKey):
-            return Place(self, None)
-        key = policy.key_of(event, decode_anything(body))
-        return None if key is None else Place(self, (event, key))
+        return place_of(self._channel.when_slow, self, event, body)
 
     @override
     def _answer(self, letter: object, answer: object) -> None:
@@ -334,38 +318,14 @@ class JoinedChannel(Actor, Socket[Any]):
         status, body = encode_answer(answer)
         self._send(self._client.serializer.reply(self._push_ref, message.ref, self.topic, status, body))
 
-    def _event_frame(self, event: str, payload: object = None) -> Outgoing:
+    def _event_frame(self, event: str, payload: object = None) -> OutgoingFrame:
         body = EMPTY if payload is None else encode_payload(payload)
         return self._client.serializer.push(self.join_ref, self.join_ref, self.topic, event, body)
-
-    # Logging.
 
     @property
     @override
     def scene(self) -> Scene:
         return Scene(self.topic, self._client.socket_id, self._client.number)
-
-    def _log(self, level: int | None, what: str, message: Message) -> None:
-        """Log a message with its payload, if a level is set and enabled."""
-        if level is not None and logger.isEnabledFor(level):
-            payload = self._client.parameters.show(message.payload)
-            logger.log(level, "%r: %s, %s, parameters %s", self, what, self._who, payload)
-
-    @property
-    def _who(self) -> str:
-        """The client in logs: the number of its connection, and its `socket_id` if it has one."""
-        client = self._client
-        return f"connection {client.number}" + (f" of {client.socket_id!r}" if client.socket_id is not None else "")
-
-    def _note_refusal(self, code: str, message: Message) -> None:
-        """Count a refused join, and log it with its payload, if a level is set."""
-        error_log, level = self._client.error_log, self._channel.log_join
-        if level is None:
-            error_log.counts[code] += 1
-            return
-        parameters = Lazily(partial(self._client.parameters.show, message.payload))
-        text, who = "%r: refused, %s, %s, parameters %s", Lazily(lambda: self._who)
-        error_log.note(code, logger, text, self, code, who, parameters, level=level)
 
     # Joining.
 
@@ -382,7 +342,7 @@ class JoinedChannel(Actor, Socket[Any]):
             if self._client.hub.confirmations is not None and self.end_reason is None and not self._is_in_force():
                 await self._until_in_force()
         except InvalidPayload as error:
-            self._refuse(message, "invalid_payload", bad_payload(error))
+            self._refuse(message, "invalid_payload", payload_misfit(error))
         except OutOfTime:
             seconds = self._client.limits.handler_seconds
             text = "The join of %r took more than %g seconds"
@@ -398,7 +358,7 @@ class JoinedChannel(Actor, Socket[Any]):
             if self._hold is not None and self._hold.is_full:
                 self._refuse(message, "join_overflow", {"reason": "join overflow"})
                 return
-            self._log(self._channel.log_join, "joined", message)
+            log_message(self._channel.log_join, self, "joined", self._client, message)
             self._accept(reply)
 
     async def _ask(self, message: Message) -> object:
@@ -438,19 +398,17 @@ class JoinedChannel(Actor, Socket[Any]):
             topics = (self.topic, *(self._subscriptions.topics if self._subscriptions else ()))
             await confirmations.wait(topics, self, min(WAIT_SECONDS, self._client.limits.handler_seconds / 2))
 
-    def _has_room_for(self, publication: Publication) -> bool:
-        """Count a broadcast that is to be held; beyond the limit none is any more, and the join will be refused."""
+    def _may_hold(self, publication: Publication) -> bool:
+        """Count a broadcast that is to be held; the first that is too much ends that, and the join will be refused."""
         hold = self._hold
         if hold is None or hold.is_full:
             return hold is None
-        hold.bytes += memoryview(publication.body).nbytes
-        if hold.bytes > self._client.limits.outbox_bytes:
-            hold.is_full = True
+        if not hold.add(publication.body, self._client.limits.outbox_bytes):
             self._held = None
             self._client.hub.unsubscribe(self.topic, self)
         return not hold.is_full
 
-    def _accept(self, reply: Outgoing) -> None:
+    def _accept(self, reply: OutgoingFrame) -> None:
         self._joined = True
         self._hold = None
         self._client.write(reply)
@@ -473,15 +431,15 @@ class JoinedChannel(Actor, Socket[Any]):
         self._held = self._hold = None
         self._client.hub.unsubscribe(self.topic, self)
         self.end_reason = "refused"
-        self._note_refusal(code, message)
+        log_refusal(self._channel.log_join, self, code, self._client, message)
         self._client.refuse(reply)
         self._close_replaced(self._client.refuse)
 
-    def _join_reply(self, message: Message, answer: object) -> Outgoing:
+    def _join_reply(self, message: Message, answer: object) -> OutgoingFrame:
         status, body = encode_answer(answer)
         return self._client.serializer.reply(self.join_ref, message.ref, self.topic, status, body)
 
-    def _close_replaced(self, write: Callable[[Outgoing], None]) -> None:
+    def _close_replaced(self, write: Callable[[OutgoingFrame], None]) -> None:
         """Close the replaced channel only now: the client must not take its close for that of the new one."""
         replaced, self._replaces = self._replaces, None
         if replaced is not None and replaced.end_reason == "duplicate_join" and replaced._joined:
@@ -493,14 +451,14 @@ class JoinedChannel(Actor, Socket[Any]):
         channel, event, body = self._channel, message.event, message.payload
         level = channel.log_handle_in
         if level is not None and logger.isEnabledFor(level):
-            self._log(level, f"event {shown(event)}", message)
+            log_message(level, self, f"event {shown(event)}", self._client, message)
         handler = channel.events.get(event) if isinstance(event, str) else None
         if handler is None:
             return self._handle_any_event(message)
         try:
             payload = handler.decode_json(body) if type(body) is Raw else handler.decode(body)
         except UNDECODABLE as error:
-            self._blame(message, "invalid_payload", bad_payload(error))
+            self._blame(message, "invalid_payload", payload_misfit(error))
             return None
         return handler.call(self, payload)
 
@@ -514,7 +472,7 @@ class JoinedChannel(Actor, Socket[Any]):
         try:
             payload = handler.decode(message.payload)
         except InvalidPayload as error:
-            self._blame(message, "invalid_payload", bad_payload(error))
+            self._blame(message, "invalid_payload", payload_misfit(error))
             return None
         return handler.call(self, name, payload)
 
@@ -525,7 +483,7 @@ class JoinedChannel(Actor, Socket[Any]):
         if type(letter) is not Message:
             return False
         if isinstance(error, InvalidPayload):
-            self._blame(letter, "invalid_payload", bad_payload(error))
+            self._blame(letter, "invalid_payload", payload_misfit(error))
             return True
         refusal = rejection(error)
         if refusal is None:
@@ -538,7 +496,7 @@ class JoinedChannel(Actor, Socket[Any]):
                 self._client.error_log.note("event_refused", logger, text, name, self, cause=unsendable, number=0)
                 return False
         self._client.counts["event_refused"] += 1
-        self._log(self._channel.log_handle_in, f"refused, event {shown(letter.event)}", letter)
+        log_message(self._channel.log_handle_in, self, f"refused, event {shown(letter.event)}", self._client, letter)
         return True
 
     def _describe(self, step: Step, letter: object) -> str:
@@ -626,7 +584,7 @@ class JoinedChannel(Actor, Socket[Any]):
         if self._joined and terminator is not None and self.end_reason is not None and self.end_reason != "refused":
             await self._within_time(f"terminate, {name_of(terminator)},", terminator(self, self.end_reason))
         if self._joined and self._channel.log_join is not None:
-            logger.debug("%r ended: %s, %s", self, self.end_reason, self._who)
+            logger.debug("%r ended: %s, %s", self, self.end_reason, describe_client(self._client))
         if self._joined and self.end_reason == "error":
             self._client.write(self._event_frame("phx_error", {"reason": "channel_crash"}))
         self._client.free(self.topic, self)

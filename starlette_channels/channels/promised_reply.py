@@ -5,9 +5,9 @@ from weakref import WeakSet
 
 import anyio
 
-from starlette_channels.channels.client import Client
+from starlette_channels.channels.client import ChannelClient
 from starlette_channels.channels.socket import LaterReply
-from starlette_channels.wire.messages import Message, Outgoing, Payload, Ref, Reply, encode_answer
+from starlette_channels.wire.messages import Message, OutgoingFrame, Payload, Ref, Reply, encode_answer
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -20,7 +20,7 @@ class PromisedReply(LaterReply):
 
     __slots__ = ("_client", "_given", "_join_ref", "_ref", "_topic")
 
-    def __init__(self, client: Client, join_ref: Ref, message: Message | None) -> None:
+    def __init__(self, client: ChannelClient, join_ref: Ref, message: Message | None) -> None:
         if message is None:
             raise RuntimeError("reply_later: no message is being handled; call it in an event handler")
         if message.ref is None:
@@ -55,6 +55,6 @@ class PromisedReply(LaterReply):
         self._client.promises = self._client.promises or WeakSet()
         self._client.promises.add(self)
 
-    def _send(self, frame: Outgoing) -> None:
+    def _send(self, frame: OutgoingFrame) -> None:
         self._client.write(frame)
         self.drop()

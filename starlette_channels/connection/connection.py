@@ -30,7 +30,7 @@ from starlette_channels.wire.messages import (
     EMPTY,
     Frame,
     Message,
-    Outgoing,
+    OutgoingFrame,
     encode_payload,
     frame_size,
     message_size,
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from weakref import WeakSet
 
     from starlette_channels.channels.client import Write
-    from starlette_channels.channels.promised_reply import PromisedReply
     from starlette_channels.limits import Bounds
     from starlette_channels.observability.error_log import ErrorLog
     from starlette_channels.pubsub.broker import Broker
@@ -94,7 +93,7 @@ class Connection:
         self.error_log: ErrorLog = service.error_log
         self.hub: Hub = service.broker.hub()
         self.limits: Bounds = service.limits
-        self.promises: WeakSet[PromisedReply] | None = None
+        self.promises: WeakSet[Any] | None = None
         self.serializer: Serializer = serializer
         self.tasks: Tasks = transport.tasks
         self.write: Write = transport.write
@@ -325,7 +324,7 @@ class Connection:
         where = shown(message.event), shown(message.topic)
         self.error_log.note(code, logger, "%s: event %s on topic %s", code, *where)
 
-    def refuse(self, frame: Outgoing) -> None:
+    def refuse(self, frame: OutgoingFrame) -> None:
         """Send the answer to a refused join, after `refusal_seconds`."""
         seconds = self.limits.refusal_seconds
         if not seconds:

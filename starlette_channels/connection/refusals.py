@@ -7,7 +7,7 @@ from collections import deque
 
 from starlette_channels.channels.client import Write
 from starlette_channels.runtime.timers import waker_of_this_loop
-from starlette_channels.wire.messages import Outgoing
+from starlette_channels.wire.messages import OutgoingFrame
 
 MOST_HELD = 100
 """Answers held back for one client; those beyond go out at once."""
@@ -21,9 +21,9 @@ class DelayedRefusals:
     def __init__(self, write: Write, seconds: float) -> None:
         self._write = write
         self._seconds = seconds
-        self._held: deque[tuple[float, Outgoing]] = deque()
+        self._held: deque[tuple[float, OutgoingFrame]] = deque()
 
-    def send(self, frame: Outgoing) -> None:
+    def send(self, frame: OutgoingFrame) -> None:
         """Send an answer after the pause; at once if too many wait."""
         if len(self._held) >= MOST_HELD:
             self._write(frame)

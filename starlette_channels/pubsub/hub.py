@@ -16,7 +16,7 @@ from starlette_channels.observability.reports import Reports
 from starlette_channels.pubsub.commands import Command, Disconnect
 from starlette_channels.pubsub.confirmations import Confirmations
 from starlette_channels.runtime.uptime import uptime
-from starlette_channels.wire.messages import Body, Gap, Outgoing, shown
+from starlette_channels.wire.messages import Body, Frame, Gap, OutgoingFrame, as_frame, shown
 from starlette_channels.wire.serializers import Serializer, shared_frame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
@@ -38,10 +38,14 @@ class Publication:
         self.event: str = event
         self.body: Body = body
         self.sender: object = sender
-        self._frames: dict[Serializer, Outgoing | SerializerError] = {}
+        self._frames: dict[Serializer, OutgoingFrame | SerializerError] = {}
 
-    def frame(self, serializer: Serializer) -> Outgoing:
+    def frame(self, serializer: Serializer) -> Frame:
         """Return the frame for a wire; raises `SerializerError` if that wire cannot express the payload."""
+        return as_frame(self.shared_frame(serializer))
+
+    def shared_frame(self, serializer: Serializer) -> OutgoingFrame:
+        """Do what `frame` does for an outlet: text is UTF-8 already, if that is what the serializer makes of it."""
         frame = self._frames.get(serializer)
         if frame is None:
             try:
@@ -97,7 +101,7 @@ class Addressee(Protocol):
 class Outlet(Protocol):
     """Where frames for many clients go at once."""
 
-    def spread(self, writers: Sequence[Writer], frame: Outgoing) -> None:
+    def spread(self, writers: Sequence[Writer], frame: OutgoingFrame) -> None:
         """Send a frame to many clients; what is sent to one of them in whatever way keeps its order."""
         ...
 
@@ -150,8 +154,8 @@ class Group:
         if route is None or publication.event in route.intercepts:
             return False
         try:
-            frame = publication.frame(route.serializer)
-        except SerializerError:
+            frame = publication.shared_frame(route.serializer)
+        except Exception:  # noqa: BLE001 - found once more, and reported, by `Hub.dispatch`
             return False
         writers = self._ready_writers(publication.sender)
         if writers:
@@ -166,7 +170,7 @@ class Group:
         writers = self._ready_writers(sender)
 
         def spread(publication: Publication) -> None:
-            route.outlet.spread(writers, publication.frame(route.serializer))
+            route.outlet.spread(writers, publication.shared_frame(route.serializer))
 
         return [(len(writers), spread)] if writers else []
 

@@ -16,7 +16,7 @@ from starlette.types import Send
 
 from starlette_channels.channels.backpressure import Place
 from starlette_channels.transports.state import TransportState
-from starlette_channels.wire.messages import Frame, Outgoing, as_frame
+from starlette_channels.wire.messages import Frame, OutgoingFrame, as_frame
 
 CLOSED = TransportState.CLOSED
 
@@ -92,7 +92,7 @@ class SharedWriter:
         """Whether everything in the log has been sent, or is in the queues of the clients."""
         return not self._log and not length_hint(self._recipients)
 
-    def spread(self, writers: Sequence[Recipient], frame: Outgoing) -> None:
+    def spread(self, writers: Sequence[Recipient], frame: OutgoingFrame) -> None:
         """Log one frame for many clients."""
         self._log.append((writers, as_frame(frame), None))
         if self._current is None:

@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 
 from starlette_channels.exceptions import ProtocolError, SerializerError
 from starlette_channels.wire.encoding import encode_natively, special_classes
-from starlette_channels.wire.messages import Body, Frame, Message, Outgoing, Ref
+from starlette_channels.wire.messages import Body, Frame, Message, OutgoingFrame, Ref
 
 DEFAULT_VERSION = "1.0.0"
 _SEMANTIC = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
@@ -237,7 +237,7 @@ def ok_reply(
         return None  # `encode_answer` says which it is
 
 
-def shared_frame(serializer: Serializer, topic: str, event: str, body: Body) -> Outgoing:
+def shared_frame(serializer: Serializer, topic: str, event: str, body: Body) -> OutgoingFrame:
     """Encode a broadcast, once for all subscribers of a serializer; with `V2` it stays UTF-8."""
     if type(serializer) is V2 and type(body) is Raw:
         try:

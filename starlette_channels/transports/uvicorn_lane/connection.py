@@ -36,7 +36,7 @@ from starlette_channels.transports.uvicorn_lane.frames import (
 from starlette_channels.transports.uvicorn_lane.idle_sweep import IdleSweep
 from starlette_channels.transports.uvicorn_lane.read_buffer import ReadBuffer
 from starlette_channels.transports.uvicorn_lane.write_batch import WriteBatch, WriteBytes, wire
-from starlette_channels.wire.messages import Outgoing
+from starlette_channels.wire.messages import OutgoingFrame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
@@ -98,7 +98,7 @@ class Lane(asyncio.Protocol):
 
     # What the connection calls.
 
-    def write(self, frame: Outgoing, place: Place | None = None) -> None:
+    def write(self, frame: OutgoingFrame, place: Place | None = None) -> None:
         """Queue a frame for the end of this turn of the loop, or until the client has caught up."""
         if self._closing:
             return

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from msgspec import Raw
 
 from starlette_channels.transports.uvicorn_lane.frames import COMMON, TEXT_HEADERS, binary_frame, text_frame
-from starlette_channels.wire.messages import Outgoing
+from starlette_channels.wire.messages import OutgoingFrame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
@@ -57,13 +57,13 @@ class WriteBatch:
         self._spreads = False
         self._afterwards: list[Callable[[], object]] = []
         self._upcoming: list[Callable[[], object]] = []
-        self._frame: Outgoing | None = None
+        self._frame: OutgoingFrame | None = None
         self._wire = b""
         self._gone: set[WriteBytes] = set()
         self._present: tuple[Sequence[WriteBytes], tuple[WriteBytes, ...]] = ((), ())
         self.shelf: Shelf = Shelf(self)
 
-    def spread(self, writers: Sequence[WriteBytes], frame: Outgoing) -> None:
+    def spread(self, writers: Sequence[WriteBytes], frame: OutgoingFrame) -> None:
         """Log one frame for many clients. What `writers` holds must not change afterwards."""
         if self._gone:
             writers = self._without_gone(writers)
@@ -110,7 +110,7 @@ class WriteBatch:
         """Write at once, though others of a long flush wait: behind this client's part of it, so order is kept."""
         _write_all((write,), b"".join((*self._pending.pop(write, ()), data)))
 
-    def shared_wire(self, frame: Outgoing) -> bytes:
+    def shared_wire(self, frame: OutgoingFrame) -> bytes:
         """Return a frame as it goes over the network, for clients that keep it: all of a turn hold the same bytes."""
         if frame is not self._frame:
             if self._frame is None:
@@ -205,14 +205,14 @@ class Shelf:
     def __init__(self, outlet: WriteBatch) -> None:
         self._outlet = outlet
 
-    def spread(self, writers: Sequence[WriteBytes], frame: Outgoing) -> None:
+    def spread(self, writers: Sequence[WriteBytes], frame: OutgoingFrame) -> None:
         """Let every client keep a frame."""
         data = self._outlet.shared_wire(frame)
         for keep in writers:
             keep(data)
 
 
-def wire(frame: Outgoing) -> bytes:
+def wire(frame: OutgoingFrame) -> bytes:
     """Return a frame as it goes over the network."""
     if type(frame) is Raw:  # encoded already, as nearly always
         size = len(frame)
