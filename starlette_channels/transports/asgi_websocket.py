@@ -47,6 +47,30 @@ class WebSocketTransport:
     task to send only while the server does not take what is sent. On trio that task exists while frames are sent.
     """
 
+    __slots__ = (
+        *("leaving", "state", "send"),  # what a broadcast needs of each client, side by side in memory
+        "_behind",
+        "_cancel_send",
+        "_clock",
+        "_connection",
+        "_error_log",
+        "_leaving_bytes",
+        "_limits",
+        "_pace",
+        "_paused",
+        "_postponed",
+        "_progress",
+        "_queue",
+        "_reading",
+        "_shared_writer",
+        "_silence_check",
+        "_slow_check",
+        "__weakref__",
+        "heard",
+        "outlet",
+        "tasks",
+    )
+
     shelf: None = None
 
     def __init__(self, send: Send, tasks: Tasks, limits: Bounds, error_log: ErrorLog) -> None:

@@ -112,9 +112,9 @@ class SharedWriter:
     async def _write(self, current: WriterTask) -> None:
         while self._current is current:
             item = self._item
-            key = "text" if isinstance(item, str) else "bytes"
+            key, is_close = "text" if isinstance(item, str) else "bytes", isinstance(item, CloseMessage)
             for recipient in self._recipients:
-                if recipient.leaving is not None or recipient.state is CLOSED or type(item) is CloseMessage:
+                if recipient.leaving is not None or recipient.state is CLOSED or is_close:
                     recipient.enqueue(item, self._place)
                     continue
                 current.recipient = recipient
