@@ -13,12 +13,12 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from enum import Enum, auto
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 
 from starlette_channels.channels.client import ChannelClient
-from starlette_channels.channels.socket import Cleanup, EndReason
+from starlette_channels.channels.socket import Cleanup, End
 from starlette_channels.observability.log_context import HERE, Scene
 from starlette_channels.runtime.callables import name_of
 from starlette_channels.runtime.cancellation import current_task, is_crash
@@ -28,7 +28,6 @@ from starlette_channels.wire.messages import Message
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
-End: TypeAlias = EndReason | Literal["refused"]
 Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, Any] | None]
 """The function that handles a letter: at once, or in the coroutine that it returns."""
 

@@ -27,7 +27,7 @@ from starlette_channels.channels.definition import Channel
 from starlette_channels.channels.hold import Hold
 from starlette_channels.channels.promised_reply import PromisedReply
 from starlette_channels.channels.rejections import payload_misfit, rejection
-from starlette_channels.channels.socket import Cleanup, EndReason, InternalSocket, LaterReply
+from starlette_channels.channels.socket import Cleanup, End, EndReason, InternalSocket, LaterReply
 from starlette_channels.exceptions import InvalidPayload
 from starlette_channels.observability.log_context import Scene
 from starlette_channels.pubsub.broker import Broker, Subscriptions
@@ -77,6 +77,7 @@ class JoinGivenUp(BaseException):
 class JoinedChannel(Actor, InternalSocket[Any]):
     """One client on one topic."""
 
+    end_reason: End | None
     __slots__ = (
         *("_arguments", "_channel", "_held", "_hold", "_joined", "_push_ref", "_replaces", "_subscriptions", "assigns"),
         *("events", "join_ref", "since", "subtopic", "text_ref", "topic", "topic_params"),
