@@ -36,6 +36,7 @@ from starlette_channels.wire.messages import (
     message_size,
     shown,
 )
+from starlette_channels.wire.nodes import TooManyNodes, weigh
 from starlette_channels.wire.protocol import (
     UNMATCHED,
     Answer,
@@ -140,7 +141,7 @@ class Connection:
                 rate.prepaid -= 1
                 joined.receive(message)
             else:
-                self._receive_message(message, frame)
+                self._receive_message(message, frame, len(frame))
             return
         self._receive(frame)
 
@@ -151,16 +152,22 @@ class Connection:
             self._fail(1009, "message_too_big", f"a message of over {self.limits.message_bytes} bytes")
             return
         try:
-            message = self.read(frame) if size > self._plainly_small else self.serializer.decode(frame)
+            if size > self._plainly_small:
+                size = self.weigh(frame)
+                message = self.read(frame)
+            else:
+                message = self.serializer.decode(frame)
+        except TooManyNodes as error:
+            self._fail(1009, error.code, str(error))
         except ProtocolError as error:
             self._fail(1011, "malformed_message", str(error))
         except Exception as error:  # noqa: BLE001 - serializers may be the application's
             self.note_failed_serializer(error)
             self._fail(1011, "malformed_message", "the serializer failed")
         else:
-            self._receive_message(message, frame)
+            self._receive_message(message, frame, size)
 
-    def _receive_message(self, message: Message, frame: Frame) -> None:
+    def _receive_message(self, message: Message, frame: Frame, size: int) -> None:
         if not is_plain(message):
             most, raw_refs = self.limits.header_bytes, keeps_refs_raw(self.serializer)
             try:
@@ -168,11 +175,11 @@ class Connection:
             except ProtocolError as error:
                 self._fail(1011, "malformed_message", str(error))
                 return
-        self._decide(message, len(frame))
+        self._decide(message, size)
 
-    def take(self, message: Message) -> None:
-        """Handle a message that has been read, and whose bytes have been counted."""
-        self._decide(message, 0)
+    def take(self, message: Message, weight: int) -> None:
+        """Handle a message that has been read, and whose bytes have been counted; `weight` is to be counted yet."""
+        self._decide(message, weight)
 
     def _decide(self, message: Message, size: int) -> None:
         decision = self._protocol.receive(message)
@@ -204,6 +211,10 @@ class Connection:
         self.error_log.note(excess.code, logger, "%s: control frames or fragments", excess.code, number=number)
         if not self.rate.draw_refusal(number, now):
             self._fail(1008, "flooding", f"too many frames beyond the limits, the last {excess.code}")
+
+    def weigh(self, frame: Frame) -> int:
+        """Return the bytes or characters that a message counts for; raises `TooManyNodes`, a `ProtocolError`."""
+        return weigh(self.serializer, frame, self.limits.message_nodes)
 
     def read(self, frame: Frame) -> Message:
         """Decode a message and check its header; raises `ProtocolError`, and any error of a faulty serializer."""
