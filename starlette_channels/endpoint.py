@@ -33,7 +33,7 @@ from starlette_channels.server.http import Pages
 from starlette_channels.server.readiness import Readiness
 from starlette_channels.server.signals import STOP_SIGNALS
 from starlette_channels.server.workers import refuse_several_workers
-from starlette_channels.transports.asgi_websocket import forget_what_comes, serve_websocket, warn_about_server
+from starlette_channels.transports.asgi_websocket import discard_incoming, serve_websocket, warn_about_server
 from starlette_channels.transports.longpoll.endpoint import LongPolling
 from starlette_channels.transports.longpoll.transport import LongPoll
 from starlette_channels.wire.messages import Payload
@@ -342,7 +342,7 @@ class Channels(Generic[A]):
             log_refusal(refusal, self._service.error_log)
             answer = refuse_websocket(scope, send, refusal)
             if refusal.close is not None:
-                forget_what_comes(receive)
+                discard_incoming(receive)
         else:
             answer = send({"type": "websocket.accept", "subprotocol": subprotocol})
         try:
