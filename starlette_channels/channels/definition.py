@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, Protocol, TypeAlias, TypeVar
 
+from starlette_channels.arguments import close_called
 from starlette_channels.channels.backpressure import WhenSlow, check_policy
 from starlette_channels.channels.handlers import Handler, make_handler
 from starlette_channels.channels.socket import EndReason, Socket
@@ -56,6 +57,7 @@ def _check_resync(event: object) -> None:
 def _called(name: object, decorator: str, example: str, kind: type = str) -> None:
     """Refuse a decorator that was written without its parentheses, and would swallow its handler."""
     if not isinstance(name, kind):
+        close_called(name)
         raise TypeError(f"{decorator}: say for what, as in @{decorator}({example})")
 
 

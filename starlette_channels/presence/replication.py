@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 from msgspec import Struct
 
-from starlette_channels.observability.reports import Reports
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.presence.codec import Assembler, Splitter
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Part
@@ -62,7 +62,7 @@ class Replication:
         self._settings = settings
         self._lock = lock
         self._publisher = publisher
-        self._reports = Reports(publisher.counts, logger=logger)
+        self._error_log = ErrorLog(publisher.counts)
         self._scheduler = scheduler
         self._splitter = Splitter(self._me)
         self._replica = Replica(self._me, settings.timing, state)
@@ -120,7 +120,9 @@ class Replication:
 
     def _report_silent(self, replica: ReplicaId) -> None:
         seconds = self._settings.timing.down_seconds
-        self._reports.warn("presence_node_down", "%s is silent for %g s: its presences leave", replica.name, seconds)
+        self._error_log.note(
+            "presence_node_down", logger, "%s is silent for %g s: its presences leave", replica.name, seconds
+        )
 
     def _hear(self, assembler: Assembler, data: bytes) -> None:
         self._arrived.append((len(data), assembler.take(data)))
@@ -156,7 +158,7 @@ class Replication:
                 self._arrived.popleft()
             except ValueError as error:
                 self._arrived.popleft()
-                self._reports.warn("presence_message_malformed", "%d bytes: %s", size, error)
+                self._error_log.note("presence_message_malformed", logger, "%d bytes: %s", size, error)
             else:
                 if message is None:
                     return
