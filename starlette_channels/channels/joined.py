@@ -27,7 +27,7 @@ from starlette_channels.channels.definition import Channel
 from starlette_channels.channels.hold import Hold
 from starlette_channels.channels.promised_reply import PromisedReply
 from starlette_channels.channels.rejections import payload_misfit, rejection
-from starlette_channels.channels.socket import Cleanup, End, EndReason, InternalSocket, LaterReply
+from starlette_channels.channels.socket import Cleanup, End, EndReason, InternalSocket, LaterReply, SharedPush
 from starlette_channels.exceptions import InvalidPayload
 from starlette_channels.observability.log_context import Scene
 from starlette_channels.pubsub.broker import Broker, Subscriptions
@@ -270,9 +270,9 @@ class JoinedChannel(Actor, InternalSocket[Any]):
             check_event(event)
 
     @override
-    def push_internal(self, event: str, body: Body) -> None:
-        frame = self._client.serializer.push(self._push_ref, None, self.topic, event, body)
-        self._client.hub.run(self._send, frame, self._place(event, body))
+    def push_internal(self, push: SharedPush) -> None:
+        frame = push.frame(self._client.serializer, self._push_ref, self.topic)
+        self._client.hub.run(self._send, frame, self._place(push.event, push.body))
 
     @override
     def broadcast(self, event: str, payload: Payload) -> None:

@@ -40,6 +40,9 @@ from starlette_channels.wire.messages import OutgoingFrame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
+LARGE_FRAME = 1 << 15
+"""A frame with so many characters may go to several clients in one turn, as a state of presence does."""
+
 
 class Lane(asyncio.Protocol):
     """One client on the fast lane; to its connection it is the transport."""
@@ -103,7 +106,8 @@ class Lane(asyncio.Protocol):
         if self._closing:
             return
         if self._outbox is None:
-            self.outlet.send(self.writer, wire(frame))
+            data = wire(frame) if len(frame) < LARGE_FRAME else self.outlet.shared_wire(frame)
+            self.outlet.send(self.writer, data)
         else:
             self._queue(self.outlet.shared_wire(frame), place)
 
