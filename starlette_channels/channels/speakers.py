@@ -9,7 +9,7 @@ from starlette_channels.channels.actor import Actor, Stage
 from starlette_channels.channels.backpressure import LatestByKey, Place
 from starlette_channels.channels.definition import Channel
 from starlette_channels.channels.link import Link, PromisedReply
-from starlette_channels.channels.socket import InternalSocket, LaterReply
+from starlette_channels.channels.socket import InternalSocket, LaterReply, SharedPush
 from starlette_channels.observability.error_log import Lazily
 from starlette_channels.observability.log_context import Scene
 from starlette_channels.pubsub.broker import Broker
@@ -92,9 +92,9 @@ class Speaker(Actor, InternalSocket[Any]):
             check_event(event)
 
     @override
-    def push_internal(self, event: str, body: Body) -> None:
-        frame = self._link.serializer.push(self._push_ref, None, self.topic, event, body)
-        self._link.hub.run(self._send, frame, self._place(event, body))
+    def push_internal(self, push: SharedPush) -> None:
+        frame = push.frame(self._link.serializer, self._push_ref, self.topic)
+        self._link.hub.run(self._send, frame, self._place(push.event, push.body))
 
     @override
     def broadcast(self, event: str, payload: Payload) -> None:

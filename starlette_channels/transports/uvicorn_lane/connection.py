@@ -40,6 +40,9 @@ from starlette_channels.wire.messages import Frame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
+LARGE_FRAME = 1 << 15
+"""A frame with so many characters may go to several clients in one turn, as a state of presence does."""
+
 
 class Lane(asyncio.Protocol):
     """One client on the fast lane; to its connection it is the transport."""
@@ -101,7 +104,8 @@ class Lane(asyncio.Protocol):
     def write(self, frame: Frame, place: Place | None = None) -> None:
         """Queue a frame for the end of this turn of the loop, or until the client has caught up."""
         if not self._closing:
-            self._queue(wire(frame) if self._outbox is None else self.outlet.shared_wire(frame), place)
+            is_shared = self._outbox is not None or len(frame) >= LARGE_FRAME
+            self._queue(self.outlet.shared_wire(frame) if is_shared else wire(frame), place)
 
     def _queue(self, data: bytes, place: Place | None = None) -> None:
         if self._closing:
