@@ -93,7 +93,8 @@ async def test_what_waits_for_a_slow_handler_takes_as_much_memory_as_its_bytes_w
     async def draw(socket: Socket, payload: Raw) -> None:
         await slow.wait()
 
-    connection = Connection(Service([room], Broker(), Limits()), Memory(), V2(), {})
+    any_transport: Any = Memory()
+    connection = Connection(Service([room], Broker(), Limits()), any_transport, V2(), {})
     connection.receive('["1","1","room:a","phx_join",{}]')
     await anyio.wait_all_tasks_blocked()
     tracemalloc.start()
