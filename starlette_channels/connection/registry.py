@@ -35,7 +35,7 @@ class RegisteredClient(ExpiringClient, Protocol):
         """How many topics the client has joined or is joining."""
         ...
 
-    def retire(self, code: int, reason: str) -> None:
+    def drain(self, code: int, reason: str) -> None:
         """Close the connection once its handlers have answered what the client has sent, or have had time for it."""
         ...
 
@@ -43,7 +43,7 @@ class RegisteredClient(ExpiringClient, Protocol):
         """Let the channels end at once: handlers are cancelled, `terminate` still has its time."""
         ...
 
-    async def ended(self) -> None:
+    async def closed(self) -> None:
         """Wait until the client is gone and its channels have ended."""
         ...
 
@@ -64,7 +64,7 @@ class Service:
         self.limits: Bounds = Bounds.of(limits)
         self.surely_small: int = self.limits.message_bytes // 4
         """So many characters fit whatever they are: none takes more than four bytes."""
-        self.plainly_small: int = min(self.limits.header_bytes // 4, PLAINLY_SMALL)
+        self.plainly_small: int = min(self.limits.header_bytes // 4, self.surely_small, PLAINLY_SMALL)
         """A message of so many characters has no header that is too long, and keeps next to nothing but its payload."""
         self.counts: Counter[str] = Counter()
         self.error_log: ErrorLog = ErrorLog(self.counts)

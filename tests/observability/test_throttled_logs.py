@@ -36,7 +36,7 @@ AT_START_UP = {
 }
 """What no client causes: lines of the start and of the end of a process."""
 
-AROUND = {"observability.error_log", "connection.rate_limiter", "channels.speakers", "server.drain"}
+AROUND = {"observability.error_log", "connection.connection", "channels.channel_log", "server.drain"}
 """Where a level is a variable: the throttle, and lines about clients that are let in, which can be switched off."""
 
 LOUD = {"warning", "warn", "error", "exception", "critical", "fatal"}
