@@ -47,6 +47,8 @@ TESTING = "starlette_channels.testing"
 """The ASGI extension by which the client for tests is known."""
 
 A = TypeVar("A")
+Claim: TypeAlias = Callable[[], None]
+"""The fast lane's function in the ASGI scope by which it learns that the application is channels."""
 Attach: TypeAlias = Callable[[MakeConnection, Bounds, ErrorLog], bool]
 """The fast lane's function in the ASGI scope that takes over an accepted WebSocket."""
 
@@ -276,6 +278,10 @@ class Channels(Generic[A]):
             await self._lifespan(receive, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        extensions: dict[str, Any] = scope.get("extensions") or {}
+        claim: Claim | None = extensions.get("starlette_channels", {}).get("claim")
+        if claim is not None:
+            claim()
         await receive()  # websocket.connect
         if self._misses_lifespan:
             self._warn_of_lifespan(scope)
