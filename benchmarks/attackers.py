@@ -136,6 +136,29 @@ join_storms = _many(_storm, STORMERS)
 """Three hundred clients that join a hundred topics at once, stay for a while, and come again."""
 
 
+DROPPED = 50
+"""So many clients go at the same moment, as those of a proxy that is killed."""
+
+
+async def joins_then_drop(port: int) -> None:
+    """Waves of clients that join a hundred topics each, and are gone at the same moment, without leaving."""
+    joins = b"".join(frame(text(str(n), str(n), f"room:{n}", "phx_join")) for n in range(JOINS))
+
+    async def join(wires: list[Wire]) -> None:
+        with suppress(*GONE):
+            wire = await Wire.open(Address(port), _path(f"drop {next(_names) % STORMERS}"))
+            wires.append(wire)
+            wire.write(joins)
+            await wire.until(str(JOINS - 1))
+
+    while True:
+        wires: list[Wire] = []
+        await asyncio.gather(*(join(wires) for _ in range(DROPPED)))
+        for wire in wires:
+            wire.abort()
+        await asyncio.sleep(PAUSE_AFTER_REFUSAL)
+
+
 @_many
 async def empty_fragments(port: int) -> None:
     """A message that begins, and then goes on with nothing for ever; pings, too."""
@@ -336,6 +359,7 @@ ATTACKS: dict[str, Attack] = {
     "slow readers": slow_readers,
     "floods of joins": floods_of_joins,
     "join storms": join_storms,
+    "joins then drop": joins_then_drop,
     "empty fragments": empty_fragments,
     "early data": early_data,
     "large refs": large_refs,

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.typing import stringify_annotation
 
 from starlette_channels import Payload, __version__
@@ -31,12 +32,15 @@ python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 
 _CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)(\w?)")
+_WITH_SECTIONS = {"class", "exception", "function", "method"}
 
 
-def docstrings_are_markdown(
-    _app: Sphinx, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]
+def to_restructured_text(
+    _app: Sphinx, what: str, _name: str, _obj: Any, _options: Any, lines: list[str]
 ) -> None:
-    """Write `code` as reStructuredText does: with two backticks, and apart from what follows."""
+    """Convert a docstring: `code` to two backticks, the sections `Args:`, `Raises:` to fields."""
+    if what in _WITH_SECTIONS:
+        lines[:] = GoogleDocstring(lines, Config(napoleon_use_rtype=False)).lines()
     text = _CODE.sub(
         lambda code: f"``{code[1]}``" + (rf"\ {code[2]}" if code[2] else ""), "\n".join(lines)
     )
@@ -63,5 +67,5 @@ def payload_has_a_name(
 
 def setup(app: Sphinx) -> None:
     """Register the above."""
-    app.connect("autodoc-process-docstring", docstrings_are_markdown)
+    app.connect("autodoc-process-docstring", to_restructured_text)
     app.connect("autodoc-process-signature", payload_has_a_name)

@@ -1,8 +1,8 @@
 """Phoenix Channels for Starlette and FastAPI: topics, replies and broadcasts over one WebSocket."""
 
 from starlette_channels.channels.backpressure import WhenSlow, latest_by_key
-from starlette_channels.channels.definition import Channel, EndReason, channel
-from starlette_channels.channels.socket import LaterReply, Socket
+from starlette_channels.channels.definition import Channel, channel
+from starlette_channels.channels.socket import EndReason, LaterReply, Socket
 from starlette_channels.connection.expiry import Expiry
 from starlette_channels.endpoint import Channels
 from starlette_channels.exceptions import (

@@ -1,6 +1,7 @@
-"""Arguments of public constructors: what is of a wrong type is refused at once, with the fix in the text.
+"""Checks of the arguments of public constructors: a wrong type raises `TypeError` at once, with the fix in the text.
 
-Type checkers find such mistakes as well; not everybody has one, and configuration comes from files and environments.
+Type checkers find most of these mistakes, but not everyone runs one, and configuration comes from files and environment
+variables.
 """
 
 import math
@@ -14,10 +15,10 @@ from msgspec import Struct
 
 
 def check_fields(struct: Struct, *, above_zero: Collection[str] = (), off: str = "") -> None:
-    """Raise `TypeError` for a field whose value is of another type than its annotation, `ValueError` for less than 0.
+    """Raise `TypeError` if a field's value does not match its annotation, and `ValueError` if a number is negative.
 
-    Numbers, texts, flags, functions and structs are looked at; any other annotation is left alone. Fields in
-    `above_zero` must not be 0 either; `off` says for these how to have no limit.
+    Checks numbers, strings, booleans, functions and structs; ignores fields with any other annotation. Fields in
+    `above_zero` must not be 0 either; `off` ends the message for these, and says how to have no limit.
     """
     for name, kinds in _kinds_of_fields(type(struct)).items():
         value: object = getattr(struct, name)
@@ -33,20 +34,20 @@ def check_fields(struct: Struct, *, above_zero: Collection[str] = (), off: str =
 
 
 def check_type(value: object, kinds: type | tuple[type, ...], where: str, fix: str, *, close: str = ")") -> None:
-    """Raise `TypeError` unless a value is of one of these types: `where` it was given, and how it should be."""
+    """Raise `TypeError` unless a value has one of the types. `where` is the call up to the value, `fix` the advice."""
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool and bool not in _tuple(kinds)):
         raise TypeError(f"{where}{shown_argument(value)}{close}: {fix}")
 
 
 def check_seconds(value: object, where: str) -> None:
-    """Raise `TypeError` for what is no number, and `ValueError` for one below 0."""
+    """Raise `TypeError` unless a value is a number, and `ValueError` if it is negative."""
     check_type(value, (int, float), where, "it is a number of seconds")
     if not cast("float", value) >= 0:
         raise ValueError(f"{where}{value!r}): it is a number of seconds, 0 or more")
 
 
 def shown_argument(value: object) -> str:
-    """Return an argument as the text of an error may have it: a function by its name, nothing at length."""
+    """Return the `repr` of an argument for an error message, at most 60 characters; a function by its name."""
     name = getattr(value, "__name__", None)
     text = name if isinstance(name, str) and callable(value) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -20,29 +20,29 @@ SETTINGS: dict[str, Any] = {
     "ws_per_message_deflate": False,
     "backlog": 4096,
 }
-"""Where `run` differs from uvicorn, as arguments of `uvicorn.run`: `uvicorn.run("app:app", **SETTINGS)`.
+"""Settings of `run` that differ from uvicorn's defaults, as arguments of `uvicorn.run("app:app", **SETTINGS)`.
 
-The reasons are in the help of `run`. Everything else is uvicorn's own default, uvloop where it is installed included.
+`python -m starlette_channels run --help` has the reasons. All other settings are uvicorn's defaults; they include
+uvloop if it is installed.
 """
 
 RUN_HELP = """\
-Serve an application with uvicorn and the settings that suit channels.
+Serve an application with uvicorn, with defaults that suit channels.
 
-APP is an import string, MODULE:ATTRIBUTE. It may be any ASGI application. All options are those of the installed
-uvicorn, so are its environment variables (UVICORN_PORT, ...); what you give wins over our defaults. These differ from
-uvicorn's:
+APP is an import string, MODULE:ATTRIBUTE, of any ASGI application. Options and environment variables (UVICORN_PORT,
+...) are those of uvicorn. These options have other defaults:
 
 \b
---ws                      channels take the fast lane: an idle client costs
-                          no task, a broadcast one write for each client
---http                    requests are parsed in slices, so that nobody waits
-                          for those of a client that sends many, or a body
-                          in tiny chunks
---ws-per-message-deflate  off, as on the fast lane anyhow: compression costs
+--ws                      the fast lane: an idle client needs no task, and a
+                          broadcast costs one write for each client
+--http                    requests are parsed in slices, so that a client
+                          with many requests, or with a body in tiny chunks,
+                          does not delay the others
+--ws-per-message-deflate  off (the fast lane has none): compression costs
                           memory for each client, and time for each message
                           to each client
---backlog                 more room for clients that all come back at once
-                          after a restart; Linux allows 4096 as it comes
+--backlog                 4096 connections may wait to be accepted, because
+                          all clients reconnect at once after a restart
 """
 
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def serve(**options: Any) -> None:
-    """Run uvicorn's own command with these options of it."""
+    """Run uvicorn's command with these options."""
     _log_as_uvicorn_does(options["log_level"])
     assert uvicorn_command.callback is not None
     uvicorn_command.callback(**options)
@@ -71,7 +71,7 @@ main.add_command(
 )
 
 
-TIMEOUT = click.option("--timeout", default=5.0, show_default=True, help="How many seconds the broker has.")
+TIMEOUT = click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for the broker.")
 
 
 @main.command()
@@ -83,7 +83,7 @@ TIMEOUT = click.option("--timeout", default=5.0, show_default=True, help="How ma
 def publish(url: str, topic: str, event: str, payload: str, timeout: float) -> None:
     """Broadcast an event to the clients of a running application.
 
-    URL is the address that the application's broker has. PAYLOAD is JSON, and an object.
+    URL is the address of the application's broker. PAYLOAD is a JSON object.
 
     \b
     starlette-channels publish redis://localhost room:lobby new_msg '{"body": "hi"}'
@@ -103,14 +103,14 @@ def publish(url: str, topic: str, event: str, payload: str, timeout: float) -> N
 @main.command()
 @click.argument("url")
 @click.argument("socket_id")
-@click.option("--code", default=1001, show_default=True, help="The code that clients see.")
-@click.option("--reason", default="disconnected", show_default=True, help="The reason that they see.")
+@click.option("--code", default=1001, show_default=True, help="Close code for the clients.")
+@click.option("--reason", default="disconnected", show_default=True, help="Close reason for the clients.")
 @TIMEOUT
 def disconnect(url: str, socket_id: str, code: int, reason: str, timeout: float) -> None:
-    """Close all connections of a running application whose socket_id this is.
+    """Close all connections of a SOCKET_ID in a running application.
 
-    URL is the address that the application's broker has. It waits until a server process has acknowledged it, which
-    repeats it to those that cannot be reached now.
+    URL is the address of the application's broker. Returns when a server process has acknowledged the command; that
+    process repeats it to those that cannot be reached now.
 
     \b
     starlette-channels disconnect redis://localhost user:7 --code 4001 --reason "logged out"
@@ -123,12 +123,13 @@ def disconnect(url: str, socket_id: str, code: int, reason: str, timeout: float)
 @click.argument("url")
 @click.argument("socket_id")
 @click.argument("topic")
-@click.option("--reason", help="What the event `kicked` says to the client; without it there is no such event.")
+@click.option("--reason", help="Reason in the event `kicked`; without one, that event is not sent.")
 @TIMEOUT
 def kick(url: str, socket_id: str, topic: str, reason: str | None, timeout: float) -> None:
-    """End the channel of a topic on all connections of a running application whose socket_id this is.
+    """Remove the clients of a SOCKET_ID from a TOPIC in a running application.
 
-    URL is the address that the application's broker has. It waits as `disconnect` does.
+    URL is the address of the application's broker. Returns when a server process has acknowledged the command, as
+    `disconnect` does.
 
     \b
     starlette-channels kick redis://localhost user:7 room:lobby --reason flooding
@@ -139,7 +140,7 @@ def kick(url: str, socket_id: str, topic: str, reason: str | None, timeout: floa
 
 @contextlib.contextmanager
 def _publisher(url: str, timeout: float) -> Generator[Publisher]:
-    """Make a publisher, and say what is wrong with it as commands do."""
+    """Open a publisher; turn its errors into those of the command line."""
     try:
         publisher = Publisher(url, timeout=timeout)
     except (ValueError, ImportError, OSError) as error:
@@ -162,15 +163,15 @@ def _usage_errors() -> Generator[None]:
 
 
 class Unhandled(logging.Filter):
-    """Passes what no handler of the application's own gets to see."""
+    """Passes records only while the application has no logging handlers of its own."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Decide when something is logged: the application is imported after logging has been set up."""
+        """Look at the root logger for each record: the application is imported after logging is configured."""
         return not logging.getLogger().handlers
 
 
 def _log_as_uvicorn_does(level: str | None) -> None:
-    """Show our log lines among uvicorn's; with `--log-config`, what that file says holds alone."""
+    """Show this package's log lines among uvicorn's; a file given with `--log-config` replaces this."""
     LOGGING_CONFIG["filters"] = {"unhandled": {"()": Unhandled}}
     LOGGING_CONFIG["handlers"]["channels"] = {**LOGGING_CONFIG["handlers"]["default"], "filters": ["unhandled"]}
     LOGGING_CONFIG["loggers"]["starlette_channels"] = {"handlers": ["channels"], "level": (level or "info").upper()}

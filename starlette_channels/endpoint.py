@@ -1,4 +1,4 @@
-"""`Channels`: the ASGI app that is mounted."""
+"""`Channels`: the ASGI application that serves channels below a mount."""
 
 import functools
 import logging
@@ -28,8 +28,7 @@ from starlette_channels.pubsub.broker import Broker
 from starlette_channels.pubsub.commands import Disconnect, Kick
 from starlette_channels.pubsub.engines.url import MEMORY
 from starlette_channels.pubsub.hub import Hub
-from starlette_channels.server.drain import Drain
-from starlette_channels.server.drainer import Drainer
+from starlette_channels.server.drain import Drain, Drainer
 from starlette_channels.server.http import Pages
 from starlette_channels.server.readiness import Readiness
 from starlette_channels.server.signals import STOP_SIGNALS
@@ -44,7 +43,7 @@ logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 transport_logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
 TESTING = "starlette_channels.testing"
-"""The ASGI extension by which the client for tests is known."""
+"""The ASGI extension that marks connections of `starlette_channels.testing`."""
 
 A = TypeVar("A")
 Claim: TypeAlias = Callable[[], None]
@@ -54,20 +53,43 @@ Attach: TypeAlias = Callable[[MakeConnection, Bounds, ErrorLog], bool]
 
 
 class Channels(Generic[A]):
-    """The channels of an application: an ASGI app, to be mounted as `Mount("/socket", app=channels)`.
+    """Serve channels as an ASGI application: `Mount("/socket", app=channels)`.
 
-    It serves the WebSocket at `<mount>/websocket` and the client at `<mount>/channels.js`. `connect` is called once
-    for each connection and returns what handlers see as `socket.assigns`; without it that is an empty dict.
-    `socket_id` names a connection for `disconnect`. `path` may have variables (`"/ws/{region}"`), which are params as
-    the mount's are. Of `subprotocols` the first that the client offers is chosen; a client that offers only others is
-    refused. With `longpoll` it serves `<mount>/longpoll`, too, for clients that no WebSocket gets through to.
+    The WebSocket is at `<mount>/websocket`, the JavaScript client at `<mount>/channels.js`. Run its lifespan, too:
+    `Starlette(routes=[...], lifespan=channels.lifespan)`.
 
-    `check_origin` says which pages may connect, by the `Origin` header that browsers send: `True`, those of the host
-    that is connected to; `False`, any; a list such as `["https://app.example", "//*.app.example"]`; or a function of
-    the handshake that returns a bool. `auth_token=True` reads the `authToken` of the client's options for `connect`.
-    `expiry` says how long who `connect` returned may stay, and how that goes on. A `presence` named here hears of other
-    processes from the start of the application, and its counts are in `statistics`. `drain` says how clients are sent
-    away before the server stops.
+    Args:
+        channels: The channels, in order of precedence: a topic belongs to the first that has a matching pattern.
+        connect: `async def connect(conn: Handshake) -> A`, called once for each new connection. The returned value,
+            usually the user, is `socket.assigns` in all handlers. Raise `ConnectError` to refuse the client. Without
+            `connect`, everyone may connect, and `assigns` is an empty dict for each connection.
+        socket_id: A function that takes the value returned by `connect` and returns an id such as `"user:7"`, or
+            `None`. Connections of one id share the limits of an identity, and `disconnect` and `kick` address them.
+        broker: The address of the engine that connects processes, such as `"redis://localhost"`, or a `Broker` that
+            several `Channels` share. The default `"memory://"` serves a single process.
+        serializers: The versions of the wire format that clients may ask for with `vsn`; default `[V2(), V1()]`.
+        path: The path of the WebSocket below the mount. It may have variables, as in `"/ws/{region}"`, which
+            `connect` finds in `conn.params`.
+        subprotocols: WebSocket subprotocols that the server speaks. The first of the client's offers that is among
+            them is chosen; a client that offers only others is refused with 403. `None` chooses none.
+        check_origin: The pages that may connect, compared with the `Origin` header that browsers send. `True`: pages
+            of the same host. A list: those origins, as in `["https://app.example", "//*.app.example"]`. A function:
+            pages for whose handshake it returns `True`. `False`: any page.
+        auth_token: Whether `conn.auth_token` holds the `authToken` of the JavaScript client.
+        expiry: When the identity that `connect` returned expires, and how clients renew it. `None`: never.
+        presence: The `Presence` objects of this application. They start with its lifespan, not at the first `track`,
+            and `statistics` and `ready` include them.
+        longpoll: Whether clients whose network blocks WebSockets may poll at `<mount>/longpoll`: `True`, or options.
+        limits: Bounds on what clients may use. The defaults are those of `Limits`.
+        drain: How clients are disconnected before the server stops. `True`: with the defaults of `Drain`. `False`:
+            they are not, and signals are left to the server.
+        log: Log levels and redacted parameters. The defaults are those of `LogOptions`.
+
+    Raises:
+        TypeError: An argument has the wrong type; the message says how to write it.
+        ValueError: A path, an origin, the broker's address or another argument is malformed; or the broker is
+            `"memory://"` and the server runs several worker processes.
+        ImportError: The library of the broker's engine is not installed; the message names the extra.
     """
 
     @overload
@@ -166,43 +188,63 @@ class Channels(Generic[A]):
         if broker == MEMORY:
             refuse_several_workers()
 
-    # What applications call.
+    # The API for applications.
 
     def broadcast(self, topic: str, event: str, payload: Payload) -> None:
-        """Send an event to everyone on a topic, from anywhere: a route, a task, another thread.
+        """Send an event to all subscribers of a topic, in all processes. May be called from any thread.
 
-        It returns at once, and a topic without subscribers is no error. Raises `TypeError` if the payload cannot be
-        encoded, and `ValueError` for the events that are the protocol's or Presence's own: those that begin with
-        `phx_` or `chan_reply_`, `presence_state` and `presence_diff`.
+        Returns at once. The payload is encoded once, however many subscribers there are. A topic without subscribers
+        is no error.
+
+        Args:
+            topic: The topic, as in `"room:7"`.
+            event: The name of the event.
+            payload: A JSON object (a dict, `Struct`, dataclass or model), or `bytes` for a binary message.
+
+        Raises:
+            TypeError: The payload cannot be encoded.
+            ValueError: The event is reserved: `phx_...`, `chan_reply_...`, `presence_state` or `presence_diff`.
+            SerializerError: The payload is no JSON object, or the text contains lone surrogates; a binary message has
+                a topic or event of more than 255 bytes.
         """
         self._service.broker.broadcast(topic, event, payload)
 
     def disconnect(self, socket_id: str, *, code: int = 1001, reason: str = "disconnected") -> None:
-        """Close all connections whose `socket_id` this is, in whatever process; their channels end, as `"closed"`.
+        """Close all connections of a `socket_id`, in all processes. May be called from any thread.
 
-        Clients see both code and reason. They come back, older versions of phoenix.js not after 1000, and `connect`
-        decides again. It means who is connected now, or whose `connect` is running. Processes that cannot be reached
-        do it within ten seconds of being reachable again, for up to an hour; the page on engines says what that does
-        not cover.
+        Applies to connections that are open now, and to those whose `connect` is running. Their channels end with the
+        reason `"closed"`. Clients connect again by themselves (older versions of phoenix.js do not after code 1000),
+        and `connect` decides anew. Returns at once; an unknown id is no error. A process that cannot be reached now
+        follows within ten seconds of being reachable again, for up to an hour.
 
-        Raises `ValueError` for a code that a server may not send, and for a reason of over 123 bytes in UTF-8. It may
-        be called from any thread, returns at once, and an id that nobody has is no error.
+        Args:
+            socket_id: The id that `Channels(socket_id=...)` returned for the connections.
+            code: The WebSocket close code that clients see: 3000 to 4999, or one that RFC 6455 lets a server send.
+            reason: The close reason that clients see, at most 123 bytes in UTF-8.
+
+        Raises:
+            ValueError: The code may not be sent by a server, or the reason is too long.
         """
         self._service.broker.command(socket_id, Disconnect(code, reason))
 
     def kick(self, socket_id: str, topic: str, *, reason: str | None = None) -> None:
-        """End the channel of this very topic on all connections whose `socket_id` this is, in whatever process.
+        """Remove a client from one topic, on all connections of a `socket_id`, in all processes.
 
-        The client gets the event `kicked`, `{"reason": ...}`, if there is a reason, and `phx_close`: it stays away
-        until it joins anew, which the join handler may refuse. A handler that is running may finish, for as long as
-        `Limits.shutdown_seconds`; what waits behind it is answered `unmatched topic`. `terminate` gets `"kicked"`. It
-        reaches other processes as `disconnect` does, and means who is on the topic or joining it now. It may be called
-        from any thread, returns at once, and nobody being there is no error.
+        Applies to connections that have joined the topic, or are joining it now. The client gets `phx_close`, and
+        before it the event `kicked` with `{"reason": reason}` if there is a reason. It may join again, unless the join
+        handler refuses. A running handler may finish within `Limits.shutdown_seconds`; messages behind it are answered
+        `unmatched topic`. `terminate` gets `"kicked"`. Reaches other processes as `disconnect` does, returns at once,
+        and may be called from any thread. An unknown id is no error.
+
+        Args:
+            socket_id: The id that `Channels(socket_id=...)` returned for the connections.
+            topic: The topic; patterns are not expanded.
+            reason: The text for the client.
         """
         self._service.broker.command(socket_id, Kick(topic, reason))
 
     def statistics(self) -> Statistics:
-        """Return what there is and what has gone wrong; it costs a few microseconds and a loop over the connections."""
+        """Count connections, channels, topics and mishaps of this process, in a loop over the connections."""
         connections = self._service.connections.copy()
         counts = self._service.counts + self._service.broker.counts
         for presence in self._presences:
@@ -215,39 +257,41 @@ class Channels(Generic[A]):
         )
 
     async def ready(self, _: Request) -> Response:
-        """Answer 200 if clients may be sent here, else 503; for load balancers: `Route("/ready", channels.ready)`.
+        """Answer a readiness probe of a load balancer with 200 or 503: `Route("/ready", channels.ready)`.
 
-        That is so from when the engine is connected and each `Presence` of `Channels(presence=...)` has heard from the
-        other processes, or 10 seconds after the start, until the server is to stop. With `memory://` it is so at once.
+        200 once the engine is connected and each `Presence` of `Channels(presence=...)` has heard from the other
+        processes, at the latest 10 seconds after the start; with `memory://`, at once. 503 before that, and again from
+        the beginning of `drain`.
         """
         return self._pages.readiness(self._readiness.check)
 
     async def drain(self) -> None:
-        """Send all clients away, as before the server stops, and return when that is done.
+        """Disconnect all clients in batches, and refuse new ones; returns when all are gone.
 
-        New connections are refused with 503, new joins with `restarting`, `ready` answers 503. Connections are closed
-        in batches, as `Drain` says, each once what its client has sent is answered. A second call waits for the first.
-        `lifespan` does this on SIGTERM; call it for servers that do not let it, or to take a server out of service.
+        New connections are refused with 503, new joins with `restarting`, and `ready` answers 503. A connection is
+        closed once the messages received from it are answered. `Drain` sets the pace. `lifespan` calls this on SIGTERM;
+        call it yourself under servers that handle SIGTERM on their own, or to take a server out of service. A second
+        call waits for the first.
         """
         await self._drainer.drain()
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncGenerator[None]:
-        """Send clients away when the server is to stop: `Starlette(lifespan=channels.lifespan)`.
+        """Start the broker and presences, and drain clients at shutdown: `Starlette(lifespan=channels.lifespan)`.
 
-        On SIGTERM the clients are drained before the server hears of it: see `drain`. On SIGINT (Ctrl-C), under
-        uvicorn's `--reload`, and if the lifespan ends without a signal, that is done at once instead of in batches. A
-        second signal cancels handlers that are at work. With `Channels(drain=False)` the signals are the server's.
+        SIGTERM is held back from the server until the clients are drained; see `drain`. On SIGINT (Ctrl-C), under
+        uvicorn's `--reload`, and if the lifespan ends without a signal, all clients are closed at once instead of in
+        batches. A second signal cancels running handlers. With `Channels(drain=False)`, signals go to the server alone.
 
-        While it ends, nobody is let in. Afterwards the application is as it was before: it may run its lifespan again,
-        in this event loop or another one, or be used without, as in tests. Of several lifespans that run at a time in
-        different event loops, only the last one disconnects the broker; the others end the connections of their own.
+        New clients are refused while the lifespan ends. Afterwards it may run again, in this event loop or another one.
+        Of several lifespans in different event loops at a time, each closes the connections of its own loop, and the
+        last one disconnects the broker.
         """
         self._misses_lifespan = False
         hub = self._service.broker.hub()
         self._service.begin_lifespan(hub)
         self._readiness.begin()
-        with STOP_SIGNALS.held_for(self._drainer, hub) if self._minds_signals else nullcontext():
+        with STOP_SIGNALS.held_until_drained(self._drainer, hub) if self._minds_signals else nullcontext():
             try:
                 yield
             finally:
@@ -256,9 +300,9 @@ class Channels(Generic[A]):
     async def _end_lifespan(self, hub: Hub) -> None:
         others = self._service.end_lifespan(hub)
         if hub in others:
-            return  # one around this one, in the same event loop: that one sends the clients away
+            return  # nested in another lifespan of the same event loop, which drains the clients
         if others:
-            await self._drainer.leave_loop()
+            await self._drainer.drain_loop()
             return
         try:
             await self._drainer.drain(at_once=True)
@@ -269,7 +313,7 @@ class Channels(Generic[A]):
     # ASGI.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a WebSocket, the client's files, or the lifespan when this is the whole application."""
+        """Serve a WebSocket, long-polling, the JavaScript client, or the lifespan if this is the whole application."""
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         elif scope["type"] == "http":
@@ -322,14 +366,15 @@ class Channels(Generic[A]):
         return attach is not None and attach(make_connection, self._service.limits, self._service.error_log)
 
     def _warn_of_lifespan(self, scope: Scope) -> None:
-        """Say once that nobody runs the lifespan; the client for tests does not, and knows it."""
+        """Warn once that the lifespan is not run; `starlette_channels.testing` never runs it, so it gets no warning."""
         if TESTING in (scope.get("extensions") or {}):
             return
         self._misses_lifespan = False
         logger.warning(
-            "The lifespan of Channels is not run, so clients are not sent away in order when the server stops%s: write"
-            " Starlette(lifespan=channels.lifespan), or FastAPI(...); Channels(drain=False) does without",
-            ", nor does the broker say goodbye" if self._service.broker.is_shared else "",
+            "The lifespan of Channels is not run, so clients are not drained when the server stops%s: write"
+            " Starlette(lifespan=channels.lifespan) or FastAPI(lifespan=channels.lifespan)%s",
+            ", nor is the broker closed" if self._service.broker.is_shared else "",
+            "" if self._service.broker.is_shared else "; with Channels(drain=False) it is not needed",
         )
 
     def _make_longpoll(self, options: LongPoll | None) -> LongPolling | None:
@@ -361,6 +406,6 @@ def _log_transport(*, fast: bool) -> None:
         transport_logger.info("Channels take the fast lane")
     else:
         transport_logger.info(
-            "Channels are served through receive and send; under uvicorn, there is a fast lane: "
+            "Channels are served through receive and send of ASGI; uvicorn has a faster transport: "
             "--ws starlette_channels.transports.uvicorn:FastLane"
         )

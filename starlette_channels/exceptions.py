@@ -2,15 +2,15 @@
 
 ChannelsError
 ├── ConnectError      raise it in `connect` to refuse a client
-│   └── InvalidToken      there is no token, or not one of ours (the client's fault)
-│       └── ExpiredToken      it was one of ours
-├── JoinError         raise it in a join handler to refuse a topic; its payload reaches the client
-├── EventError        raise it in an event handler to answer with an error; its payload reaches the client
-├── PresenceError     this presence cannot be tracked or updated
+│   └── InvalidToken      a signed token is missing or invalid (the client's fault)
+│       └── ExpiredToken      a signed token has expired
+├── JoinError         raise it in a join handler to refuse a topic; the client gets its payload
+├── EventError        raise it in an event handler to reply with an error; the client gets its payload
+├── PresenceError     a presence cannot be tracked or updated
 ├── PublishError      a `Publisher` could not hand its broadcasts to the engine
-├── ProtocolError     the client sent a frame that the protocol does not allow (its fault)
-├── InvalidPayload    the client sent a payload that does not fit the handler's annotation (its fault)
-└── SerializerError   this payload cannot be expressed on that wire (ours)
+├── ProtocolError     a client sent a malformed frame (the client's fault)
+├── InvalidPayload    a client's payload does not match the handler's annotation (the client's fault)
+└── SerializerError   a message cannot be encoded in the client's version of the protocol (the server's fault)
 
 Mistakes in definitions are plain `TypeError` and `ValueError`, raised at import with the fix in the text.
 """
@@ -23,23 +23,27 @@ _UNSET: Final[Any] = object()
 
 
 class ChannelsError(Exception):
-    """The base of what this package raises at run time."""
+    """Base class of the errors that this package raises at run time."""
 
 
 class ConnectError(ChannelsError):
-    """Raise it in `connect` to refuse a client before the WebSocket opens.
+    """Refuse a client: raise it in `connect`, before the WebSocket opens.
 
-    `status` is the HTTP status of the refusal (400 to 599); `reason` is its body, as plain text, and goes to the log.
-    Servers without the ASGI extension `websocket.http.response` answer 403 whatever the status.
+    Browsers hide the HTTP status and body from the page, so a refusal looks like a network failure to it. With `close`,
+    the WebSocket is accepted and closed at once with that code and the reason, which the page gets in
+    `socket.onRefused` of `channels.js`, or `socket.onClose` of phoenix.js. The latter reconnects within milliseconds
+    unless that function calls `socket.disconnect()`. A long-polling client gets status 403, with `code` and `reason` in
+    the JSON. A refused client is not counted as a connection, but as `connect_refused`.
 
-    Browsers hide status and body from the page: to it, a refusal looks like a dead network. With `close`, a code such
-    as 4401, the WebSocket is accepted instead and closed at once with this code and the reason, which the page sees:
-    `socket.onRefused` of `channels.js`, `socket.onClose` of phoenix.js, which tries again every few milliseconds
-    unless that calls `socket.disconnect()`. A client that polls gets status 403, with `code` and `reason` in the JSON.
-    The client is no connection in either case: it is counted as `connect_refused`, and no channel hears of it.
+    Args:
+        reason: The body of the answer as plain text, also logged. With `close`, at most 123 bytes in UTF-8.
+        status: The HTTP status of the answer, 400 to 599. Servers without the ASGI extension
+            `websocket.http.response` answer 403 instead.
+        close: A close code to send instead of the status: 3000 to 4999, or one that RFC 6455 lets a server send.
+            `channels.js` takes only the former for refusals.
 
-    Codes are 3000 to 4999, and those of the protocol that a server may send; `channels.js` takes the former for
-    refusals. Raises `ValueError` for other codes and statuses, and for a reason of over 123 bytes in UTF-8 with a code.
+    Raises:
+        ValueError: The status or the code is out of range, or the reason is too long.
     """
 
     def __init__(self, reason: str = "", status: int = 403, *, close: int | None = None) -> None:
@@ -56,9 +60,10 @@ class ConnectError(ChannelsError):
 
 
 class InvalidToken(ConnectError):
-    """A signed token is missing, not ours, or for something else.
+    """A signed token is missing, forged, malformed, or was made for another purpose.
 
-    Let out of `connect`, it refuses the client with 401. The text says what is wrong, and never the token.
+    As a `ConnectError`, it refuses the client with 401 unless `connect` catches it. The message never contains the
+    token.
     """
 
     def __init__(self, reason: str = "invalid token") -> None:
@@ -66,15 +71,18 @@ class InvalidToken(ConnectError):
 
 
 class ExpiredToken(InvalidToken):
-    """A signed token is too old: the client needs a new one."""
+    """A signed token has expired: the client needs a new one."""
 
 
 class JoinError(ChannelsError):
-    """Raise it in a join handler to refuse the topic to this client.
+    """Refuse a join: raise it in a join handler.
 
-    A string becomes `{"reason": string}`, anything else is the payload as it stands; `JoinError(payload="text")`
-    sends a bare string. The client gets it with the status `error`; phoenix.js tries again later, as it does after
-    every refusal. In an event handler it answers with the status `error`, as `EventError` does.
+    The client gets the reply `error` with the payload; phoenix.js tries to join again later. In an event handler it
+    replies `error`, as `EventError` does. Counted as `join_refused`.
+
+    Args:
+        reason: A string for the payload `{"reason": reason}`; any other JSON value is the payload itself.
+        payload: The payload as it is, also if it is a string.
     """
 
     def __init__(self, reason: Any = "refused", *, payload: Any = _UNSET) -> None:
@@ -83,11 +91,15 @@ class JoinError(ChannelsError):
 
 
 class EventError(ChannelsError):
-    """Raise it in an event handler to answer the message with an error; the channel goes on.
+    """Reply to an event with an error: raise it in an event handler. The channel goes on.
 
-    A string becomes `{"reason": string}`, anything else is the payload as it stands; `EventError(payload="text")`
-    sends a bare string. `status` is the status of the reply. A message without ref gets no reply; either is counted
-    as `event_refused`. In a join handler it refuses the join, with the status `error`.
+    A message without a ref gets no reply. Counted as `event_refused`. In a join handler it refuses the join, as
+    `JoinError` does.
+
+    Args:
+        reason: A string for the payload `{"reason": reason}`; any other JSON value is the payload itself.
+        payload: The payload as it is, also if it is a string.
+        status: The status of the reply.
     """
 
     def __init__(self, reason: Any = "refused", *, payload: Any = _UNSET, status: str = "error") -> None:
@@ -99,11 +111,11 @@ class EventError(ChannelsError):
 
 
 class PresenceError(ChannelsError):
-    """A presence cannot be tracked or updated; `reason` says why.
+    """A presence cannot be tracked or updated.
 
-    It is `already_tracked` (this socket tracks the key on its topic), `nopresence` (it does not), or `unsafe_key` (the
-    key is a name that every object of JavaScript has, or is no Unicode). With keys that users choose, catch it and
-    refuse.
+    `reason` is `already_tracked` (the socket tracks this key on its topic already), `nopresence` (it does not), or
+    `unsafe_key` (the key is a property of every JavaScript object, such as `constructor`, or contains lone surrogates).
+    If users choose the keys, catch this error and refuse them.
     """
 
     def __init__(self, reason: str, text: str = "") -> None:
@@ -112,10 +124,11 @@ class PresenceError(ChannelsError):
 
 
 class PublishError(ChannelsError):
-    """A `Publisher` could not hand broadcasts to the engine in time: it may have taken some of them, or none.
+    """A `Publisher` could not hand its broadcasts to the engine in time, or no process acknowledged a command.
 
-    Or no server process of the application has acknowledged a `disconnect` or a `kick`, of which `unheard` says how
-    many. `left` says how many they are together. The cause is the last error of the connection, if there was one.
+    The engine may have taken some of the broadcasts. `left` is the number of broadcasts and commands without
+    confirmation, `unheard` the number of `disconnect` and `kick` commands among them. `__cause__` is the last error of
+    the engine's connection, if any.
     """
 
     def __init__(self, left: int, cause: Exception | None = None, *, unheard: int = 0) -> None:
@@ -124,7 +137,7 @@ class PublishError(ChannelsError):
         if left > unheard or not unheard:
             said.append(f"{left - unheard} broadcasts were not published")
         if unheard:
-            said.append(f"no server process of the application has acknowledged {unheard} of disconnect and kick")
+            said.append(f"no server process of the application has acknowledged {unheard} commands (disconnect, kick)")
         super().__init__(f"{', and '.join(said)}: {reason}")
         self.left: int = left
         self.unheard: int = unheard
@@ -132,16 +145,17 @@ class PublishError(ChannelsError):
 
 
 class ProtocolError(ChannelsError):
-    """A client sent a frame that cannot be decoded: its connection is closed with 1011, as Phoenix does."""
+    """A client sent a frame that cannot be decoded. Its connection is closed with code 1011, as in Phoenix."""
 
 
 class InvalidPayload(ChannelsError):
-    """A payload does not fit the annotation of its handler; `str()` of it says where and why."""
+    """A client's payload does not match the annotation of its handler; the message says where and why."""
 
 
 class SerializerError(ChannelsError):
-    """A message cannot be expressed on a wire: bytes in version 1, a list as a pushed payload, a name of over 255
-    bytes.
+    """A message cannot be encoded in a version of the protocol.
+
+    For example: bytes in version 1, a list as the payload of a push, a name of more than 255 bytes beside bytes.
     """
 
 
@@ -150,5 +164,5 @@ def _told(reason: Any) -> Any:
 
 
 def explain(error: BaseException) -> str:
-    """Return the class of an error and what it says, on one line: redis-py has a `repr` that leaves out the latter."""
+    """Return the class and message of an error on one line; the `repr` of redis-py's errors lacks the message."""
     return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))

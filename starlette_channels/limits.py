@@ -1,4 +1,4 @@
-"""What clients may use."""
+"""Limits on what clients may use, and what happens when a client reaches one."""
 
 import math
 import sys
@@ -10,95 +10,109 @@ from starlette_channels.rates import UNLIMITED, Rate
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Bounds on what clients may use; each has a stable code, a counter and a log line for when it is hit.
+    """Limits on what clients may use: `Channels(limits=Limits(message_bytes=100_000))`.
 
-    `None` switches a limit off. What is per identity is counted over all connections of one `socket_id` in this
-    process, whatever their transport; connections without one have none.
+    `None` switches a limit off. Rates are token buckets: see `Rate`. Sizes are in bytes, times in seconds. Each limit
+    has a stable code, a counter in `statistics` and a log line. Limits of an identity apply to all connections of one
+    `socket_id` in this process together, on all transports; connections without a `socket_id` have none.
+
+    Raises:
+        TypeError: A limit has the wrong type.
+        ValueError: A limit is negative.
     """
 
     channels: int | None = 100
-    """Joined topics per connection; one more join is answered `too many channels joined`."""
+    """Topics that a connection may have joined. Another join is answered `too many channels joined`."""
 
     message_bytes: int | None = 1_000_000
-    """Size of one incoming message; a longer one closes the connection with 1009.
+    """Size of an incoming message in bytes. A longer one closes the connection with code 1009.
 
-    All others wait while a message is decoded: a millisecond or two for each megabyte of text, and tens of
-    milliseconds for a megabyte of brackets. The server's own limit may be lower. Phoenix has 10,000,000.
+    Decoding a message blocks the event loop: one or two milliseconds for a megabyte of text, tens of milliseconds for
+    a megabyte of brackets. The ASGI server may have a lower limit of its own. Phoenix has 10,000,000.
     """
 
     header_bytes: int | None = 4_096
-    """Size of the refs, the topic and the event of one incoming message together, in UTF-8; refs that are not strings
-    count as they are sent back. A message with more is malformed, and closes the connection with 1011.
+    """Size of refs, topic and event of an incoming message together, in bytes of UTF-8.
 
-    Refs go back with every reply, and a joined topic keeps its own, so they must not be as large as a payload. Phoenix
-    has no such limit.
+    A message with more is malformed and closes the connection with code 1011. Refs that are not strings count as JSON.
+    Refs are sent back with every reply and kept for each joined topic, so they may not be as large as a payload.
+    Phoenix has no such limit.
     """
 
     outbox_bytes: int | None = 1_048_576
-    """What may wait for a client that reads too slowly; beyond it the connection is closed with 1008."""
+    """Unsent bytes that may wait for a client that reads slowly. More close the connection with code 1008."""
 
     backlog: int | None = 1_000
-    """Messages of one client that may wait for its handlers, of `message_bytes` in all; at that many the connection is
-    not read from until half are done."""
+    """Messages of one connection that may wait for its handlers, with at most `message_bytes` in all.
+
+    At that many, the connection is not read until half of them are handled.
+    """
 
     mailbox: int | None = 10_000
-    """Letters of any kind that may wait for one channel; beyond it the channel ends with `phx_error`."""
+    """Events, intercepted broadcasts and `send_info` messages that may wait for one channel of one connection.
+
+    With more, the channel ends with `phx_error`.
+    """
 
     message_rate: Rate | None = Rate(250, burst=2_500)
-    """Messages of one connection, joins excepted; one more is answered `rate limited`, or dropped if it has no ref.
+    """Rate of messages of one connection, without joins. One more is answered `rate limited`, or dropped without a ref.
 
-    A message counts as one more for each 16,384 bytes, a join as well. Heartbeats and `phx_leave` count, but are
-    always answered. On the fast lane, pings, pongs and fragments count as messages, too.
+    A message counts as one, and as one more for every 16,384 bytes; so does a join. Heartbeats and `phx_leave` count
+    but are always answered. On the fast lane, pings, pongs and fragments count as messages.
     """
 
     identity_message_rate: Rate | None = Rate(1_000, burst=10_000)
-    """The same for all connections of one identity together."""
+    """Rate of messages of all connections of one identity together, counted in the same way."""
 
     join_rate: Rate | None = Rate(10, burst=200)
-    """Joins of one connection; one more is answered `rate limited`."""
+    """Rate of joins of one connection. One more is answered `rate limited`."""
 
     identity_join_rate: Rate | None = Rate(40, burst=1_000)
-    """The same for all connections of one identity together."""
+    """Rate of joins of all connections of one identity together."""
 
     refusal_rate: Rate | None = Rate(100, burst=1_000)
-    """Messages of one connection beyond the rates above that are answered; one more closes it with 1008.
+    """Rate of answers `rate limited` to one connection. One more message closes it with code 1008.
 
-    Large ones count as many, as above."""
+    Large messages count as several, as in `message_rate`.
+    """
 
     refusal_seconds: float | None = None
-    """How long the answer to a refused join is held back, whoever refuses it, because clients try again at once.
+    """Delay of the answer to a refused join, because clients try again at once. `None`: no delay.
 
-    What waits costs the memory of the answer. Keep it below 10 seconds, for which phoenix.js waits.
+    Each delayed answer is kept in memory. Stay below 10 seconds, the join timeout of phoenix.js.
     """
 
     connections: int | None = 100_000
-    """Connections in all, of this process; one more is answered with HTTP 503."""
+    """Connections of this process. One more is refused with HTTP 503."""
 
     identity_connections: int | None = 100
-    """Connections of one identity; one more is answered with HTTP 429."""
+    """Connections of one identity in this process. One more is refused with HTTP 429."""
 
     connect_seconds: float | None = 10.0
-    """Time that `connect` may take; then it is cancelled, and the client is answered with HTTP 503."""
+    """Time limit of `connect`. Then it is cancelled, and the client is refused with HTTP 503."""
 
     handler_seconds: float | None = None
-    """Time that a handler may take; then it is cancelled, and its channel ends with `phx_error`.
+    """Time limit of a handler. Then it is cancelled, and its channel ends with `phx_error`; a join is refused.
 
-    A join that takes longer is refused. Events are looked at every eighth of it, so they may take so much longer.
+    Event handlers are checked sixteen times within that time, and may take an eighth longer.
     """
 
     idle_seconds: float | None = 60.0
-    """Silence of a client after which the connection is closed with 1002. Clients send a heartbeat every 30 seconds."""
+    """Time without any frame of a client, after which its connection is closed with code 1002.
+
+    Clients send a heartbeat every 30 seconds.
+    """
 
     shutdown_seconds: float | None = 5.0
-    """Time that handlers have to finish, and then `terminate`, once their connection has ended."""
+    """Time limit of running handlers, and then of `terminate`, after their connection has ended."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no limit."""
+        """Check types and ranges."""
         check_fields(self)
 
 
 class Bounds(Limits, frozen=True, kw_only=True):
-    """The limits as the code has them: those that are off are out of reach."""
+    """`Limits` for internal use: a limit that is off has an unreachable value instead of `None`."""
 
     channels: int = sys.maxsize
     message_bytes: int = sys.maxsize
@@ -121,5 +135,5 @@ class Bounds(Limits, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, limits: Limits) -> "Bounds":
-        """Return the bounds that limits are."""
+        """Replace `None` in limits with unreachable values."""
         return cls(**{name: value for name, value in structs.asdict(limits).items() if value is not None})

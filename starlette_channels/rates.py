@@ -1,8 +1,7 @@
-"""Token buckets, without a clock of their own.
+"""Rate limits: token buckets without a clock of their own, as in the generic cell rate algorithm.
 
-A bucket is one number: the time at which it will be full again. What is in it now follows from that, so a bucket that
-nobody draws from needs nothing, and a thousand clients share one `Meter`. (Others call this the generic cell rate
-algorithm.)
+The state of a bucket is one number: the time at which it will be full again. The tokens in it follow from that number
+and the time now, so an unused bucket needs no upkeep, and a thousand clients share one `Meter`.
 """
 
 from math import inf
@@ -12,20 +11,25 @@ from msgspec import Struct
 from starlette_channels.arguments import check_fields
 
 FULL = 0.0
-"""A bucket from which nothing has been drawn."""
+"""The state of a full bucket."""
 
 
 class Rate(Struct, frozen=True):
-    """So many a second in the long run, and so many at once after a rest: `Rate(10, burst=200)`."""
+    """A rate limit as a token bucket: `Rate(10, burst=200)` allows 200 at once, then 10 per second.
+
+    Raises:
+        TypeError: A field is not a number.
+        ValueError: A field is 0 or less.
+    """
 
     per_second: float
-    """How many a second in the long run."""
+    """Tokens per second that the bucket regains: the rate in the long run. More than 0."""
 
     burst: int
-    """How many at once, after a rest."""
+    """Size of the bucket: the number that is allowed at once after a pause. At least 1."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no rate."""
+        """Check types and ranges."""
         check_fields(self, above_zero=("per_second", "burst"), off="; None in place of a Rate switches the limit off")
 
 
@@ -33,21 +37,21 @@ UNLIMITED = Rate(inf, 1_000_000)
 
 
 class Meter:
-    """Draws from buckets of one size. Times are in seconds, of a clock that does not go back."""
+    """Takes tokens from buckets of one rate. Times are in seconds of a monotonic clock."""
 
     __slots__ = ("_each", "_room")
 
     def __init__(self, rate: Rate) -> None:
         self._each = 1 / rate.per_second
-        self._room = (rate.burst + 0.5) * self._each  # the half is for what is lost in rounding
+        self._room = (rate.burst + 0.5) * self._each  # half a token more, against rounding errors
 
     def draw(self, full_at: float, now: float, number: int = 1) -> float | None:
-        """Return the bucket as it is with so many less in it, or `None` if it has not so many."""
-        if full_at < now or full_at - now > self._room:  # by another clock, as in another event loop of trio
+        """Take `number` tokens: return the bucket's new state, or `None` if it has too few."""
+        if full_at < now or full_at - now > self._room:  # full, or of another clock, as in another event loop of trio
             full_at = now
         full_at += number * self._each
         return full_at if full_at - now <= self._room else None
 
     def wait(self, full_at: float, now: float, number: int = 1) -> float:
-        """Return the seconds until there are so many in the bucket."""
+        """Return the seconds until the bucket has `number` tokens."""
         return max(0.0, full_at + number * self._each - self._room - now)

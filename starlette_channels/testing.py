@@ -1,4 +1,4 @@
-"""A client for tests: the real wire over real ASGI, without a server, a socket or a sleep.
+"""Test client: the real wire format over real ASGI, without a server, a socket or a sleep.
 
     async with connect(app, "/socket", user="ann") as client:
         room = await client.join("room:lobby")
@@ -6,8 +6,8 @@
         assert await room.receive("new_msg") == {"body": "hi", "user": "ann"}
         assert await room.received_nothing()
 
-It works with anyio's pytest plugin on asyncio and trio. What does not come within `timeout` seconds fails the test with
-a list of what came instead; on trio with a `MockClock(autojump_threshold=0)` no second of it is real.
+It works with anyio's pytest plugin, on asyncio and trio. A message that does not arrive within `timeout` seconds fails
+the test with a list of those that did; on trio with `MockClock(autojump_threshold=0)`, no real time passes.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ _decode_array = msgspec.json.Decoder(tuple[Any, Any, Any, Any, Any]).decode
 
 
 class HandshakeRefused(Exception):
-    """The server refused the connection, with this HTTP status and body."""
+    """The server refused the connection, with an HTTP `status` and a `body`."""
 
     def __init__(self, status: int, body: str) -> None:
         super().__init__(f"{status} {body}".strip())
@@ -39,7 +39,7 @@ class HandshakeRefused(Exception):
 
 
 class JoinRefused(Exception):
-    """The server refused the join, with this reply."""
+    """The server refused the join, with a `reply`."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(f"{reply.status}: {reply.payload}")
@@ -47,7 +47,7 @@ class JoinRefused(Exception):
 
 
 class ConnectionClosed(Exception):
-    """The server closed the connection, with this code."""
+    """The server closed the connection, with a `code` and a `reason`."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"{code} {reason}".strip())
@@ -56,9 +56,9 @@ class ConnectionClosed(Exception):
 
 
 class ChannelCrashed(Exception):
-    """The channel ended with `phx_error` before a reply came: a handler raised, most likely, and the log says which.
+    """The channel ended with `phx_error` before the reply: probably a handler raised, and its traceback is in the log.
 
-    `payload` is that of the `phx_error`.
+    `payload` is the payload of the `phx_error`.
     """
 
     def __init__(self, topic: str, payload: Any) -> None:
@@ -68,7 +68,7 @@ class ChannelCrashed(Exception):
 
 
 class Received(Struct, frozen=True):
-    """A frame from the server; the payload is JSON decoded, or bytes."""
+    """A message from the server. The payload is decoded JSON, or bytes."""
 
     join_ref: Any
     ref: Any
@@ -78,12 +78,12 @@ class Received(Struct, frozen=True):
 
     @property
     def reply(self) -> Reply:
-        """The payload of a `phx_reply`."""
+        """The status and response of a `phx_reply`."""
         return Reply(self.payload["status"], self.payload["response"])
 
 
 class Client:
-    """One connection. `connect` makes it."""
+    """A connection, made by `connect`."""
 
     def __init__(self, timeout: float, vsn: str = "2.0.0") -> None:
         self.timeout = timeout
@@ -101,7 +101,7 @@ class Client:
         self._failure: Exception | None = None
 
     async def join(self, topic: str, payload: Any = None) -> "Joined":
-        """Join a topic; raises `JoinRefused` if the server says no."""
+        """Join a topic and wait for the reply; `payload` defaults to `{}`. Raises `JoinRefused` if it is not `ok`."""
         ref = self.ref()
         self.send(ref, ref, topic, "phx_join", {} if payload is None else payload)
         reply = await self.reply(ref)
@@ -110,17 +110,17 @@ class Client:
         return Joined(self, topic, ref, reply)
 
     async def heartbeat(self) -> Reply:
-        """Send a heartbeat and return its answer."""
+        """Send a heartbeat and return its reply."""
         ref = self.ref()
         self.send(None, ref, "phoenix", "heartbeat", {})
         return await self.reply(ref)
 
     def ref(self) -> str:
-        """Return a fresh ref."""
+        """Return a new ref, unique in this connection."""
         return str(next(self._refs))
 
     def send(self, join_ref: Any, ref: Any, topic: Any, event: Any, payload: Any) -> None:
-        """Send a message, in a binary frame if the payload is bytes, and do not wait for anything."""
+        """Send a message without waiting: in a binary frame if the payload is bytes."""
         body = encode_payload(payload)
         self._sent[str(ref)] = (join_ref, len(self._crashes))
         if self._version_1 and not isinstance(body, Raw):
@@ -135,16 +135,16 @@ class Client:
             self.send_frame(b"".join((b"\0", bytes(map(len, names)), *names, body)))
 
     def send_frame(self, frame: Frame) -> None:
-        """Send a frame as it stands."""
+        """Send a raw frame, also a malformed one."""
         key = "text" if isinstance(frame, str) else "bytes"
         self._outgoing.send_nowait({"type": "websocket.receive", key: frame})
 
     async def reply(self, ref: Any) -> Reply:
-        """Wait for the reply to a message, which may come after the end of its channel."""
+        """Wait for the reply to a message; it may come after the end of its channel."""
         return await self._reply(ref, lambda: None)
 
     async def reply_unless_crashed(self, ref: Any) -> Reply:
-        """Wait for the reply to a message. Raises `ChannelCrashed` at once if its channel crashes before."""
+        """Wait for the reply to a message. Raises `ChannelCrashed` if its channel crashes first."""
         return await self._reply(ref, lambda: self._raise_if_crashed(str(ref)))
 
     async def _reply(self, ref: Any, give_up: Callable[[], None]) -> Reply:
@@ -153,7 +153,10 @@ class Client:
         return received.reply
 
     async def receive(self, wanted: Callable[[Received], bool] | None = None, what: str = "a frame") -> Received:
-        """Wait for the next frame that is wanted, any by default; others stay for later calls."""
+        """Wait for the next message for which `wanted` returns true, by default any; the others stay unread.
+
+        `what` names it in the error if it does not arrive. Raises `ConnectionClosed` if the server closes first.
+        """
         return await self._wait_for(wanted, what, lambda: None)
 
     async def _wait_for(
@@ -171,28 +174,28 @@ class Client:
         raise AssertionError(f"{what} did not come within {self.timeout} s; unread: {self._unread}")
 
     def _raise_if_crashed(self, ref: str) -> None:
-        """Raise if the channel that a message was sent to has crashed since: nobody will answer it."""
+        """Raise `ChannelCrashed` if the channel of a sent message has crashed since: there will be no reply."""
         join_ref, before = self._sent.get(ref, (None, 0))
         for crash in self._crashes[before:]:
             if join_ref is not None and crash.join_ref == join_ref:
                 raise ChannelCrashed(crash.topic, crash.payload)
 
     async def received_nothing(self, wanted: Callable[[Received], bool] | None = None) -> bool:
-        """Let the server do all that it can do now, and fail if a frame that is wanted has come.
+        """Wait until all tasks are blocked, and fail if a message has arrived for which `wanted` returns true.
 
-        Handlers that sleep or wait for something outside are not waited for.
+        Handlers that sleep, or wait for something outside of this event loop, are not waited for.
         """
         await anyio.wait_all_tasks_blocked()
         unexpected = [received for received in self._unread if wanted is None or wanted(received)]
-        assert not unexpected, f"came unexpectedly: {unexpected}"
+        assert not unexpected, f"unexpected messages: {unexpected}"
         return True
 
     def disconnect(self, code: int = 1000) -> None:
-        """Be gone: the server gets a `websocket.disconnect`."""
+        """Disconnect without waiting: the application gets `websocket.disconnect`."""
         self._outgoing.send_nowait({"type": "websocket.disconnect", "code": code})
 
     async def closed(self) -> int:
-        """Wait until the server closes the connection, and return the code."""
+        """Wait until the server closes the connection; return the close code."""
         with anyio.move_on_after(self.timeout):
             while self._closed is None:
                 await self._wait()
@@ -201,7 +204,7 @@ class Client:
 
     @asynccontextmanager
     async def talking_to(self, app: ASGIApp, scope: Scope) -> AsyncGenerator[None]:
-        """Run an application for this connection, and disconnect at the end. `connect` builds the scope."""
+        """Run an application for this connection; disconnect at the end of the block. `connect` builds the scope."""
         tasks = Tasks()
         with self._outgoing, self._incoming:
             tasks.spawn(self._serve, app, scope)
@@ -227,7 +230,7 @@ class Client:
             self._news = None
 
     async def _serve(self, app: ASGIApp, scope: Scope) -> None:
-        """Run the application for this connection; its `send` ends here."""
+        """Run the application for this connection, with this client's `receive` and `send`."""
         try:
             await app(scope, self._incoming.receive, self._take)
         except Exception as error:  # noqa: BLE001 - raised again where the test is
@@ -270,7 +273,7 @@ class Client:
 
 
 class Joined:
-    """A topic that a client has joined. `Client.join` makes it."""
+    """A joined topic of a client, made by `Client.join`. `reply` is the reply to the join."""
 
     def __init__(self, client: Client, topic: str, join_ref: str, reply: Reply) -> None:
         self.client = client
@@ -279,26 +282,26 @@ class Joined:
         self.reply = reply
 
     async def push(self, event: str, payload: Any = None) -> Reply:
-        """Send an event and wait for its reply. Raises `ChannelCrashed` at once if the channel crashes before."""
+        """Send an event and wait for its reply. Raises `ChannelCrashed` if the channel crashes first."""
         return await self.client.reply_unless_crashed(self.send(event, payload))
 
     def send(self, event: str, payload: Any = None) -> str:
-        """Send an event, and return the ref with which `client.reply(ref)` can wait for the reply."""
+        """Send an event without waiting; `client.reply(ref)` waits for the reply to the returned ref."""
         ref = self.client.ref()
         self.client.send(self.join_ref, ref, self.topic, event, {} if payload is None else payload)
         return ref
 
     async def receive(self, event: str) -> Any:
-        """Wait for the next push or broadcast of an event, and return its payload."""
+        """Wait for the next push or broadcast of an event on this topic; return its payload."""
         received = await self.client.receive(lambda one: self._concerns(one, event), f"{event!r} on {self.topic!r}")
         return received.payload
 
     async def received_nothing(self, event: str | None = None) -> bool:
-        """Let the server do all that it can do now, and fail if the event (any by default) has come on this topic."""
+        """Wait until all tasks are blocked, and fail if the event (default: any) has arrived on this topic."""
         return await self.client.received_nothing(lambda one: self._concerns(one, event))
 
     async def leave(self) -> Reply:
-        """Leave, wait for the end of the channel, and return the reply."""
+        """Leave the topic and wait for `phx_close`; return the reply."""
         reply = await self.push("phx_leave")
         await self.receive("phx_close")
         return reply
@@ -321,11 +324,24 @@ async def connect(
     timeout: float = 5.0,  # noqa: ASYNC109 - it bounds each wait of the client, not this function
     **params: Any,
 ) -> AsyncGenerator[Client]:
-    """Connect to an application whose channels are mounted at `mount`, with query parameters, nested ones included.
+    """Connect to an application: `async with connect(app, "/socket", user="ann") as client:`.
 
-    `app` is the whole application, middleware and all, or a `Channels` alone. Leaving the block disconnects and waits
-    until the application has ended its side. Raises `HandshakeRefused` if the server refuses. The lifespan of the
-    application is not run.
+    The end of the block disconnects and waits until the application has finished. The lifespan of the application is
+    not run.
+
+    Args:
+        app: The whole application with its middleware, or a `Channels` alone.
+        mount: The path at which the channels are mounted.
+        path: The path of the WebSocket below the mount.
+        vsn: The version of the wire format: `"2.0.0"` or `"1.0.0"`.
+        headers: Further headers of the handshake, such as cookies and `Origin`.
+        subprotocols: The subprotocols that the client offers.
+        auth_token: The token that `conn.auth_token` will have, with `Channels(auth_token=True)`.
+        timeout: Seconds that each wait of the client may take.
+        **params: Connection parameters for the query string; they may be nested.
+
+    Raises:
+        HandshakeRefused: The server refused the connection.
     """
     query = encode_query({**params, "vsn": vsn})
     lines = {"host": "testserver", **{name.lower(): value for name, value in (headers or {}).items()}}

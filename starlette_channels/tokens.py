@@ -1,8 +1,8 @@
-"""Signed tokens: a page gets one from the server that rendered it, and shows it to `connect`.
+"""Signed tokens: the server signs who the user is, the page sends the token along, and `connect` verifies it.
 
-The signing is that of itsdangerous, which Starlette's sessions use as well: no algorithm is named in a token, so none
-can be forged into it, and salts and old keys are understood. Tokens of another party are JWTs: read those with a JWT
-library. The counterpart of `Phoenix.Token`, whose tokens hold Erlang terms and are not read here.
+Tokens are signed with itsdangerous, as are Starlette's sessions. A token names no algorithm, so it cannot be forged to
+name a weak one. To verify JWTs of another service, use a JWT library. This is the counterpart of `Phoenix.Token`, whose
+own tokens contain Erlang terms and cannot be read here.
 """
 
 import hashlib
@@ -23,25 +23,32 @@ T = TypeVar("T")
 
 MIN_KEY_BYTES = 20
 CLOCK_SKEW = 60.0
-"""Seconds by which the clock of the server that signed may be ahead of ours."""
+"""Seconds that the clock of the signing server may be ahead."""
 
 
 class Tokens:
-    """Signs data, and reads it again: `Tokens(secret_key, salt="user socket", max_age=3600)`.
+    """Sign data as tokens and verify them: `Tokens(secret_key, salt="user socket", max_age=3600)`.
 
-    The data is anything that JSON can hold, structs included. It is signed, not encrypted: whoever has the token can
-    read it. `salt` says what the tokens are for; those of another salt are invalid. They expire `max_age` seconds
-    after they were signed, one day by default. Of several keys the first signs and all verify, so that a new one can
-    be put in front while tokens of the old one are still about.
+    The data is signed, not encrypted: everyone who has the token can read it.
 
-    Raises `ValueError` for a key of less than 20 bytes, an empty salt, or a `max_age` that is not positive.
+    Args:
+        secret_key: The key, at least 20 bytes. Of a list, the first key signs and all verify: to replace a key, put the
+            new one in front, and remove the old one `max_age` later.
+        salt: The purpose of the tokens. A token of another salt is invalid.
+        max_age: Seconds from signing to expiry; default one day.
+
+    Raises:
+        TypeError: The key is no string or list of strings.
+        ValueError: A key is too short, the salt is empty, or `max_age` is not positive.
     """
 
     __slots__ = ("_max_age", "_serializer")
 
     def __init__(self, secret_key: str | Sequence[str], *, salt: str, max_age: float = 86_400) -> None:
-        if isinstance(secret_key, bytes) or not isinstance(secret_key, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance] - of the environment, it may be None
-            raise TypeError("Tokens(secret_key): it is a text, or a list of some; is the variable for it set?")
+        if isinstance(secret_key, bytes) or not isinstance(secret_key, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance] - from the environment, it may be None
+            raise TypeError(
+                "Tokens(secret_key): it must be a string or a list of strings; is its environment variable set?"
+            )
         keys = [secret_key] if isinstance(secret_key, str) else list(secret_key)
         if not keys or min(len(key.encode()) for key in keys) < MIN_KEY_BYTES:
             make = "python -c 'import secrets; print(secrets.token_urlsafe())'"
@@ -52,14 +59,17 @@ class Tokens:
             raise ValueError(f"Tokens(max_age={max_age!r}): it is a number of seconds, more than 0")
         self._max_age = max_age
         self._serializer = URLSafeTimedSerializer(
-            keys[::-1],  # there, the last one signs
+            keys[::-1],  # itsdangerous signs with the last one
             salt=salt,
             serializer=_Json,
             signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
         )
 
     def sign(self, data: object) -> str:
-        """Return a token that holds the data: letters, digits, `.`, `-` and `_`. Raises `TypeError` if JSON cannot."""
+        """Return a token with the data, safe for URLs: letters, digits, `.`, `-` and `_`.
+
+        Raises `TypeError` if the data cannot be encoded as JSON.
+        """
         return self._serializer.dumps(data)
 
     @overload
@@ -69,11 +79,17 @@ class Tokens:
     def verify(self, token: str | None, data_type: type[T]) -> T: ...
 
     def verify(self, token: str | None, data_type: Any = Any) -> Any:
-        """Return the data of a token, as an instance of a type if you name one.
+        """Return the data of a token, decoded to `data_type` if given.
 
-        Raises `ExpiredToken` if it is too old, and `InvalidToken` if there is none, if it was not signed with one of
-        the keys for this purpose, or if its data does not fit the type. Let out of `connect`, either refuses the
-        client.
+        Both errors refuse the client with 401 if `connect` does not catch them.
+
+        Args:
+            token: The token, or `None` if the client sent none.
+            data_type: A type that msgspec can decode to, such as a `Struct`.
+
+        Raises:
+            ExpiredToken: The token is older than `max_age`.
+            InvalidToken: There is no token, its signature or salt is wrong, or its data does not match `data_type`.
         """
         data, _ = self._open(token)
         try:
@@ -82,7 +98,7 @@ class Tokens:
             raise InvalidToken(f"the data of the token does not fit: {error}") from None
 
     def expires_at(self, token: str | None) -> float:
-        """Return when a token expires, in seconds since 1970. Raises as `verify` does."""
+        """Return when a token expires, in seconds since 1970. Raises `ExpiredToken` and `InvalidToken` as `verify`."""
         _, expires_at = self._open(token)
         return expires_at
 
@@ -92,18 +108,18 @@ class Tokens:
         try:
             data, signed_at = self._serializer.loads(token, return_timestamp=True)
         except (BadData, UnicodeError) as error:
-            error.__traceback__ = None  # itsdangerous keeps the error in one of its frames: garbage for each bad token
+            error.__traceback__ = None  # a reference cycle with a frame of itsdangerous, garbage for each bad token
             raise InvalidToken("invalid token") from None
         age = time.time() - signed_at.timestamp()
         if age < -CLOCK_SKEW:
-            raise InvalidToken("a token of the future")
+            raise InvalidToken("the token was signed in the future")
         if age > self._max_age:
             raise ExpiredToken("expired token")
         return data, signed_at.timestamp() + self._max_age
 
 
 class _Json:
-    """How itsdangerous wants it: what is dumped as text becomes a token that is text."""
+    """JSON for itsdangerous; data that is dumped as `str` becomes a token that is a `str`."""
 
     loads = staticmethod(msgspec.json.decode)
 

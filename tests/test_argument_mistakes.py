@@ -93,7 +93,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "connect with a dependency": (
         given(connect=functools.partial(with_default, db=__import__("fastapi").Depends(plain))),
         TypeError,
-        "nobody fills db: there is no request here",
+        "db gets no value: Depends works in requests only",
     ),
     "connect that was called": (given(connect={}), TypeError, "Channels(connect=...): {} must be `async def`"),
     "socket_id that is async": (
@@ -181,8 +181,8 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "an address that is not set": (lambda: Broker(None), TypeError, "is the variable for it set?"),
     "a publisher whose address is not set": (lambda: Publisher(None), TypeError, "is the variable for it set?"),
     "an engine that is none": (lambda: Broker("kafka://host"), ValueError, "it must begin with one of memory://"),
-    "a key that is not set": (lambda: Tokens(None, salt="x"), TypeError, "is the variable for it set?"),
-    "a key of bytes": (lambda: Tokens(b"x" * 20, salt="x"), TypeError, "Tokens(secret_key): it is a text"),
+    "a key that is not set": (lambda: Tokens(None, salt="x"), TypeError, "is its environment variable set?"),
+    "a key of bytes": (lambda: Tokens(b"x" * 20, salt="x"), TypeError, "Tokens(secret_key): it must be a string"),
     "an age that is a text": (
         lambda: Tokens("x" * 20, salt="x", max_age="9"),
         ValueError,

@@ -57,7 +57,6 @@ PURE = {
     "pubsub.relay.sequence",
     "rates",
     "runtime.deadlines",
-    "server.drain",
     "transports.longpoll.batches",
     "transports.uvicorn_lane.frames",
     "wire.annotations",

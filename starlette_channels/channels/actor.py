@@ -24,12 +24,9 @@ from starlette_channels.runtime.callables import name_of
 from starlette_channels.runtime.cancellation import current_task, is_crash
 from starlette_channels.runtime.handler_deadlines import watch_of_this_loop
 from starlette_channels.runtime.tasks import Cancel, Run, within
-from starlette_channels.runtime.turn_budget import Turns, turns_of_this_loop
+from starlette_channels.runtime.turn_budget import Room, turns_of_this_loop
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
-
-LETTERS_AT_ONCE = 4
-"""So many letters that have waited are handled in a row before others have their turn."""
 
 Fate: TypeAlias = EndReason | Literal["refused"]
 Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, Any] | None]
@@ -250,7 +247,7 @@ class Actor(ABC):
                         turns = turns_of_this_loop()
                         turns.left -= 1
                         if turns.left < 0 and not turns.goes_on():
-                            room = await _Room().wait(turns)
+                            room = await Room().wait(turns)
                             continue
                     kept = True
                     step, letter = self._mail.popleft()
@@ -390,28 +387,6 @@ class Actor(ABC):
             assert self._children is not None
             del self._children[key]
             self._children = self._children or None
-
-
-class _Room:
-    """What waits until letters may be handled, of the budget of a turn that clients share."""
-
-    __slots__ = ("_granted", "_visited")
-
-    def __init__(self) -> None:
-        self._granted = 0
-        self._visited = anyio.Event()
-
-    async def wait(self, turns: Turns) -> int:
-        """Return how many letters may be handled, as soon as one may."""
-        turns.enter(self, fresh=False)
-        await self._visited.wait()
-        return self._granted
-
-    def visit(self, most: int) -> int:
-        """Let some letters be handled."""
-        self._granted = max(1, min(most, LETTERS_AT_ONCE))
-        self._visited.set()
-        return self._granted
 
 
 async def _wait_for(waiting: Awaitable[None]) -> None:

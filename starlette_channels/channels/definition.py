@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Concatenate, Generic, Protocol, TypeAlias, TypeVar
 
 from starlette_channels.channels.backpressure import WhenSlow, check_policy
 from starlette_channels.channels.handlers import Handler, make_handler
-from starlette_channels.channels.socket import Errand, Socket
+from starlette_channels.channels.socket import EndReason, Socket
 from starlette_channels.observability.log_options import Level, level_of
 from starlette_channels.runtime.callables import check_function
 from starlette_channels.wire.event_names import RESERVED_PREFIXES, is_ordinary
@@ -21,11 +21,6 @@ P = TypeVar("P")
 R = TypeVar("R", bound=HandlerAnswer)
 T = TypeVar("T")
 
-EndReason: TypeAlias = Literal["left", "stopped", "kicked", "error", "duplicate_join", "closed", "draining", "shutdown"]
-"""Why a channel ended: the client left, `socket.stop()`, `channels.kick(...)`, a handler raised, the client joined the
-topic anew, the connection is gone, the server is about to stop and has asked the client to come back, or the channel
-had no time left when the server stopped.
-"""
 
 JoinHandler: TypeAlias = Callable[Concatenate[Socket[A], P, ...], Coroutine[Any, Any, HandlerAnswer]]
 EventHandler: TypeAlias = Callable[[Socket[A], P], Coroutine[Any, Any, R]]
@@ -41,10 +36,6 @@ class _RegisterSilent(Protocol[A]):
 
 class _RegisterChannel(Protocol):
     def __call__(self, join: JoinHandler[A, P], /) -> "Channel[A]": ...
-
-
-async def _run_errand(_: Socket[Any], errand: Errand) -> None:
-    await errand.run()
 
 
 def _pusher_of_gaps(event: str) -> Callable[[Socket[Any], Gap], Coroutine[Any, Any, None]]:
@@ -215,8 +206,6 @@ class Channel(Generic[A]):
 
     def info_handler(self, message: object) -> Callable[[Socket[A], Any], Coroutine[Any, Any, None]] | None:
         """Return the handler for a message, that of its own class before those of its bases."""
-        if isinstance(message, Errand):
-            return _run_errand
         return next((self.infos[kind] for kind in type(message).__mro__ if kind in self.infos), None)
 
     def _segments(self) -> tuple[str, ...]:

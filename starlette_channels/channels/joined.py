@@ -47,6 +47,11 @@ logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 TOO_DEEP = {"reason": "invalid payload", "detail": "Nested too deeply"}
 
 
+def call_internal(function: Callable[[], Coroutine[Any, Any, None] | None]) -> Coroutine[Any, Any, None] | None:
+    """Handle a letter of the library itself, which is a function."""
+    return function()
+
+
 class JoinGivenUp(BaseException):
     """A join handler has returned after the channel had ended without it."""
 
@@ -184,6 +189,10 @@ class Member(Speaker):
     @override
     def send_info(self, message: object) -> None:
         self._link.hub.run(self._post, self._handle_info, message)
+
+    @override
+    def run_in_order(self, function: Callable[[], Coroutine[Any, Any, None] | None]) -> None:
+        self._link.hub.run(self._post, call_internal, function)
 
     @override
     def start_soon(self, function: Any, *args: Any) -> None:

@@ -3,9 +3,9 @@
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias
 
-from starlette_channels.wire.messages import Payload, Reply, shown
+from starlette_channels.wire.messages import Body, Payload, Reply, shown
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar, TypeVarTuple
@@ -15,8 +15,16 @@ else:
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from starlette_channels.pubsub.broker import Broker
+
 A = TypeVar("A", default=dict[str, Any])
 Ts = TypeVarTuple("Ts")
+
+EndReason: TypeAlias = Literal["left", "stopped", "kicked", "error", "duplicate_join", "closed", "draining", "shutdown"]
+"""Why a channel ended: the client left, `socket.stop()`, `channels.kick(...)`, a handler raised, the client joined the
+topic anew, the connection is gone, the server is about to stop and has asked the client to come back, or the channel
+had no time left when the server stopped.
+"""
 
 Cleanup: TypeAlias = Callable[[], Awaitable[None] | None]
 
@@ -31,15 +39,6 @@ class LaterReply(Protocol):
         nothing. Raises `SerializerError` if the client's wire cannot express the payload.
         """
         ...
-
-
-class Errand:
-    """Work of the library's own that takes its turn in a channel's mailbox: every channel knows what to do with it."""
-
-    __slots__ = ("run",)
-
-    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self.run: Callable[[], Coroutine[Any, Any, None]] = run
 
 
 class Socket(ABC, Generic[A]):
@@ -159,3 +158,31 @@ class Socket(ABC, Generic[A]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {shown(self.topic)}>"
+
+
+class InternalSocket(Socket[A]):
+    """A socket as the library's own parts see it, presence above all. Every socket that a handler is given is one."""
+
+    __slots__ = ()
+
+    fate: EndReason | Literal["refused"] | None
+    """Why the channel ends or has ended, as `terminate` is told, or "refused"; `None` as long as that is open."""
+
+    @property
+    @abstractmethod
+    def broker(self) -> "Broker":
+        """Where its broadcasts go."""
+
+    @abstractmethod
+    def push_internal(self, event: str, body: Body) -> None:
+        """Send an encoded event to this client, as `push` does; the name may be one that is reserved for the library.
+
+        May be called from any thread.
+        """
+
+    @abstractmethod
+    def run_in_order(self, function: Callable[[], Coroutine[Any, Any, None] | None]) -> None:
+        """Call a function, or run the coroutine that it returns, behind what waits for this channel.
+
+        May be called from any thread. It is not called if the channel ends before.
+        """

@@ -9,12 +9,12 @@ from starlette_channels.channels.actor import Actor, Stage
 from starlette_channels.channels.backpressure import LatestByKey, Place
 from starlette_channels.channels.definition import Channel
 from starlette_channels.channels.link import Link, PromisedReply
-from starlette_channels.channels.socket import LaterReply, Socket
+from starlette_channels.channels.socket import InternalSocket, LaterReply
 from starlette_channels.observability.error_log import Lazily
 from starlette_channels.observability.log_context import Scene
 from starlette_channels.pubsub.broker import Broker
 from starlette_channels.pubsub.hub import Publication
-from starlette_channels.wire.event_names import ORDINARY_EVENTS, PRESENCE_STATE, check_event
+from starlette_channels.wire.event_names import ORDINARY_EVENTS, check_event
 from starlette_channels.wire.messages import EMPTY, Body, Frame, Message, Payload, Ref, encode_answer, encode_payload
 from starlette_channels.wire.payloads import decode_anything
 
@@ -29,7 +29,7 @@ SILENT = frozenset({"duplicate_join", "closed", "draining", "shutdown"})
 """The ends after which a channel tells its client nothing more."""
 
 
-class Speaker(Actor, Socket[Any]):
+class Speaker(Actor, InternalSocket[Any]):
     """One client on one topic, as far as it speaks."""
 
     __slots__ = ("_channel", "_held", "_joined", "_link", "_push_ref", "join_ref", "topic")
@@ -46,8 +46,8 @@ class Speaker(Actor, Socket[Any]):
         self._held: list[tuple[Frame, Place | None]] | None = None
 
     @property
+    @override
     def broker(self) -> Broker:
-        """Where its broadcasts go, which presence wants to know."""
         return self._link.broker
 
     @property
@@ -91,11 +91,10 @@ class Speaker(Actor, Socket[Any]):
         if type(letter) is not Publication or letter.event != event:
             check_event(event)
 
-    def push_state(self, payload: object) -> None:
-        """Send `presence_state`, which is Presence's own."""
-        body = encode_payload(payload)
-        frame = self._link.serializer.push(self._push_ref, None, self.topic, PRESENCE_STATE, body)
-        self._link.hub.run(self._send, frame, self._place(PRESENCE_STATE, body))
+    @override
+    def push_internal(self, event: str, body: Body) -> None:
+        frame = self._link.serializer.push(self._push_ref, None, self.topic, event, body)
+        self._link.hub.run(self._send, frame, self._place(event, body))
 
     @override
     def broadcast(self, event: str, payload: Payload) -> None:

@@ -7,6 +7,7 @@ import anyio
 from starlette_channels.channels.definition import EndReason
 from starlette_channels.channels.joined import Member
 from starlette_channels.channels.link import Link
+from starlette_channels.runtime.turn_budget import in_turns
 
 FETCH_SECONDS = 1.0
 """How long a client may take to come for the last messages: one that polls does so again at once."""
@@ -36,9 +37,11 @@ async def fetched(unfetched: anyio.Event | None) -> None:
 
 
 async def end(members: Sequence[Member], reason: EndReason, seconds: float) -> None:
-    """Let members end. Handlers have so many seconds to finish, and then as long again for `terminate`."""
-    for member in members:
-        member.close(reason)
+    """Let members end. Handlers have so many seconds to finish, and then as long again for `terminate`.
+
+    Ends are dealt with in turns, as messages are.
+    """
+    await in_turns(members, lambda member: member.close(reason))
     if all(member.is_over for member in members):
         return
     with anyio.move_on_after(seconds):

@@ -1,4 +1,4 @@
-"""How replicas' messages travel: in pieces that every engine takes, and checked when they arrive."""
+"""The encoding of messages between replicas: in pieces that every engine takes, and checked on arrival."""
 
 from collections.abc import Iterable, Iterator
 from itertools import count
@@ -12,11 +12,11 @@ from starlette_channels.presence.crdt.delta import Part
 from starlette_channels.presence.tracker import Heartbeat, TrackerMessage, Transfer
 
 PIECE_BYTES = 250_000
-"""Below what any engine takes at once: NATS takes a megabyte, if its settings are the usual ones."""
+"""The size of a piece. Engines take more: NATS takes a megabyte with its usual settings."""
 
 
 class Piece(Struct, array_like=True, frozen=True):
-    """A part of a message, or all of it; later versions of the format may add fields at the end."""
+    """A piece of a message, perhaps the only one. Later versions of the format may add fields at the end."""
 
     version: Literal[1]
     sender: ReplicaId
@@ -26,14 +26,14 @@ class Piece(Struct, array_like=True, frozen=True):
     data: bytes
 
 
-class Named(Struct):
-    """What the JSON of a meta must be, at least."""
+class MetaRef(Struct):
+    """The one field that the JSON of every meta has."""
 
     phx_ref: str
 
 
 class Splitter:
-    """Makes the pieces of what one replica says."""
+    """Splits the messages of one replica into pieces."""
 
     def __init__(self, sender: ReplicaId, piece_bytes: int = PIECE_BYTES) -> None:
         self._sender = sender
@@ -50,14 +50,14 @@ class Splitter:
             yield _encode(Piece(1, self._sender, number, index, len(parts) - index - 1, part))
 
 
-class Joiner:
-    """Puts together what comes on one line. A message of which a piece is lost is lost: replicas ask again."""
+class Assembler:
+    """Assembles the pieces that arrive on one line. A message with a lost piece is lost: replicas ask again."""
 
     def __init__(self) -> None:
         self._begun: dict[ReplicaId, list[Piece]] = {}
 
     def take(self, data: bytes) -> TrackerMessage | None:
-        """Take a piece; return the message of which it is the last. Raises `ValueError` for junk."""
+        """Take a piece, and return the message if it was the last one. Raises `ValueError` for invalid bytes."""
         try:
             return self._take(_decode_piece(data))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -73,18 +73,18 @@ class Joiner:
         if piece.left:
             self._begun[piece.sender] = pieces
             return None
-        return _checked(_decode(b"".join(one.data for one in pieces)))
+        return _checked(_decode(b"".join([one.data for one in pieces])))
 
     def forget(self, sender: ReplicaId) -> None:
-        """Wait no longer for the rest of what somebody has begun to say."""
+        """Drop the pieces of a message whose rest has not come."""
         self._begun.pop(sender, None)
 
 
 def _checked(message: TrackerMessage) -> TrackerMessage:
-    """See that every meta can be given to clients as it is; raises what `msgspec` raises."""
+    """Check that every meta can go to clients as it is; raises what `msgspec` raises."""
     for part in _parts(message):
         for entry in part.entries.values():
-            if _decode_meta(entry.meta.json).phx_ref != entry.meta.ref:
+            if _decode_ref(entry.meta.json).phx_ref != entry.meta.ref:
                 raise msgspec.ValidationError("a phx_ref is not that of its meta")
     return message
 
@@ -102,4 +102,4 @@ def _parts(message: TrackerMessage) -> Iterable[Part]:
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(TrackerMessage).decode
 _decode_piece = msgspec.msgpack.Decoder(Piece).decode
-_decode_meta = msgspec.json.Decoder(Named).decode
+_decode_ref = msgspec.json.Decoder(MetaRef).decode

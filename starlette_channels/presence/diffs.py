@@ -1,14 +1,14 @@
-"""What clients and observers are told of the changes: in the order in which they happened, and batched.
+"""Diffs: the changes of a topic, collected, and told to its clients and to observers in order.
 
-Changes of one turn of the event loop are one diff for each topic; on a topic of many, those of a moment. Clients add
-the joins of a diff before they take away its leaves, by ref; so it does not matter in which order these came.
+The changes of one turn of the event loop are one diff for each topic; on a topic with many subscribers, those of a
+moment. Clients add the joins of a diff before they remove its leaves, by ref, so the order within a diff is of no
+consequence.
 """
 
 import logging
 import threading
-from collections import Counter
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ from msgspec import Raw, Struct, field
 
 from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.presence.crdt.delta import Entry
-from starlette_channels.presence.scheduler import Desk
+from starlette_channels.presence.scheduler import Scheduler
 from starlette_channels.pubsub.broker import Broker
 from starlette_channels.runtime.callables import name_of
 from starlette_channels.runtime.cancellation import is_crash
@@ -29,40 +29,59 @@ from starlette_channels.wire.messages import encode_payload, shown
 logger: logging.Logger = logging.getLogger("starlette_channels.presence")
 
 Presences: TypeAlias = dict[str, dict[str, Any]]
-"""Who is there, by key: `{"ann": {"metas": [{"phx_ref": ...}, ...]}}`, and what `fetch` has put beside the metas."""
+"""The presences on a topic, by key: `{"ann": {"metas": [{"phx_ref": "...", "status": "online"}]}}`, with the fields
+that `fetch` has added beside `metas`.
+"""
 
 Extras: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""What `fetch` returns: for each key, or for some, the fields to put beside its metas."""
+"""The result of `fetch`: for some or all keys, the fields to add beside `metas`, as in `{"ann": {"name": "Ann"}}`."""
 
 Fetch: TypeAlias = Callable[[str, Presences], Coroutine[Any, Any, Extras]]
-"""Looks up more about those who are there, all at once: it is given the topic, and the presences by key."""
+"""Looks up fields for several keys at once: an async function of the topic and its presences."""
 
 
 class PresenceDiff(Struct, frozen=True):
-    """Who came to a topic, and who went; an update is both."""
+    """The presences that came to a topic, and those that left, as clients get them in `presence_diff`::
+
+        PresenceDiff(
+            joins={"ann": {"metas": [{"phx_ref": "b2", "phx_ref_prev": "a1", "status": "away"}]}},
+            leaves={"ann": {"metas": [{"phx_ref": "a1", "status": "online"}]}},
+        )
+
+    This one is an update: the new meta is in `joins`, the old one in `leaves`. A key has one meta for each socket that
+    tracks it; a diff has only those that changed.
+    """
 
     joins: Presences
-    """Who came, by key."""
+    """The presences that came: for each key `{"metas": [...]}`, and the fields of `fetch`."""
 
     leaves: Presences
-    """Who went, by key."""
+    """The presences that left, in the same shape."""
 
 
 Observer: TypeAlias = Callable[[str, PresenceDiff], Coroutine[Any, Any, None]]
-"""Is told of each diff, and of its topic, after the clients."""
+"""Is told of each diff after the clients: an async function of the topic and the diff."""
 
 
 MANY = 100
-REST_SECONDS = 50e-6
-"""How long a topic of at least so many rests after a diff, for each of its subscribers.
+"""A topic with so many subscribers rests after each diff."""
 
-To write to one takes about a fifth of that. So diffs take no more than a fifth of the processor, however many there are
-and however often they come and go; what changes meanwhile is the next diff.
+REST_SECONDS = 50e-6
+"""The rest for each subscriber.
+
+A write to one takes about a fifth of that. So diffs take no more than a fifth of the processor, however many
+subscribers there are and however often they come and go. What changes meanwhile is the next diff.
 """
+
+MOST_CHANGES = 2_000
+"""A diff takes up no more changes once it has so many. To make one with as many takes 3 to 8 milliseconds."""
+
+PUBLISH_SECONDS = 0.003
+"""Diffs of further topics wait for the next turn of the event loop after so long."""
 
 
 class DiffBatch(Struct):
-    """The changes of one topic that nobody has been told of, and the broker whose subscribers want to know."""
+    """The changes of one topic that are the next diff, and the broker whose subscribers get it."""
 
     broker: Broker
     topic: str
@@ -70,14 +89,8 @@ class DiffBatch(Struct):
     leaves: list[Entry] = field(default_factory=list[Entry])
 
 
-def _rest(batch: DiffBatch) -> float:
-    """How many seconds the topic of a batch rests after it."""
-    subscribers = batch.broker.subscribers(batch.topic)
-    return subscribers * REST_SECONDS if subscribers >= MANY else 0.0
-
-
 def grouped(entries: Iterable[Entry], extras: Extras) -> Presences:
-    """Return entries as they go to clients: their metas by key, with what there is beside them."""
+    """Return entries in the shape that clients get: metas by key, still encoded, and the extra fields of the key."""
     presences: Presences = {}
     for entry in entries:
         presence = presences.get(entry.key)
@@ -88,7 +101,7 @@ def grouped(entries: Iterable[Entry], extras: Extras) -> Presences:
 
 
 def decoded(presences: Presences) -> Presences:
-    """Return a copy as Python has it, the metas as dicts."""
+    """Return a copy with the metas decoded."""
     return {
         key: {**presence, "metas": [msgspec.json.decode(meta) for meta in presence["metas"]]}
         for key, presence in presences.items()
@@ -96,98 +109,102 @@ def decoded(presences: Presences) -> Presences:
 
 
 class DiffPublisher:
-    """Tells the changes, topic by topic."""
+    """Publishes the diffs of all topics. Those of one topic are published by one task or callback at a time."""
 
     def __init__(self, fetch: Fetch | None, fetch_seconds: float) -> None:
         self.counts: Counter[str] = Counter()
         self._error_log = ErrorLog(self.counts)
         self.observers: list[Observer] = []
-        self._fetch = fetch
+        self.fetch: Fetch | None = fetch
         self._fetch_seconds = fetch_seconds
         self._lock = threading.Lock()
-        self._batches: dict[str, DiffBatch] = {}
-        self._in_work: set[str] = set()
-
-    @property
-    def looks_up(self) -> bool:
-        """Whether there may be more about those who are there than their metas."""
-        return self._fetch is not None
+        self._batches: dict[str, deque[DiffBatch]] = {}
+        self._claimed: set[str] = set()
 
     def put(self, broker: Broker, topic: str, joins: Iterable[Entry], leaves: Iterable[Entry]) -> None:
-        """Take changes of a topic, which happened after those that were put before."""
+        """Add the next changes of a topic."""
         with self._lock:
-            batch = self._batches.get(topic)
-            if batch is None:
-                batch = self._batches[topic] = DiffBatch(broker, topic)
+            batches = self._batches.get(topic)
+            if batches is None:
+                batches = self._batches[topic] = deque((DiffBatch(broker, topic),))
+            batch = batches[-1]
+            if len(batch.joins) + len(batch.leaves) >= MOST_CHANGES:
+                batches.append(batch := DiffBatch(broker, topic))
             batch.joins += joins
             batch.leaves += leaves
 
-    def publish_soon(self, desk: Desk[Any]) -> None:
-        """Tell what there is to tell, when the event loop has done what it is about."""
-        if self._fetch is None and not self.observers:
-            desk.call_once(partial(self._publish_at_once, desk))
-        else:
-            desk.call_once(partial(self._publish_in_turn, desk))
+    def publish_soon(self, scheduler: Scheduler[Any]) -> None:
+        """Publish in the next turn of the event loop what has been put until then."""
+        if self._batches:
+            scheduler.call_once(partial(self._publish, scheduler))
 
-    def _publish_at_once(self, desk: Desk[Any]) -> None:
-        for topic, first in tuple(self._batches.items()):
-            if _rest(first):
-                desk.run(self._work, topic)
-                continue
-            with self._claimed(topic) as batches:
-                for batch in batches:
-                    self._broadcast(batch, {}, {})
-
-    def _publish_in_turn(self, desk: Desk[Any]) -> None:
+    def _publish(self, scheduler: Scheduler[Any]) -> None:
+        """Publish a diff of each topic. What takes more than a moment is done in a task for each topic."""
+        end = scheduler.now() + PUBLISH_SECONDS
         for topic in tuple(self._batches):
-            desk.run(self._work, topic)
+            if topic in self._claimed:
+                continue  # whoever has claimed it looks for more
+            batches = self._batches.get(topic)
+            if batches is None:
+                continue  # it was published in another thread
+            subscribers = batches[0].broker.subscribers(topic)
+            if self.fetch is not None or self.observers or subscribers >= MANY or len(batches) > 1:
+                scheduler.run(self._work, topic)
+            elif scheduler.now() >= end:
+                self.publish_soon(scheduler)
+                return
+            else:
+                for batch in self._claim(topic):
+                    self._broadcast(batch, subscribers, {}, {})
 
     async def _work(self, topic: str) -> None:
-        """Tell the changes of one topic until there are none; what happens meanwhile is the next diff."""
-        with self._claimed(topic) as batches:
-            for batch in batches:
-                if not self.observers and not batch.broker.subscribers(topic):
-                    continue
-                diff = await self._tell_clients(batch)
-                for observer in self.observers:
-                    await self._tell(observer, topic, diff)
-                await anyio.sleep(_rest(batch))
+        """Publish the diffs of one topic until there are none; what changes meanwhile is the next diff."""
+        for batch in self._claim(topic):
+            subscribers = batch.broker.subscribers(topic)
+            if self.observers or subscribers:
+                await self._tell(batch, subscribers)
+                await anyio.sleep(subscribers * REST_SECONDS if subscribers >= MANY else 0)
 
-    @contextmanager
-    def _claimed(self, topic: str) -> Generator[Iterator[DiffBatch]]:
-        """Have a topic for oneself, and its batches until there are none; none at all if somebody else has it."""
+    def _claim(self, topic: str) -> Iterator[DiffBatch]:
+        """Claim a topic, unless somebody else has, and yield its batches until there are none."""
         with self._lock:
-            mine = topic not in self._in_work
-            self._in_work.add(topic)
+            if topic in self._claimed:
+                return
+            self._claimed.add(topic)
         try:
-            yield iter(partial(self._take, topic), None) if mine else iter(())
-        except BaseException:
-            self._in_work.discard(topic)
+            while True:
+                with self._lock:
+                    batches = self._batches.get(topic)
+                    if batches is None:
+                        self._claimed.discard(topic)  # before anybody can put more
+                        return
+                    batch = batches.popleft()
+                    if not batches:
+                        del self._batches[topic]
+                yield batch
+        except GeneratorExit:
+            self._claimed.discard(topic)
             raise
 
-    def _take(self, topic: str) -> DiffBatch | None:
-        """Return the next batch of a claimed topic, or give the topic back."""
-        with self._lock:
-            batch = self._batches.pop(topic, None)
-            if batch is None:
-                self._in_work.discard(topic)
-            return batch
-
-    async def _tell_clients(self, batch: DiffBatch) -> PresenceDiff:
-        """Broadcast a diff, in any case; what cannot be looked up is left out."""
+    async def _tell(self, batch: DiffBatch, subscribers: int) -> None:
+        """Tell the clients, in any case: fields that cannot be looked up are left out. Then tell the observers."""
         topic = batch.topic
         joined: Extras = {}
         left: Extras = {}
         try:
-            joined = await self.look_up_safely(topic, batch.joins)
-            left = await self.look_up_safely(topic, batch.leaves)
+            if self.fetch is not None:
+                joined = await self.look_up_safely(topic, batch.joins)
+                left = await self.look_up_safely(topic, batch.leaves)
         finally:
-            self._broadcast(batch, joined, left)
-        return PresenceDiff(decoded(grouped(batch.joins, joined)), decoded(grouped(batch.leaves, left)))
+            self._broadcast(batch, subscribers, joined, left)
+        if self.observers:
+            diff = PresenceDiff(decoded(grouped(batch.joins, joined)), decoded(grouped(batch.leaves, left)))
+            for observer in self.observers:
+                await self._tell_observer(observer, topic, diff)
 
-    def _broadcast(self, batch: DiffBatch, joined: Extras, left: Extras) -> None:
-        """Tell the clients of this process, as every other process tells its own."""
-        if not batch.broker.subscribers(batch.topic):
+    def _broadcast(self, batch: DiffBatch, subscribers: int, joined: Extras, left: Extras) -> None:
+        """Tell the clients of this process. Every other process tells its own."""
+        if not subscribers:
             return
         diff = {"joins": grouped(batch.joins, joined), "leaves": grouped(batch.leaves, left)}
         try:
@@ -196,7 +213,7 @@ class DiffPublisher:
             text = "A diff of %s cannot be sent"
             self._error_log.note("presence_diff_failed", logger, text, shown(batch.topic), cause=error)
 
-    async def _tell(self, observer: Observer, topic: str, diff: PresenceDiff) -> None:
+    async def _tell_observer(self, observer: Observer, topic: str, diff: PresenceDiff) -> None:
         try:
             await observer(topic, diff)
         except BaseException as error:
@@ -205,24 +222,24 @@ class DiffPublisher:
             text = "%s raised for a diff of %s"
             self._error_log.note("observer_failed", logger, text, name_of(observer), shown(topic), cause=error)
 
-    # Looking up more about those who are there.
+    # Looking up fields.
 
     async def look_up(self, topic: str, entries: Iterable[Entry]) -> Extras:
-        """Return what `fetch` says of some entries; raises what it raises, and `TimeoutError`."""
+        """Return what `fetch` has for the keys of some entries; raises what it raises, and `TimeoutError`."""
         presences = grouped(entries, {})
-        if self._fetch is None or not presences:
+        if self.fetch is None or not presences:
             return {}
-        extras = await within(self._fetch_seconds, self.counts, self._fetch(topic, decoded(presences)))
-        encode_payload(extras)  # what cannot be sent should be known before it is
+        extras = await within(self._fetch_seconds, self.counts, self.fetch(topic, decoded(presences)))
+        encode_payload(extras)  # raises now for fields that cannot be sent
         return {key: dict(extra) for key, extra in extras.items() if key in presences}
 
     async def look_up_safely(self, topic: str, entries: Iterable[Entry]) -> Extras:
-        """Return what `fetch` says of some entries, or nothing if it fails, which is counted and logged."""
+        """Return what `fetch` has for the keys of some entries. If it fails, that is counted and logged."""
         try:
             return await self.look_up(topic, entries)
         except BaseException as error:
             if not is_crash(error):
                 raise
             text = "fetch, %s, failed for %s"
-            self._error_log.note("fetch_failed", logger, text, name_of(self._fetch), shown(topic), cause=error)
+            self._error_log.note("fetch_failed", logger, text, name_of(self.fetch), shown(topic), cause=error)
             return {}

@@ -1,4 +1,4 @@
-"""One process's part in the presence of all: its replica, on the lines of a broker."""
+"""One process's part in a presence of several processes: a replica, and its lines on a broker."""
 
 import logging
 import random
@@ -8,15 +8,16 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from msgspec import Struct
 
 from starlette_channels.observability.reports import Reports
-from starlette_channels.presence.codec import Joiner, Splitter
+from starlette_channels.presence.codec import Assembler, Splitter
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Part
-from starlette_channels.presence.crdt.state import State
+from starlette_channels.presence.crdt.state import Changes, State
 from starlette_channels.presence.diffs import DiffPublisher
-from starlette_channels.presence.scheduler import Desk
+from starlette_channels.presence.scheduler import Scheduler
 from starlette_channels.presence.timing import PresenceTiming
 from starlette_channels.presence.tracker import MergeOutcome, Outgoing, Replica
 from starlette_channels.pubsub.broker import Broker
@@ -25,7 +26,7 @@ logger: logging.Logger = logging.getLogger("starlette_channels.presence")
 
 
 class Settings(Struct, frozen=True):
-    """What the application has said of a presence between processes."""
+    """The settings of a `Presence` that concern other processes."""
 
     name: str
     timing: PresenceTiming
@@ -33,9 +34,9 @@ class Settings(Struct, frozen=True):
 
 
 class Replication:
-    """A state on the lines of a broker, in one event loop, until the broker closes or the event loop is over.
+    """A replica on the lines of a broker, in one event loop, until the broker closes or the event loop ends.
 
-    The lock is held for whatever changes the state, and while the publisher is given the changes.
+    The lock is held while the state changes and while the publisher is given the changes.
     """
 
     def __init__(
@@ -46,10 +47,10 @@ class Replication:
         state: State,
         lock: threading.Lock,
         publisher: DiffPublisher,
-        desk: Desk[Any],
+        scheduler: Scheduler[Any],
     ) -> None:
         self.broker: Broker = broker
-        self.is_over: bool = False
+        self.is_closed: bool = False
         self._line = f"presence:{settings.name}"
         if broker.has_exchange(self._line):
             raise ValueError(
@@ -61,27 +62,28 @@ class Replication:
         self._lock = lock
         self._publisher = publisher
         self._reports = Reports(publisher.counts, logger=logger)
-        self._desk = desk
+        self._scheduler = scheduler
         self._splitter = Splitter(self._me)
         self._replica = Replica(self._me, settings.timing, state)
-        self._joiners = Joiner(), Joiner()
-        of_all, of_one = (partial(self._hear, joiner) for joiner in self._joiners)
+        self._is_merging = False
+        self._assemblers = Assembler(), Assembler()
+        of_all, of_one = (partial(self._hear, assembler) for assembler in self._assemblers)
         self._exchanges = (
-            broker.exchange(self._line, of_all, stopping=self._say_goodbye),
+            broker.exchange(self._line, of_all, stopping=self._leave),
             broker.exchange(self._line_of(self._me), of_one),
         )
-        self._stop_ticking = desk.run(self._tick)
+        self._stop_ticking = scheduler.run(self._tick)
 
-    def serves(self, broker: Broker, desk: Desk[Any]) -> bool:
-        """Whether it can go on as it is, now that a socket of this broker and event loop needs it; the lock is held.
+    def serves(self, broker: Broker, scheduler: Scheduler[Any]) -> bool:
+        """Whether it can go on for a socket of this broker and event loop; call it with the lock held.
 
-        Raises `ValueError` if it is at work for another broker.
+        Raises `ValueError` if it is in use with another broker.
         """
-        if self.is_over:
+        if self.is_closed:
             return False
-        is_running = desk is self._desk or self._exchanges[0].hub.is_running
-        if not is_running or self.broker.node != self._me.name:  # its event loop is over, or this process is a fork
-            self._put(self._replica.forget_everybody())
+        is_running = scheduler is self._scheduler or self._exchanges[0].hub.is_running
+        if not is_running or self.broker.node != self._me.name:  # its event loop has ended, or this process is a fork
+            self._put(self._replica.forget_everybody().changes)
             self._close()
             return False
         if broker is not self.broker:
@@ -91,60 +93,77 @@ class Replication:
         return True
 
     def record(self, part: Part) -> None:
-        """Take note of a change of the state; the lock is held."""
-        if not self.is_over:
+        """Record a change of an own entry; call it with the lock held."""
+        if not self.is_closed:
             self._replica.record(part)
 
     def is_settled(self) -> bool:
-        """Whether it has heard what all others have to say to one that is new; from any thread."""
+        """Whether all that the others have to tell a new replica is known here. From any thread."""
         is_heard = all(exchange.is_in_force for exchange in self._exchanges)
         with self._lock:
-            return self._replica.settle(self._desk.now(), is_heard=is_heard)
+            return self._replica.settle(self._scheduler.now(), is_heard=is_heard)
 
-    # What time brings, and the others say.
+    # Ticks and messages.
 
     async def _tick(self) -> None:
         timing = self._settings.timing
         await anyio.sleep(random.uniform(0, timing.news_seconds / 4))  # not all processes at the same time
-        while not self.is_over:
+        while not self.is_closed:
             outcome = self._do(self._replica.tick)
             for event in outcome.events:
                 if event.kind == "down":
                     self._report_silent(event.replica)
-            self.is_settled()  # the time that others need begins when they can be heard
+            self.is_settled()  # starts the time in which others answer, once they can be heard
             await anyio.sleep(timing.news_seconds)
 
     def _report_silent(self, replica: ReplicaId) -> None:
         seconds = self._settings.timing.down_seconds
         self._reports.warn("presence_node_down", "%s is silent for %g s: its presences leave", replica.name, seconds)
 
-    def _hear(self, joiner: Joiner, data: bytes) -> None:
+    def _hear(self, assembler: Assembler, data: bytes) -> None:
         try:
-            message = joiner.take(data)
+            message = assembler.take(data)
         except ValueError as error:
             self._reports.warn("presence_message_malformed", "%d bytes: %s", len(data), error)
             return
-        if message is not None:
-            self._do(partial(self._replica.receive, message))
+        if message is None:
+            return
+        self._do(partial(self._replica.receive, message))
+        if self._replica.is_merging and not self._is_merging:
+            self._is_merging = True
+            self._scheduler.run(self._merge)
+
+    async def _merge(self) -> None:
+        """Merge what is left of large messages, one slice in each turn of the event loop."""
+        try:
+            while self._replica.is_merging and not self.is_closed:
+                await anyio.lowlevel.checkpoint()
+                self._do(lambda _: self._replica.merge_next())
+        finally:
+            self._is_merging = False
 
     def _do(self, step: Callable[[float], MergeOutcome]) -> MergeOutcome:
+        """Take a step of the replica, and pass on what it leads to."""
         with self._lock:
-            outcome = MergeOutcome() if self.is_over else step(self._desk.now())
-            self._put(outcome)
+            outcome = MergeOutcome() if self.is_closed else step(self._scheduler.now())
+            self._put(outcome.changes)
         for outgoing in outcome.outgoing:
             self._send(outgoing)
         for event in outcome.events:
             logger.info("%s is %s", event.replica.name, event.kind)
-            for joiner in self._joiners:
-                joiner.forget(event.replica)
-        self._publisher.publish_soon(self._desk)
+            for assembler in self._assemblers:
+                assembler.forget(event.replica)
+        self._publisher.publish_soon(self._scheduler)
         return outcome
 
-    def _put(self, outcome: MergeOutcome) -> None:
-        for entry in outcome.changes.joins:
-            self._publisher.put(self.broker, entry.topic, (entry,), ())
-        for entry in outcome.changes.leaves:
-            self._publisher.put(self.broker, entry.topic, (), (entry,))
+    def _put(self, changes: Changes) -> None:
+        topics: dict[str, Changes] = {}
+        for entry in changes.joins:
+            topics.setdefault(entry.topic, Changes()).joins.append(entry)
+        for entry in changes.leaves:
+            topics.setdefault(entry.topic, Changes()).leaves.append(entry)
+        for topic, of_topic in topics.items():
+            self._publisher.put(self.broker, topic, of_topic.joins, of_topic.leaves)
 
     def _send(self, outgoing: Outgoing) -> None:
         to = None if outgoing.to is None else self._line_of(outgoing.to)
@@ -156,14 +175,14 @@ class Replication:
 
     # The end.
 
-    def _say_goodbye(self) -> None:
-        """The broker is about to close: let the others know, and know nothing of them any more."""
-        self._do(lambda now: self._replica.leave(self._settings.grace_seconds))
+    def _leave(self) -> None:
+        """Say goodbye to the others, because the broker is about to close, and forget them."""
+        self._do(lambda _: self._replica.leave(self._settings.grace_seconds))
         with self._lock:
             self._close()
         self._stop_ticking()
 
     def _close(self) -> None:
-        self.is_over = True
+        self.is_closed = True
         for exchange in self._exchanges:
             exchange.close()

@@ -1,8 +1,10 @@
-"""Where the work of presence is done: one desk for each event loop."""
+"""Scheduling for presence: callbacks, tasks and grace periods, one scheduler for each event loop."""
 
+import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -13,71 +15,79 @@ from starlette_channels.runtime.tasks import Cancel, Tasks
 T = TypeVar("T")
 
 
-class Desk(Generic[T]):
-    """The tasks of one event loop, and what is to be done there later."""
+class Scheduler(Generic[T]):
+    """What runs later in one event loop."""
 
-    __slots__ = ("_called", "_tasks", "_waiting", "native", "now")
+    __slots__ = ("_call_soon", "_is_called", "_tasks", "_waiting", "native", "now")
 
-    def __init__(self, native: object) -> None:
+    def __init__(self, native: Any) -> None:
         self.native: object = native
+        """The event loop of asyncio, or the token of trio."""
         self.now: Callable[[], float] = getattr(native, "time", anyio.current_time)
-        """The time of the event loop, also where it runs no task: there, anyio does not know it."""
+        """The time of the event loop in seconds. It may be called where no task runs."""
+        if hasattr(native, "call_soon"):
+            self._call_soon = partial(native.call_soon, context=contextvars.copy_context())
+        else:
+            self._call_soon = native.run_sync_soon
         self._tasks = Tasks()
-        self._called = False
+        self._is_called = False
         self._waiting: deque[tuple[float, T]] = deque()
 
     def run(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
-        """Run an async function soon; return what cancels it."""
+        """Run an async function soon, and return what cancels it."""
         return self._tasks.spawn(function, *args)
 
     def call_once(self, function: Callable[[], None]) -> None:
-        """Call a function when the event loop has done what it is about; further calls until then are in vain."""
-        if not self._called:
-            self._called = True
-            self._tasks.spawn(self._call, function)
+        """Call a function in the next turn of the event loop. Further calls until then have no effect."""
+        if not self._is_called:
+            self._is_called = True
+            self._call_soon(self._call, function)
 
-    async def _call(self, function: Callable[[], None]) -> None:
-        self._called = False
+    def _call(self, function: Callable[[], None]) -> None:
+        self._is_called = False
         function()
 
-    def keep(self, item: T, seconds: float, let_go: Callable[[T], None]) -> None:
-        """Keep something, always for the same time, and then let it go."""
+    def keep(self, item: T, seconds: float, release: Callable[[T], None]) -> None:
+        """Keep an item for so many seconds, then release it. The time must be the same for all items."""
         self._waiting.append((anyio.current_time() + seconds, item))
         if len(self._waiting) == 1:
-            self._tasks.spawn(self._let_go, let_go)
+            self._tasks.spawn(self._release, release)
 
-    async def _let_go(self, let_go: Callable[[T], None]) -> None:
+    async def _release(self, release: Callable[[T], None]) -> None:
         while self._waiting:
             due, item = self._waiting[0]
             await anyio.sleep(max(0.0, due - anyio.current_time()))
             self._waiting.popleft()
-            let_go(item)
+            release(item)
 
     def kept(self) -> list[T]:
-        """What is kept."""
+        """Return the items that are kept."""
         return [item for _, item in self._waiting]
 
 
-class Desks(Generic[T]):
-    """The desks of all event loops. What one kept whose event loop is over is let go by the next of its thread."""
+class Schedulers(Generic[T]):
+    """The schedulers of all event loops.
 
-    __slots__ = ("_desks", "_let_go")
+    The items that were kept when an event loop ended are released by the next event loop of its thread.
+    """
 
-    def __init__(self, let_go: Callable[[T], None]) -> None:
-        self._desks: dict[int, Desk[T]] = {}
-        self._let_go = let_go
+    __slots__ = ("_release", "_schedulers")
 
-    def here(self) -> Desk[T] | None:
-        """Return the desk of the running event loop; `None` in a thread that runs none."""
+    def __init__(self, release: Callable[[T], None]) -> None:
+        self._schedulers: dict[int, Scheduler[T]] = {}
+        self._release = release
+
+    def here(self) -> Scheduler[T] | None:
+        """Return the scheduler of the running event loop; `None` in a thread that runs none."""
         try:
             native = anyio.lowlevel.current_token().native_token
         except RuntimeError:
             return None
         thread = threading.get_ident()
-        desk = self._desks.get(thread)
-        if desk is None or desk.native is not native:
-            former, desk = desk, Desk[T](native)
-            self._desks[thread] = desk
+        scheduler = self._schedulers.get(thread)
+        if scheduler is None or scheduler.native is not native:
+            former, scheduler = scheduler, Scheduler[T](native)
+            self._schedulers[thread] = scheduler
             for item in former.kept() if former is not None else ():
-                self._let_go(item)
-        return desk
+                self._release(item)
+        return scheduler

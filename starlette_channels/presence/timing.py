@@ -1,4 +1,4 @@
-"""How often processes speak of their presences, and how long one may be silent."""
+"""Timing of presence between processes: how soon changes travel, and how long a process may be silent."""
 
 from msgspec import Struct
 
@@ -6,25 +6,26 @@ from starlette_channels.arguments import check_fields
 
 
 class PresenceTiming(Struct, frozen=True, kw_only=True):
-    """How soon processes learn of each other's presences, and when they give one up: `Presence(timing=...)`.
+    """When processes tell each other of their presences, and when they give one up: `Presence(timing=...)`.
 
-    Raises `ValueError` for times that do not go together. All are in seconds.
+    All times are in seconds. Raises `ValueError` unless `0 < news_seconds <= heartbeat_seconds`,
+    `down_seconds >= 2 * heartbeat_seconds + news_seconds` and `forget_seconds >= down_seconds`.
     """
 
     news_seconds: float = 1.5
-    """Changes reach the other processes after this time at most, all of it in one message."""
+    """The longest time until changes leave for the other processes, all of it in one message."""
 
     heartbeat_seconds: float = 10.0
-    """A process that has no news speaks after this time at the latest, which costs about 200 bytes."""
+    """The longest time between two messages of a process. One without changes has about 200 bytes."""
 
     down_seconds: float = 30.0
-    """When a process has been silent for so long, its presences leave; they come back as soon as it speaks."""
+    """The silence after which the presences of a process leave. They come back with its next message."""
 
     forget_seconds: float = 1200.0
-    """When it has been silent for so long, they are no longer kept in memory, and would have to be sent again."""
+    """The silence after which they are dropped from memory as well. If the process comes back, it sends them again."""
 
     def __post_init__(self) -> None:
-        """Refuse what would make processes that are well leave and come back all the time."""
+        """Refuse times with which a process in good health would leave and come back all the time."""
         check_fields(self, above_zero=("news_seconds",))
         if self.heartbeat_seconds < self.news_seconds:
             raise ValueError("PresenceTiming: heartbeat_seconds must be no less than news_seconds")
@@ -38,5 +39,5 @@ class PresenceTiming(Struct, frozen=True, kw_only=True):
 
     @property
     def heartbeat_ticks(self) -> int:
-        """How many ticks, of `news_seconds` each, there are from one heartbeat to the next."""
+        """The number of ticks, one every `news_seconds`, from one heartbeat to the next."""
         return max(1, int(self.heartbeat_seconds / self.news_seconds))

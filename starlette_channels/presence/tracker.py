@@ -1,13 +1,15 @@
-"""What a replica says to the others and when, and whom it believes to be alive.
+"""The protocol between replicas: what a replica sends and when, and which other replicas it takes to be alive.
 
-No clock and no I/O: it is told the time (in seconds, of any origin) and returns what is to be sent. Source:
+No clock and no I/O: it is given the time (in seconds, of any origin) and returns the messages to send. Source:
 `tracker/shard.ex` and `tracker/replica.ex` of phoenix_pubsub; on purpose different: every message is a sign of life, a
 message of an earlier life of a node does not bring that back, a transfer leaves out the replicas of which the asker
-lacks nothing, who is not known to a sender makes itself known at once, and who has slept does not blame the others.
+lacks nothing, a replica that is not known to a sender announces itself at once, one that was asleep does not take the
+others to be down, and a large message is merged in slices.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
 from msgspec import Struct, field
@@ -18,18 +20,20 @@ from starlette_channels.presence.crdt.state import Changes, State
 from starlette_channels.presence.timing import PresenceTiming
 
 WINDOW_SIZES = (100, 1_000, 10_000)
-"""Numbers of changes that are kept, to answer those who missed no more than that."""
+"""Numbers of changes that are kept, to answer replicas that missed no more than that."""
 
 SAMPLE_TICKS = 2
-"""Ticks in which clocks are compared before somebody is asked for what is missing."""
-
+"""Ticks in which clocks are collected before a replica is asked for what is missing."""
 
 SETTLE_TICKS = 1.5
-"""Ticks in which all others answer one that is new: each at its next tick, and a half for the way."""
+"""Ticks in which all others answer a new replica: each with its next tick, and half a tick for the transport."""
+
+SLICE_CHANGES = 500
+"""Changes that are merged at once. They take about 2 milliseconds, with the diffs that clients get of them."""
 
 
 class Heartbeat(Struct, frozen=True, tag=True):
-    """To all: the sender is alive, knows this much, and has changed this."""
+    """To all: the sender is alive, its clock, and what it has changed since its last heartbeat."""
 
     sender: ReplicaId
     clock: Clock
@@ -37,21 +41,21 @@ class Heartbeat(Struct, frozen=True, tag=True):
 
 
 class Request(Struct, frozen=True, tag=True):
-    """To one: the sender knows this much, and wants the rest."""
+    """To one: the sender asks for all that its clock lacks."""
 
     sender: ReplicaId
     clock: Clock
 
 
 class Transfer(Struct, frozen=True, tag=True):
-    """To one: what it asked for."""
+    """To one: the answer to a request."""
 
     sender: ReplicaId
     delta: Delta
 
 
 class Goodbye(Struct, frozen=True, tag=True):
-    """To all: the sender stops, and does not come back in this life; its entries may stay for so many seconds."""
+    """To all: the sender stops for good. Its entries leave after so many seconds."""
 
     sender: ReplicaId
     grace_seconds: float
@@ -68,14 +72,14 @@ class Outgoing(Struct, frozen=True):
 
 
 class Event(Struct, frozen=True):
-    """What has become of another replica."""
+    """A change in what is known of another replica."""
 
     kind: Literal["up", "down", "forgotten"]
     replica: ReplicaId
 
 
 class MergeOutcome(Struct):
-    """What a tick or a message leads to."""
+    """The effects of a tick, a message or a slice."""
 
     outgoing: list[Outgoing] = field(default_factory=list[Outgoing])
     events: list[Event] = field(default_factory=list[Event])
@@ -83,17 +87,57 @@ class MergeOutcome(Struct):
 
 
 class Peer(Struct):
-    """Another node, as far as it is heard of."""
+    """Another node."""
 
     replica: ReplicaId
     heard: float
     online: bool = True
     until: float = math.inf
-    """When its entries leave, if it has taken leave itself."""
+    """When its entries leave, after a goodbye."""
+
+
+class Merges:
+    """Deltas that wait to be merged in slices, in the order in which they came."""
+
+    __slots__ = ("_slices", "_upcoming")
+
+    def __init__(self) -> None:
+        self._slices: deque[Iterator[Delta]] = deque()
+        self._upcoming: Delta | None = None
+
+    def __bool__(self) -> bool:
+        return self._upcoming is not None
+
+    def add(self, slices: Iterator[Delta]) -> None:
+        """Add the slices of one delta; they are cut when their turn has come."""
+        self._slices.append(slices)
+        if self._upcoming is None:
+            self._find_upcoming()
+
+    def merge_next(self, state: State) -> Changes:
+        """Merge one slice."""
+        if self._upcoming is None:
+            return Changes()
+        try:
+            return state.merge(self._upcoming)
+        finally:
+            self._find_upcoming()
+
+    def clear(self) -> None:
+        """Drop what waits."""
+        self._slices.clear()
+        self._upcoming = None
+
+    def _find_upcoming(self) -> None:
+        self._upcoming = None
+        while self._slices and self._upcoming is None:
+            self._upcoming = next(self._slices[0], None)
+            if self._upcoming is None:
+                self._slices.popleft()
 
 
 class Replica:
-    """One node's part in the replication of a state, which takes its name."""
+    """One node's part in the replication of a state, which gets its name."""
 
     def __init__(
         self,
@@ -101,9 +145,12 @@ class Replica:
         timing: PresenceTiming,
         state: State | None = None,
         window_sizes: Sequence[int] = WINDOW_SIZES,
+        slice_changes: int = SLICE_CHANGES,
     ) -> None:
         self.state: State = state or State(me)
         self._timing = timing
+        self._slice_changes = slice_changes
+        self._merges = Merges()
         self._news = Window()
         self._windows = Windows(window_sizes)
         self._silence = timing.heartbeat_ticks  # so a new replica announces itself with its first tick
@@ -112,30 +159,32 @@ class Replica:
         self._peers: dict[str, Peer] = {}
         self._gone: dict[str, tuple[int, float]] = {}
         self._clocks: dict[ReplicaId, Clock] = {}
-        self._claims: dict[ReplicaId, Clock] | None = {}  # what others know, until this one has caught up
+        self._claims: dict[ReplicaId, Clock] | None = {}  # the clocks of others, until this replica has caught up
         self._heard_since: float | None = None
         self.record(self.state.rename(me))
 
     def record(self, part: Part) -> None:
-        """Take note of what its own members have changed in the state."""
+        """Record a change of an own entry, for the next heartbeat and for requests."""
         self._news.record(part)
         self._windows.record(part)
 
-    # What time brings.
+    # Ticks.
 
     def tick(self, now: float) -> MergeOutcome:
-        """Do what is due; to be called every `news_seconds`."""
+        """Do what is due. Call it every `news_seconds`."""
         outcome = MergeOutcome()
-        self._forgive(now)
-        self._notice_silence(now, outcome)
-        self._speak(outcome)
+        self._allow_for_sleep(now)
+        self._check_silence(now, outcome)
+        self._silence += 1
+        if self._news or self._silence >= self._timing.heartbeat_ticks:
+            self._heartbeat(outcome)
         self._ticks += 1
         if self._ticks % SAMPLE_TICKS == 0:
             self._ask(outcome)
         return outcome
 
     def leave(self, grace_seconds: float = 0.0) -> MergeOutcome:
-        """Take leave of the others, who see the entries leave at once, or after a grace; forget them."""
+        """Say goodbye and forget the others. There, the own entries leave after so many seconds."""
         outcome = self.forget_everybody()
         if self._news:
             self._heartbeat(outcome)
@@ -143,21 +192,22 @@ class Replica:
         return outcome
 
     def forget_everybody(self) -> MergeOutcome:
-        """Know nothing of the others any more."""
+        """Drop all that is known of the others, and what waits to be merged."""
         outcome = MergeOutcome()
+        self._merges.clear()
         for peer in tuple(self._peers.values()):
             self._forget(peer, outcome)
         return outcome
 
-    def _forgive(self, now: float) -> None:
-        """Blame nobody for silence while this node itself was asleep: what they said meanwhile is still to come."""
+    def _allow_for_sleep(self, now: float) -> None:
+        """Do not count the time in which this process was asleep as silence of the others."""
         slept = 0.0 if self._ticked is None else now - self._ticked - self._timing.news_seconds
         if slept > self._timing.news_seconds:
             for peer in self._peers.values():
                 peer.heard = min(now, peer.heard + slept)
         self._ticked = now
 
-    def _notice_silence(self, now: float, outcome: MergeOutcome) -> None:
+    def _check_silence(self, now: float, outcome: MergeOutcome) -> None:
         for peer in tuple(self._peers.values()):
             silence = now - peer.heard
             if silence > self._timing.forget_seconds or now >= peer.until:
@@ -168,11 +218,6 @@ class Replica:
             name: (vsn, when) for name, (vsn, when) in self._gone.items() if now - when <= self._timing.forget_seconds
         }
 
-    def _speak(self, outcome: MergeOutcome) -> None:
-        self._silence += 1
-        if self._news or self._silence >= self._timing.heartbeat_ticks:
-            self._heartbeat(outcome)
-
     def _heartbeat(self, outcome: MergeOutcome) -> None:
         news = self._news.part if self._news else None
         outcome.outgoing.append(Outgoing(None, Heartbeat(self.state.me, self.state.advertised, news)))
@@ -180,6 +225,9 @@ class Replica:
         self._silence = 0
 
     def _ask(self, outcome: MergeOutcome) -> None:
+        """Ask for what is missing, unless it may be among what waits to be merged."""
+        if self._merges:
+            return
         own = self.state.clock
         known = {sender: _limited(clock, own) for sender, clock in self._clocks.items() if sender in own}
         for sender in worth_asking(own, known):
@@ -187,10 +235,11 @@ class Replica:
         self._clocks.clear()
 
     def settle(self, now: float, *, is_heard: bool) -> bool:
-        """Return whether all others have been heard of, and what they know is known here.
+        """Return whether all others have been heard, and what they know is known here.
 
-        There is no list of the others. But each who hears a new replica for the first time speaks with its next tick;
-        so those who live have spoken one and a half ticks after this one was able to hear, and to be heard.
+        There is no list of the others. But each one that hears a new replica for the first time sends a message with
+        its next tick. So all that are alive have been heard one and a half ticks after this replica could hear and be
+        heard.
         """
         if self._claims is None:
             return True
@@ -206,15 +255,18 @@ class Replica:
         self._claims = None
         return True
 
-    # What the others say.
+    # Messages.
 
     def receive(self, message: TrackerMessage, now: float) -> MergeOutcome:
-        """Take a message; an own one that comes back, or one of an earlier life, changes nothing."""
+        """Take a message. An own one that comes back, or one of an earlier life, changes nothing.
+
+        Of a large one a slice is merged: call `merge_next` while `is_merging`.
+        """
         outcome = MergeOutcome()
         if message.sender == self.state.me or self._is_past(message.sender):
             return outcome
         if isinstance(message, Goodbye):
-            self._part_with(message, now, outcome)
+            self._take_goodbye(message, now, outcome)
             return outcome
         self._hear(message.sender, now, outcome)
         match message:
@@ -222,24 +274,40 @@ class Replica:
                 self._clocks[message.sender] = message.clock
                 if self._claims is not None:
                     self._claims[message.sender] = message.clock
-                if self.state.me not in message.clock:  # it has not heard of this one: it may be new
+                if self.state.me not in message.clock:  # the sender has not heard of this replica: it may be new
                     self._silence = self._timing.heartbeat_ticks
                 if message.news is not None:
-                    outcome.changes.extend(self.state.merge({message.sender: message.news}))
+                    self._merge({message.sender: message.news}, outcome)
             case Request():
                 outcome.outgoing.append(Outgoing(message.sender, self._answer(message.clock)))
             case Transfer():
-                outcome.changes.extend(self.state.merge(message.delta))
+                self._merge(message.delta, outcome)
         return outcome
 
+    @property
+    def is_merging(self) -> bool:
+        """Whether slices wait to be merged."""
+        return bool(self._merges)
+
+    def merge_next(self) -> MergeOutcome:
+        """Merge one slice."""
+        return MergeOutcome(changes=self._merges.merge_next(self.state))
+
+    def _merge(self, delta: Delta, outcome: MergeOutcome) -> None:
+        """Merge a delta behind those that wait: at once if none does, and a slice is all."""
+        is_first = not self._merges
+        self._merges.add(self.state.cut(delta, self._slice_changes))
+        if is_first:
+            outcome.changes.extend(self._merges.merge_next(self.state))
+
     def _is_past(self, sender: ReplicaId) -> bool:
-        """Whether a message was long on its way: its node has started anew since, or has taken leave."""
+        """Whether a message came late: its node has started anew since, or has said goodbye."""
         peer = self._peers.get(sender.name)
         if peer is not None and peer.online and sender.vsn < peer.replica.vsn:
             return True
         return sender.name in self._gone and sender.vsn <= self._gone[sender.name][0]
 
-    def _part_with(self, goodbye: Goodbye, now: float, outcome: MergeOutcome) -> None:
+    def _take_goodbye(self, goodbye: Goodbye, now: float, outcome: MergeOutcome) -> None:
         sender = goodbye.sender
         self._gone[sender.name] = (sender.vsn, now)
         peer = self._peers.get(sender.name)
@@ -261,7 +329,7 @@ class Replica:
         self._peers[sender.name] = Peer(sender, now)
 
     def _answer(self, since: Clock) -> Transfer:
-        """Return what somebody lacks; of the own changes only the latest, if that is enough."""
+        """Return all that a clock lacks; of the own changes only the latest, if these are enough."""
         me = self.state.me
         delta = dict(self.state.extract(since))
         latest = self._windows.since(since.get(me, 0))

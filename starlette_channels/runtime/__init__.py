@@ -1,1 +1,1 @@
-"""Tasks, cancellation and timers on the event loops of asyncio and trio."""
+"""Tasks, cancellation and timers on asyncio and trio."""

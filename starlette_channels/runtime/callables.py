@@ -1,7 +1,7 @@
-"""Functions of the application: whether they are async, and whether they take what they are called with.
+"""Checks of the application's functions: `async def` or not, and the parameters that they accept.
 
-Anything that can be called is a function here: `functools.partial`, bound methods, objects with `__call__`, decorated
-functions. Mistakes are `TypeError`, with the fix in the text.
+A function is any callable: `functools.partial`, a bound method, an object with `__call__`, a decorated function. Wrong
+ones raise `TypeError`, with the fix in the text.
 """
 
 import functools
@@ -14,7 +14,7 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def name_of(function: object) -> str:
-    """Return what logs call a function: `chat.rooms.new_msg`."""
+    """Return the qualified name of a function for logs: `chat.rooms.new_msg`."""
     written = plain(function)
     name = getattr(written, "__qualname__", None)
     if name is None:
@@ -24,14 +24,14 @@ def name_of(function: object) -> str:
 
 
 def short_name(function: object) -> str:
-    """Return what the text of an error calls a function: the name that it was written with."""
+    """Return the name of a function for error messages, without its module."""
     if isinstance(function, functools.partial):
         return f"partial({short_name(cast('functools.partial[Any]', function).func)})"
     return getattr(function, "__name__", None) or repr(function)
 
 
 def plain(function: object) -> object:
-    """Return the function inside of partials and static methods, or the object itself."""
+    """Unwrap partials and static methods."""
     while True:
         if isinstance(function, functools.partial):
             function = cast("functools.partial[Any]", function).func
@@ -42,7 +42,7 @@ def plain(function: object) -> object:
 
 
 def defined_in(function: object) -> Callable[..., Any]:
-    """Return the `def` that has a function's annotations."""
+    """Return the function that has the annotations: of an object, its `__call__`."""
     inside = plain(function)
     if not (inspect.isroutine(inside) or inspect.isclass(inside)):
         inside = type(inside).__call__
@@ -50,7 +50,7 @@ def defined_in(function: object) -> Callable[..., Any]:
 
 
 def is_async(function: object) -> bool:
-    """Whether calling it gives a coroutine, as far as that can be seen: by `async def`, there or in `__call__`."""
+    """Whether a callable, or its `__call__`, is defined with `async def`."""
     inside = plain(function)
     if inspect.iscoroutinefunction(inside):
         return True
@@ -67,15 +67,23 @@ def check_function(
     to_await: bool = True,
     by_name: bool = True,
 ) -> inspect.Parameter:
-    """Return the parameter for the last of what a function takes; raise `TypeError`, with how it should look.
+    """Check the signature of a function, and return its parameter for the last argument of `takes`.
 
-    `takes` is given by position, `extra` by name. `to_await` says whether it must be `async def`, or must not be;
-    `by_name`, that `*args` does not do, because its annotations are wanted.
+    Args:
+        function: The function.
+        label: The place where the application passed it, for error messages.
+        takes: The names of the arguments passed by position.
+        extra: The names of the arguments passed by keyword.
+        to_await: Whether it must be `async def`; otherwise it must not be.
+        by_name: Whether `*args` is refused, because the annotations of the parameters are needed.
+
+    Raises:
+        TypeError: The function does not fit; the message shows the signature that would.
     """
     shape = "must be `async def`" if to_await else "must not be async"
     wanted = f"{label}: {short_name(function)} {shape} and take ({', '.join((*takes, *extra))})"
     if not callable(function):
-        raise TypeError(f"{wanted}: it is no function")
+        raise TypeError(f"{wanted}: it is not a function")
     if is_async(function) is not to_await:
         raise TypeError(wanted + _why_not_async(function) if to_await else wanted)
     try:
@@ -90,15 +98,15 @@ def check_function(
     filled = {*(one.name for one in positional[: len(takes)]), *extra}
     for parameter in parameters:
         if parameter.name not in filled and _is_dependency(parameter):
-            raise TypeError(f"{wanted}: nobody fills {parameter.name}{_INSTEAD}")
+            raise TypeError(f"{wanted}: {parameter.name} gets no value{_INSTEAD}")
         if parameter.name in filled and _is_depends(parameter):
-            raise TypeError(f"{wanted}: {parameter.name} is filled by the library{_INSTEAD}")
+            raise TypeError(f"{wanted}: {parameter.name} gets its value from the library{_INSTEAD}")
     last = positional[len(takes) - 1 : len(takes)]
     return last[0] if last else inspect.Parameter(takes[-1], inspect.Parameter.POSITIONAL_ONLY)
 
 
 def check_call_later(function: object, what: str, args: str = "") -> None:
-    """Raise `TypeError` for what cannot be called later: a coroutine that has been made already, say."""
+    """Raise `TypeError` unless a function can be called later; a coroutine cannot, since it was called already."""
     if callable(function):
         return
     if inspect.iscoroutine(function):
@@ -110,17 +118,18 @@ def check_call_later(function: object, what: str, args: str = "") -> None:
 
 
 _INSTEAD = (
-    ": there is no request here that Depends could belong to; call the dependency in the function, or open what it"
-    " needs there (a session of the database, say)"
+    ": Depends works in requests only, and there is none here; call the dependency in the function, or open what it"
+    " needs there, such as a database session"
 )
 
 
 def _parameters(
     function: Callable[..., Any], takes: tuple[str, ...], extra: tuple[str, ...]
 ) -> tuple[inspect.Parameter, ...]:
-    """Return the parameters of a function that can be called so. Raises `TypeError`, and `ValueError` if unknown.
+    """Return the parameters of a function that accepts such a call.
 
-    A decorator may fill parameters of the function inside, if its wrapper takes any arguments (`*args, **kwargs`).
+    A decorator whose wrapper takes `*args, **kwargs` may pass further arguments to the function inside. Raises
+    `TypeError` if the call does not fit, and `ValueError` for builtins with an unknown signature.
     """
     callee = cast("staticmethod[..., Any]", function).__func__ if isinstance(function, staticmethod) else function
     own = inspect.signature(callee, follow_wrapped=False)
@@ -133,26 +142,26 @@ def _parameters(
         inside.bind_partial(*takes, **dict.fromkeys(extra))
     else:
         inside.bind(*takes, **dict.fromkeys(extra))
-    # What is left is filled by the wrapper, or has a default: nothing that could be judged from here.
+    # The wrapper passes the other arguments, or they have defaults.
     needed = [one for one in inside.parameters.values() if one.kind in POSITIONAL]
     return tuple(needed[: len(takes)])
 
 
 def _why_not_async(function: object) -> str:
-    """Return the fix for a function that is not async, if it can be told from what it is."""
+    """Return the reason why a function is not async, with a fix, or an empty text."""
     inside = plain(function)
     if inspect.isasyncgenfunction(inside):
-        return ": it has a `yield`, so it is a generator"
+        return ": it contains `yield`, so it is a generator"
     if inspect.isclass(inside):
         return ": it is a class; pass an instance, with `async def __call__`"
     wrapped = getattr(inside, "__wrapped__", None)
     if wrapped is not None and is_async(wrapped):
-        return ": its decorator makes a plain function of it; let the wrapper be `async def`, and await the function"
+        return ": its decorator makes it a plain function; write the wrapper with `async def`, and await the function"
     return ""
 
 
 def _advice(function: object) -> str:
-    """Return a hint if a parameter looks like a dependency of FastAPI."""
+    """Return advice if a parameter looks like a FastAPI dependency."""
     try:
         parameters = inspect.signature(cast("Callable[..., Any]", function)).parameters.values()
     except (TypeError, ValueError):
@@ -161,14 +170,14 @@ def _advice(function: object) -> str:
 
 
 def _is_dependency(parameter: inspect.Parameter) -> bool:
-    """Whether only a framework fills a parameter: it has a marker such as FastAPI's `Depends` or `Query`."""
+    """Whether a parameter has a marker for dependency injection, such as FastAPI's `Depends` or `Query`."""
     if isinstance(parameter.annotation, str) and "Depends(" in parameter.annotation:
         return True
     return any(_is_marker(value) for value in _marks(parameter))
 
 
 def _is_depends(parameter: inspect.Parameter) -> bool:
-    """Whether a parameter is to be filled by a call of `Depends`; other markers may only say how to validate it."""
+    """Whether a parameter has the marker `Depends`; other markers may only validate."""
     if isinstance(parameter.annotation, str) and "Depends(" in parameter.annotation:
         return True
     return _is_dependency(parameter) and any(
@@ -183,7 +192,7 @@ def _marks(parameter: inspect.Parameter) -> Iterator[object]:
 
 
 def _is_marker(value: object) -> bool:
-    """FastAPI is no dependency of ours, so its classes are known by where they are defined."""
+    """Whether a value is a FastAPI marker, recognized by the module of its class, since FastAPI is not imported."""
     kind = value if inspect.isclass(value) else type(value)
     return any(base.__module__ in _FRAMEWORKS for base in kind.__mro__)
 

@@ -1,8 +1,8 @@
-"""Cancellation of application code: paced, bounded, and logged with the name of the function that ignores it.
+"""Cancellation of application code: repeated after growing pauses, then given up and logged.
 
-A cancel scope of anyio repeats its cancellation in every turn of the event loop, so that one bare `except:` in a loop
-keeps a core busy for ever. Here a cancellation is repeated after growing pauses; then the function is given up: nobody
-waits for it any more, and it goes on by itself.
+A cancel scope of anyio repeats its cancellation in every iteration of the event loop, so a bare `except:` in a loop
+would keep a core busy for ever. Here a function that ignores its cancellation is given up after a few attempts: it
+keeps running, but nothing waits for it any more.
 """
 
 import asyncio
@@ -22,30 +22,30 @@ from starlette_channels.observability.error_log import ErrorLog
 logger: logging.Logger = logging.getLogger("starlette_channels.tasks")
 
 PAUSES = (0.2, 0.4, 0.8, 1.6)
-"""Seconds after each cancellation: the function is cancelled so many times, and given up 3 seconds after the first."""
+"""Seconds after each attempt to cancel a function; it is given up after the last one, 3 seconds after the first."""
 
 GIVEN_UP_SECONDS = sum(PAUSES) + 0.5
-"""After so many seconds it is certain that what was cancelled has ended, or been given up."""
+"""Seconds after which a cancelled function has certainly ended or been given up."""
 
 IGNORED = ErrorLog(Counter())
-"""The throttle of the lines about functions that ignore their cancellation, of the whole process."""
+"""Throttles the log lines about ignored cancellations, for the whole process."""
 
 OURS = ("starlette_channels.", "anyio.", "trio.", "asyncio.")
 
 
 def always() -> bool:
-    """Whether a cancellation is still wanted: as long as the task is not done."""
+    """Return true: the default for `wanted`."""
     return True
 
 
 def nothing() -> None:
-    """Do nothing when a function is given up."""
+    """Do nothing: the default for `give_up`."""
 
 
 def function_in(coroutine: object) -> str:
-    """Return the name of the application's function that a suspended task waits in: `chat.rooms.new_msg`.
+    """Return the name of the application's function in which a task is suspended: `chat.rooms.new_msg`.
 
-    Frames of this package and of the event loop are skipped.
+    Skips frames of this package and of the event loop.
     """
     name = "?"
     while isinstance(coroutine, CoroutineType):
@@ -59,10 +59,10 @@ def function_in(coroutine: object) -> str:
 
 
 def note_given_up(coroutine: object, counts: Counter[str] | None) -> None:
-    """Count and log that a function ignores its cancellation."""
+    """Count and log a function that has been given up."""
     if counts is not None:
         counts["cancellation_ignored"] += 1
-    text = "%s ignores its cancellation: given up after %d times in %g seconds; let CancelledError pass in `except`"
+    text = "%s ignores its cancellation: given up after %d attempts in %g seconds; do not catch CancelledError"
     name = function_in(coroutine)
     IGNORED.note("cancellation_ignored", logger, text, name, len(PAUSES), sum(PAUSES), level=logging.ERROR)
 
@@ -78,9 +78,9 @@ def cancel_task(
     wanted: Callable[[], bool] = always,
     give_up: Callable[[], None] = nothing,
 ) -> None:
-    """Cancel a task of asyncio now, and after each pause while `wanted` says so; then call `give_up`.
+    """Cancel an asyncio task now, and again after each pause while `wanted()` is true; in the end call `give_up`.
 
-    A second call for the same task is in vain while the first goes on.
+    A second call for a task does nothing until the first has finished.
     """
     if task not in _being_cancelled and not task.done():
         _being_cancelled.add(task)
@@ -97,7 +97,7 @@ def _cancel_again(
     loop = task.get_loop()
     if task.done() or not wanted():
         _being_cancelled.discard(task)
-    elif asyncio.current_task(loop) is task:  # not in the middle of itself: it may be about to end
+    elif asyncio.current_task(loop) is task:  # it calls this itself, and may be about to end
         loop.call_soon(_cancel_again, task, times, counts, wanted, give_up)
     elif times == len(PAUSES):
         _being_cancelled.discard(task)
@@ -113,7 +113,7 @@ _given_up: "set[asyncio.Task[Any]]" = set()
 
 
 def _let_the_loop_end_without(task: "asyncio.Task[Any]") -> None:
-    """Keep `asyncio.run` and the interpreter from waiting for a task that has been given up: they would never end."""
+    """Hide a given-up task from `asyncio.run` and the interpreter, which would wait for it for ever."""
     unregister: Callable[[object], None] = asyncio._unregister_task  # pyright: ignore - "Extending asyncio" has it
     unregister(task)
     if not _given_up:
@@ -123,7 +123,9 @@ def _let_the_loop_end_without(task: "asyncio.Task[Any]") -> None:
 
 
 def _leave_open() -> None:
-    """Keep the interpreter from closing coroutines that ignore that as well: one that loops would do so for ever."""
+    """Keep the interpreter from closing given-up coroutines at exit: one that ignores `GeneratorExit` in a loop would
+    never end.
+    """
     for task in _given_up:
         cast("Any", task)._log_destroy_pending = False
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(task.get_coro()))
@@ -133,9 +135,10 @@ def _leave_open() -> None:
 
 
 class TrioRun:
-    """One run of an async function on trio. Two scopes pace its cancellation, which trio would repeat at each await.
+    """One run of an async function on trio.
 
-    The outer scope is cancelled; the shield of the inner one is lifted for a moment each time.
+    Trio repeats a cancellation at each await. So the outer scope is cancelled once, and an inner shielded scope lets
+    the cancellation through only for a moment after each pause.
     """
 
     __slots__ = ("_inner", "_outer", "_over", "_pacing", "cancelled", "counts", "give_up", "task", "wanted")
@@ -152,19 +155,19 @@ class TrioRun:
         self._over = False
 
     def cancel(self) -> None:
-        """Cancel the function, at its first await if it has not begun."""
+        """Cancel the function; if it has not started, at its first await."""
         if not self.cancelled:
             self.cancelled = True
             if self._inner is not None:
                 self._begin_to_cancel()
 
     def _begin_to_cancel(self) -> None:
-        import trio  # it is there if its event loop runs, and not needed otherwise
+        import trio  # an optional dependency, installed if its event loop runs
 
         trio.lowlevel.spawn_system_task(self._pace, context=contextvars.Context())
 
     async def run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        """Run the function; a cancellation of this run ends here."""
+        """Run the function, and absorb the cancellation of this run."""
         import trio  # as above
 
         TRIO_RUN.set(self)
@@ -192,7 +195,7 @@ class TrioRun:
             self._outer.cancel()
             for pause in PAUSES:
                 self._inner.shield = False
-                await trio.lowlevel.checkpoint()  # for one that is not waiting right now
+                await trio.lowlevel.checkpoint()  # for a function that is not waiting right now
                 self._inner.shield = True
                 await trio.sleep(pause)
                 if not self.wanted():
@@ -203,18 +206,18 @@ class TrioRun:
 
 
 TRIO_RUN: contextvars.ContextVar[TrioRun | None] = contextvars.ContextVar("starlette_channels_trio_run", default=None)
-"""The run that the running code is part of, on trio."""
+"""The current run, on trio."""
 
 
 # both
 
 
 class CurrentTask(Protocol):
-    """A task of either event loop."""
+    """A task of asyncio or trio."""
 
 
 def current_task() -> CurrentTask | None:
-    """Return the running task of asyncio or trio; `None` outside one."""
+    """Return the running task of asyncio or trio, or `None`."""
     try:
         return asyncio.current_task()
     except RuntimeError:
@@ -228,7 +231,7 @@ def current_task() -> CurrentTask | None:
 
 
 def being_cancelled() -> bool:
-    """Whether the running task is being cancelled, on purpose, by whatever means its event loop has."""
+    """Whether the running task is being cancelled, by a cancel scope, by asyncio or by its `TrioRun`."""
     if anyio.current_effective_deadline() == float("-inf"):
         return True
     try:
@@ -240,12 +243,12 @@ def being_cancelled() -> bool:
 
 
 def is_crash(error: BaseException, task: object = None) -> bool:
-    """Whether what application code let through is its own failure, and concerns nobody else.
+    """Whether an exception raised by application code is a crash of that code only, and must not propagate.
 
-    `task` is the one that ran it, if that is not certain to be the running one: a coroutine that is thrown away gets a
-    `GeneratorExit` too, but then another task runs, or none. A cancellation that reaches a task that nobody cancels is
-    a crash: the code awaited something cancelled. So is `SystemExit`: a client must not be able to stop the server by
-    what makes some parser exit.
+    A cancellation error is a crash if the running task is not being cancelled: the code awaited a cancelled task.
+    `SystemExit` is a crash, so that a client cannot stop the server with input that makes a parser exit.
+    `GeneratorExit` is a crash if `task`, the task of the code, is the running one; otherwise the coroutine is being
+    garbage-collected.
     """
     if isinstance(error, Exception | SystemExit):
         return True
@@ -257,7 +260,7 @@ def is_crash(error: BaseException, task: object = None) -> bool:
 
 
 def alone(error: BaseException) -> BaseException:
-    """Return the only error in an exception group, which is what a task group makes of it; any other as it is."""
+    """Unwrap an exception group with a single error, as a task group raises it; return any other error unchanged."""
     if isinstance(error, BaseExceptionGroup):
         inside = cast("BaseExceptionGroup[BaseException]", error).exceptions
         return alone(inside[0]) if len(inside) == 1 else cast("BaseException", error)

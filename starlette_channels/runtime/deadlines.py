@@ -1,4 +1,4 @@
-"""Which of many things are due, without a timer for each: no clock and no I/O."""
+"""Deadlines of many things without a timer for each; no clock and no I/O."""
 
 import heapq
 import math
@@ -9,9 +9,9 @@ T = TypeVar("T", bound=Hashable)
 
 
 class Deadlines(Generic[T]):
-    """Things with a deadline each, in whole seconds, rounded up: those of one second are due together.
+    """A priority queue of things by deadline, in whole seconds, rounded up.
 
-    Putting and removing cost the same however many there are, but for a second that is new.
+    `put` and `remove` take constant time, except for the first thing of a second.
     """
 
     __slots__ = ("_seconds", "_things", "_when")
@@ -26,13 +26,13 @@ class Deadlines(Generic[T]):
 
     @property
     def next(self) -> int | None:
-        """The earliest deadline, if there is any."""
+        """The earliest deadline, or `None`."""
         while self._seconds and self._seconds[0] not in self._things:
             heapq.heappop(self._seconds)
         return self._seconds[0] if self._seconds else None
 
     def put(self, thing: T, when: float) -> None:
-        """Give a thing its deadline, instead of the one that it may have."""
+        """Set the deadline of a thing, replacing an earlier one."""
         self.remove(thing)
         second = math.ceil(when)
         if second not in self._things:
@@ -42,7 +42,7 @@ class Deadlines(Generic[T]):
         self._when[thing] = second
 
     def remove(self, thing: T) -> None:
-        """Let a thing go; one that has no deadline is no error."""
+        """Remove a thing; one without a deadline is no error."""
         second = self._when.pop(thing, None)
         if second is not None:
             del self._things[second][thing]
@@ -50,7 +50,7 @@ class Deadlines(Generic[T]):
                 del self._things[second]
 
     def take_due(self, now: float) -> list[T]:
-        """Remove what is due, and return it, the earliest first."""
+        """Remove and return the things that are due, earliest first."""
         due: list[T] = []
         while (second := self.next) is not None and second <= now:
             due += self._things[second]

@@ -1,35 +1,35 @@
-"""A look now and then at the handlers that wait, for those that take too long. No handler has a timer of its own."""
+"""Time limits of handlers, checked periodically, so that no handler needs a timer of its own."""
 
 from typing import Protocol
 
 from starlette_channels.runtime.timers import waker_of_this_loop
 
 LOOKS = 16
-"""How often we look in the time that a handler may take."""
+"""Checks within the time limit of a handler."""
 
 
 class WatchedWorker(Protocol):
-    """What handles one letter after the other."""
+    """A worker that handles one message after the other."""
 
     @property
     def is_working(self) -> bool:
-        """Whether it has letters."""
+        """Whether it is handling a message."""
         ...
 
     def overrun(self, seconds: float) -> None:
-        """Give up the letter that is being handled."""
+        """Cancel the handling of the current message, which took longer than `seconds`."""
         ...
 
 
 class Watch:
-    """Watches workers that may take so many seconds for each letter."""
+    """Watches workers with a time limit in seconds for each message."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._since: dict[WatchedWorker, float | None] = {}
 
     def begin(self, worker: WatchedWorker) -> None:
-        """Watch a worker, which has a new letter from now on."""
+        """Watch a worker that starts with a new message."""
         if not self._since:
             waker_of_this_loop().wake(self._seconds / LOOKS, self._look)
         self._since[worker] = None
@@ -47,7 +47,7 @@ class Watch:
 
 
 def watch_of_this_loop(seconds: float) -> Watch:
-    """Return the event loop's watch for handlers that may take so long; it may be called from plain callbacks."""
+    """Return the running event loop's watch for a time limit; may be called from plain callbacks."""
     kept = waker_of_this_loop().kept
     watch: Watch = kept.get(seconds) or kept.setdefault(seconds, Watch(seconds))
     return watch

@@ -1,7 +1,7 @@
-"""The tasks of one client, on asyncio and on trio.
+"""Tasks of one client, on asyncio and trio.
 
-They are started from plain functions and belong to nobody's scope: when a server cancels what it runs for a connection,
-the handlers of that connection are still ended by us, in order. Whoever makes a `Tasks` waits for them in the end.
+They are started from plain functions, outside of any cancel scope: when a server cancels the ASGI call of a connection,
+its handlers still end in order. The creator of a `Tasks` waits for them with `finish`.
 """
 
 import asyncio
@@ -35,21 +35,21 @@ Cancel: TypeAlias = Callable[[], object]
 R = TypeVar("R")
 
 FAILURES = ErrorLog(Counter())
-"""Functions that raised although they must not: there is no service here that could count them."""
+"""Throttles the log lines about spawned functions that raised."""
 
 _NOTHING = nullcontext()
 
 
 class Run(Protocol):
-    """One run of a coroutine: a task of asyncio, or what stands for one of trio."""
+    """One run of a coroutine: an asyncio task, or a `TrioRun`."""
 
     def cancel(self) -> object:
-        """Cancel what it waits for."""
+        """Cancel the run."""
         ...
 
 
 class TaskRun:
-    """One run of an async function on asyncio, from the wish for it to its end; a cancelling of it ends with it."""
+    """One run of an async function on asyncio; it can be cancelled before it starts."""
 
     __slots__ = ("_begun", "cancelled", "counts", "give_up", "task", "wanted")
 
@@ -62,14 +62,14 @@ class TaskRun:
         self._begun = False
 
     def cancel(self) -> None:
-        """Cancel the function, at its first await if it has not begun."""
+        """Cancel the function; if it has not started, at its first await."""
         if not self.cancelled:
             self.cancelled = True
             if self._begun and self.task is not None:
                 cancel_task(self.task, self.counts, self.wanted, self.give_up)
 
     async def run(self, function: Function, args: tuple[Any, ...]) -> None:
-        """Run the function; a cancellation of this run ends here."""
+        """Run the function, and absorb the cancellation of this run."""
         self._begun = True
         self.task = asyncio.current_task()
         if self.cancelled and self.task is not None:
@@ -82,9 +82,9 @@ class TaskRun:
 
 
 class Tasks:
-    """Runs async functions beside each other, in the context of whoever made this, not of whoever starts them.
+    """Runs async functions concurrently, in copies of the context in which this object was created.
 
-    `counts` is where functions are counted that ignore their cancellation.
+    `counts` counts functions that ignore their cancellation.
     """
 
     __slots__ = ("_context", "_counts", "_done", "_loop", "_running", "eager")
@@ -97,10 +97,10 @@ class Tasks:
         self._done: anyio.Event | None = None
         self.eager: bool = sys.version_info >= (3, 12) and self._loop is not None
 
-    # For many short runs: an asyncio task of its own is all that a coroutine costs.
+    # Short runs: nothing but an asyncio task for each coroutine.
 
     def begin(self, coroutine: Coroutine[Any, Any, None]) -> Run:
-        """Run a coroutine: where `eager` is true at once, up to its first wait, else soon; it must not raise.
+        """Run a coroutine, which must not raise: if `eager`, at once up to its first wait, otherwise soon.
 
         Costs less than a microsecond for a coroutine that does not wait.
         """
@@ -109,7 +109,7 @@ class Tasks:
         return self.later(coroutine)
 
     def later(self, coroutine: Coroutine[Any, Any, None]) -> Run:
-        """Run a coroutine soon; it must not raise."""
+        """Run a coroutine, which must not raise, in the next iteration of the event loop."""
         if self._loop is not None:
             return asyncio.Task(coroutine, loop=self._loop, context=self._context.copy())
         run = TrioRun(self._counts)
@@ -117,10 +117,7 @@ class Tasks:
         return run
 
     def interrupt(self, run: Run, wanted: Callable[[], bool], give_up: Callable[[], None]) -> None:
-        """Cancel what a run waits for, again and again while that is wanted: a function may overhear it once.
-
-        One that overhears it each time is given up.
-        """
+        """Cancel a run, again after each pause while `wanted()` is true; if it ignores all attempts, call `give_up`."""
         if not wanted():
             return
         if isinstance(run, asyncio.Task):
@@ -130,21 +127,21 @@ class Tasks:
             run.cancel()
 
     def shield(self) -> AbstractContextManager[object]:
-        """Return what keeps the cancelling of a run away from what is done in it; on asyncio `recover` does that."""
+        """Return a context manager that shields from the cancellation of a run; on asyncio, use `recover` instead."""
         return anyio.CancelScope(shield=True) if self._loop is None else _NOTHING
 
     def recover(self) -> None:
-        """Let the running task wait again, although it has been cancelled: that was meant for something else."""
+        """Reset the cancellation of the running task, so that it can wait again; it was meant for an earlier await."""
         task = asyncio.current_task() if self._loop is not None else None
         while task is not None and task.cancelling():
             task.uncancel()
 
-    # For what may run for long.
+    # Long runs.
 
     def spawn(self, function: Function, *args: Any) -> Cancel:
-        """Run an async function soon; return what cancels it, at its first await if it has not begun.
+        """Run an async function soon; return a function that cancels it. May be called from plain callbacks.
 
-        What it raises is logged. Costs about 6 microseconds on asyncio. May be called from plain callbacks.
+        An exception of the function is logged. Costs about 6 microseconds on asyncio.
         """
         self._running = self._running or set()
         if self._loop is None:
@@ -160,9 +157,9 @@ class Tasks:
         return run.cancel
 
     async def finish(self, seconds: float) -> bool:
-        """Wait until none that was spawned is left; those that take longer are cancelled, and given up in the end.
+        """Wait for all spawned functions; after `seconds`, cancel the rest, and in the end give them up.
 
-        Returns whether all ended by themselves.
+        Returns whether all ended without being cancelled.
         """
         if not self._running:
             return True
@@ -191,7 +188,7 @@ class Tasks:
             self._forget(run)
 
     def _forget(self, run: TaskRun | TrioRun) -> None:
-        """Wait for a run no longer: it is over, or has been given up."""
+        """Remove a run that has ended or been given up."""
         if self._running is not None:
             self._running.discard(run)
             if not self._running:
@@ -201,7 +198,7 @@ class Tasks:
 
 
 class _Attempt(Generic[R]):
-    """One call of application code that somebody waits for: what it returned, raised, or that it was given up."""
+    """One call of application code by `within`: its result, its error, or that it was given up."""
 
     __slots__ = ("_coroutine", "ended", "error", "given_up", "result")
 
@@ -213,7 +210,7 @@ class _Attempt(Generic[R]):
         self.result: R | None = None
 
     async def run(self) -> None:
-        """Run the coroutine, and keep what becomes of it."""
+        """Run the coroutine; keep its result or error."""
         task = current_task()
         try:
             self.result = await self._coroutine
@@ -230,7 +227,7 @@ class _Attempt(Generic[R]):
                 self.ended.set()
 
     def give_up(self) -> None:
-        """Let whoever waits go on."""
+        """Wake `within`, although the coroutine has not ended."""
         self.given_up = True
         if self.ended is not None:
             self.ended.set()
@@ -240,15 +237,15 @@ _OVER: Any = object()
 
 
 class OutOfTime(TimeoutError):
-    """Application code took longer than it may."""
+    """Application code exceeded its time limit."""
 
 
 async def within(seconds: float, counts: Counter[str] | None, coroutine: Coroutine[Any, Any, R]) -> R:
-    """Run application code in a task of its own, and return what it returns; raise what it raises.
+    """Run application code in a task of its own with a time limit; return its result, or raise its error.
 
-    After so many seconds it is cancelled, again after growing pauses if it ignores that, and given up in the end, which
-    is logged, and counted as `cancellation_ignored`. Raises `OutOfTime` unless it has returned all the same. If the
-    caller is cancelled, so is the code, in the same way. What it does to context variables the caller sees.
+    After `seconds` it is cancelled, and given up if it ignores that: this is logged, and counted as
+    `cancellation_ignored`. Raises `OutOfTime`, unless it returns a result after all. If the caller is cancelled, so is
+    the code. Context variables that the code sets are set for the caller.
     """
     attempt = _Attempt(coroutine)
     context = contextvars.copy_context()
@@ -278,8 +275,8 @@ async def within(seconds: float, counts: Counter[str] | None, coroutine: Corouti
         try:
             raise error
         finally:
-            del error  # a cycle of it and this frame would wait for the garbage collector
-    return attempt.result  # pyright: ignore[reportReturnType] - it is there if there is no error
+            del error  # a reference cycle with this frame, garbage for each error
+    return attempt.result  # pyright: ignore[reportReturnType] - set if there is no error
 
 
 def _start_attempt(attempt: _Attempt[Any], context: contextvars.Context, counts: Counter[str] | None) -> Cancel:
@@ -299,7 +296,7 @@ def _start_attempt(attempt: _Attempt[Any], context: contextvars.Context, counts:
 
 
 async def _wait_stubbornly(ended: anyio.Event) -> None:
-    """Wait, whatever cancels the waiting task meanwhile: what it waits for is bounded."""
+    """Wait for an event that is certain to come, and ignore cancellations meanwhile."""
     while not ended.is_set():
         try:
             await ended.wait()
@@ -308,7 +305,7 @@ async def _wait_stubbornly(ended: anyio.Event) -> None:
 
 
 def _start_on_trio(context: contextvars.Context, function: Callable[..., Any], *args: Any) -> None:
-    import trio  # it is there if its event loop runs, and not needed otherwise
+    import trio  # an optional dependency, installed if its event loop runs
 
     trio.lowlevel.spawn_system_task(function, *args, context=context)
 

@@ -1,4 +1,4 @@
-"""Calls at a time to come, with one task for all of an event loop, and none while there is nothing to come."""
+"""Timers: one task for all of an event loop, and none while no timer runs."""
 
 import asyncio
 import contextvars
@@ -13,25 +13,25 @@ import anyio
 from starlette_channels.runtime.tasks import Cancel, Tasks
 
 Awake: TypeAlias = Callable[[float], float | None]
-"""Does what is due at a time, without waiting, and returns when to be called again. It must not raise."""
+"""Called with the time when the timer is due; returns when to be called again, or `None`. It must not raise."""
 
 
 class Waker:
-    """Calls functions when their time has come. One that waits costs an entry in a list."""
+    """The timers of one event loop, in a heap. A timer costs an entry in it."""
 
     def __init__(self, loop: object, clock: Callable[[], float]) -> None:
         self.now: Callable[[], float] = clock
         self.kept: dict[float, Any] = {}
-        """What is to be there as long as there is something to come."""
+        """Objects that live as long as a timer runs, by a number of the caller's."""
         self._loop = loop
-        self._tasks: Tasks = contextvars.Context().run(Tasks)  # not in that of a client which happens to be the first
+        self._tasks: Tasks = contextvars.Context().run(Tasks)  # not in the context of the first client
         self._order = count()
         self._waiting: list[tuple[float, int, Awake]] = []
         self._running = False
         self._sleep: anyio.CancelScope | None = None
 
     def wake(self, seconds: float, awake: Awake) -> Cancel:
-        """Call a function in so many seconds; return what cancels that, at a cost for each one that waits."""
+        """Call a function after `seconds`; return a function that cancels it, in time linear in the timers that run."""
         number = next(self._order)
         heapq.heappush(self._waiting, (self.now() + seconds, number, awake))
         if not self._running:
@@ -45,7 +45,7 @@ class Waker:
         self._waiting = [entry for entry in self._waiting if entry[1] != number]
         heapq.heapify(self._waiting)
         if self._sleep is not None and not self._waiting:
-            self._sleep.cancel()  # the task ends now, not when the time would have come
+            self._sleep.cancel()  # the task ends now, not when the timer would have been due
 
     async def _run(self) -> None:
         try:
@@ -68,23 +68,28 @@ _wakers: dict[object, Waker] = {}
 
 
 def waker_of_this_loop() -> Waker:
-    """Return the event loop's waker, which is to be used at once; it may be called from plain callbacks."""
+    """Return the timers of the event loop; do not keep them. It may be called from plain callbacks."""
     loop, clock = _loop_and_clock()
     return _wakers.get(loop) or _wakers.setdefault(loop, Waker(loop, clock))
 
 
 def call_later(seconds: float, function: Callable[[float], None]) -> Cancel:
-    """Call a plain function, with the time, in so many seconds; return what cancels that.
+    """Call a plain function, with the time, after `seconds`; return a function that cancels it.
 
-    On asyncio no task waits for it, so the function runs outside of any: what asks for the running task, as much of
-    anyio does, is for a task that it starts with `Tasks`. Trio has no timers but tasks, so there the waker calls it.
+    On asyncio it is called outside of any task, so most of anyio cannot be used in it: start a task with `Tasks`.
+    Trio has no timers without a task, so there the `Waker` calls it.
     """
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return waker_of_this_loop().wake(seconds, function)
-    # Not in the context of a client which happens to be the first.
+    # Not in the context of the first client.
     return loop.call_later(seconds, lambda: function(loop.time()), context=contextvars.Context()).cancel
+
+
+def clock_of_this_loop() -> Callable[[], float]:
+    """Return the clock of the event loop, on asyncio and trio; a call of it costs a tenth of `anyio.current_time`."""
+    return _loop_and_clock()[1]
 
 
 def _loop_and_clock() -> tuple[object, Callable[[], float]]:

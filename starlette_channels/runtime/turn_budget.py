@@ -9,17 +9,26 @@ have much to send: it has a queue of its own.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
+import anyio
 from anyio.lowlevel import RunVar
+
+T = TypeVar("T")
 
 TURN_SECONDS = 0.003
 """So long one turn of the event loop deals with messages: half of it with those that wait, half with new ones."""
 
+LONGEST_TURN_SECONDS = 8 * TURN_SECONDS
+"""So long it may be if all else takes long as well: then short turns would only make those wait longer who wait."""
+
 MOST_AT_ONCE = 192
-"""So many messages are dealt with in one turn at most, however little they cost."""
+"""So many messages are dealt with in `TURN_SECONDS` at most, however little they cost."""
+
+AT_ONCE = 4
+"""So much of what one client has begun goes on in a row before others have their turn."""
 
 EVENTS_AT_ONCE = 16
 """So many messages and control frames of one client are dealt with in one turn."""
@@ -48,8 +57,8 @@ class Turns:
     """The budget of each turn of one event loop. What a message costs is measured, not assumed."""
 
     __slots__ = (
-        *("_began", "_clock", "_cost", "_fresh", "_least", "_marked", "_measured", "_own", "_rest"),
-        *("_room", "_scheduled", "_soon", "left"),
+        *("_began", "_clock", "_cost", "_ended", "_fresh", "_least", "_longest", "_marked", "_measured", "_own"),
+        *("_rest", "_room", "_scheduled", "_seconds", "_soon", "left"),
     )
 
     def __init__(
@@ -57,18 +66,21 @@ class Turns:
         soon: Callable[[Callable[[], None]], object],
         clock: Callable[[], float] = time.perf_counter,
         least_cost: float = TURN_SECONDS / MOST_AT_ONCE,
+        longest: float = LONGEST_TURN_SECONDS,
     ) -> None:
         self.left: int = 0
         """Messages that may be dealt with before `goes_on` is asked: whoever takes one subtracts it."""
         self._soon = soon
         self._clock = clock
         self._least = least_cost
+        self._longest = longest
         self._cost = max(least_cost, TURN_SECONDS / 32)
         self._fresh: deque[Waiting] = deque()
         self._rest: deque[Waiting] = deque()
         self._scheduled = False
         self._room = 0
-        self._began = self._marked = self._own = 0.0
+        self._seconds = TURN_SECONDS
+        self._began = self._marked = self._ended = self._own = 0.0
         self._measured = 0
 
     def goes_on(self) -> bool:
@@ -84,7 +96,7 @@ class Turns:
             self._soon(self._turn)
         if self.left < -1:  # large messages count as several
             self._room += self.left + 1
-        if self._room <= 0 or now - self._began >= TURN_SECONDS:
+        if self._room <= 0 or now - self._began >= self._seconds:
             self.left = 0
             return False
         self.left = min(self._window, self._room) - 1
@@ -106,7 +118,7 @@ class Turns:
     @property
     def _allowance(self) -> int:
         """How many messages fit into one turn."""
-        return max(1, min(MOST_AT_ONCE, int(TURN_SECONDS / self._cost)))
+        return max(1, int(min(MOST_AT_ONCE * self._seconds / TURN_SECONDS, self._seconds / self._cost)))
 
     @property
     def _window(self) -> int:
@@ -127,10 +139,11 @@ class Turns:
                     done += self._fresh.popleft().visit(1)
                 else:
                     done += self._rest.popleft().visit(min(share - done, EVENTS_AT_ONCE))
-                if done >= share or self._clock() - now >= TURN_SECONDS / 2:
+                if done >= share or self._clock() - now >= self._seconds / 2:
                     break
         finally:
-            self._own, self._measured = self._clock() - now, done
+            self._ended = self._clock()
+            self._own, self._measured = self._ended - now, done
             self._began = now
             room = max(0, room - done)
             self.left = min(self._window, room)
@@ -144,12 +157,54 @@ class Turns:
         self._marked = self._clock()
 
     def _learn(self, now: float) -> None:
+        """Take note of what a message has cost, and of how long all else has taken since the last turn began."""
+        self._seconds = TURN_SECONDS
         if self._measured:
+            self._seconds = min(max(TURN_SECONDS, (self._marked - self._ended) / 2), self._longest)
             cost = (self._own + now - self._marked) / self._measured
             # The processor may have been somebody else's meanwhile, so one measurement may only double it.
             self._cost += LEARNING * (min(cost, 4 * self._cost) - self._cost)
             self._cost = max(self._cost, self._least)
             self._measured = 0
+
+
+class Room:
+    """What waits until there is time for more of what a client has begun: letters of a channel, ends of channels."""
+
+    __slots__ = ("_granted", "_visited")
+
+    def __init__(self) -> None:
+        self._granted = 0
+        self._visited = anyio.Event()
+
+    async def wait(self, turns: Turns) -> int:
+        """Return how much may go on, as soon as something may."""
+        turns.enter(self, fresh=False)
+        await self._visited.wait()
+        return self._granted
+
+    def visit(self, most: int) -> int:
+        """Let some of it go on."""
+        self._granted = max(1, min(most, AT_ONCE))
+        self._visited.set()
+        return self._granted
+
+
+async def in_turns(many: Iterable[T], act: Callable[[T], object]) -> None:
+    """Call a function for one after the other, out of the budget of each turn.
+
+    While there is time, nothing waits. Much at once, such as the ends of all channels of a thousand clients that a
+    proxy has dropped, takes as many turns as it needs.
+    """
+    turns, room = turns_of_this_loop(), 0
+    for one in many:
+        if room:
+            room -= 1
+        else:
+            turns.left -= 1
+            if turns.left < 0 and not turns.goes_on():
+                room = await Room().wait(turns) - 1
+        act(one)
 
 
 class Pace:
@@ -192,6 +247,7 @@ def _turns_of_this_trio() -> Turns:
         import trio  # it is there if its event loop runs, and not needed otherwise
 
         # Its order is random, so what a message costs cannot be measured.
-        turns = Turns(trio.lowlevel.current_trio_token().run_sync_soon, least_cost=TURN_SECONDS / 16)
+        soon = trio.lowlevel.current_trio_token().run_sync_soon
+        turns = Turns(soon, least_cost=TURN_SECONDS / 16, longest=TURN_SECONDS)
         _turns_of_trio.set(turns)
         return turns

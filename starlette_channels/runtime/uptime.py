@@ -1,14 +1,14 @@
-"""A clock for what happens between processes, and for who was there first."""
+"""Monotonic clock that includes the time in which the machine sleeps, for the order of commands and connections."""
 
 import time
 
 if hasattr(time, "CLOCK_BOOTTIME"):
 
     def uptime() -> float:
-        """Return seconds of any origin. They go on while the machine sleeps, where the system has such a clock (Linux).
+        """Return seconds from an arbitrary origin. On Linux, they include the time in which the machine sleeps.
 
-        `time.monotonic` stands still then: a command that was said meanwhile would seem older than a connection that
-        was there before.
+        `time.monotonic` stops meanwhile: a command sent by another process in that time would seem older than a
+        connection that existed before.
         """
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 

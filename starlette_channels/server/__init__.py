@@ -1,1 +1,1 @@
-"""What concerns the whole server: drain, signals, workers, readiness, and the files for clients."""
+"""The whole server: drain, stop signals, workers, readiness, and the files for clients."""

@@ -1,4 +1,4 @@
-"""What is answered over HTTP to requests that are no transport's: the client's files, and what there is to say."""
+"""Plain HTTP requests: the files of the JavaScript client, readiness, and errors for all else."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,15 +23,15 @@ CLIENT_FILES = {
     "presence.d.ts": TYPESCRIPT,
     "shared.js": JAVASCRIPT,
 }
-"""The files, and their content types. `mimetypes` would ask the machine: its registry or `mime.types` may say that
-JavaScript is plain text, and no browser runs a module of that type."""
+"""Files and content types. `mimetypes` depends on the machine: its registry or `mime.types` may say that JavaScript is
+plain text, and browsers do not run modules of that type."""
 
 NOT_SNIFFED = {"x-content-type-options": "nosniff"}
 UNCACHED = {"cache-control": "no-store"}
 
 
 class Pages:
-    """Answers requests; `path` is that of the WebSocket."""
+    """The responses to HTTP requests; `path` is that of the WebSocket."""
 
     def __init__(self, path: TransportPath, check_origin: OriginCheck, service: Service) -> None:
         self._path = path
@@ -40,7 +40,7 @@ class Pages:
         self._static = StaticFiles(directory=Path(__file__).parent.parent / "static")
 
     def readiness(self, has_started: Callable[[], bool]) -> Response:
-        """Return the answer to whoever asks whether clients may be sent here."""
+        """Return 200 if a load balancer may send clients here, else 503."""
         if self._service.closing:
             return PlainTextResponse("draining", 503, {**UNCACHED, "retry-after": str(self._service.retry_after)})
         if not has_started():
@@ -48,7 +48,7 @@ class Pages:
         return PlainTextResponse("ready", headers=UNCACHED)
 
     async def __call__(self, scope: Scope) -> Response:
-        """Return the answer to a request."""
+        """Return the response to a request."""
         response = await self._answer(scope)
         response.headers.update(NOT_SNIFFED)
         return response
@@ -59,7 +59,7 @@ class Pages:
             response = await self._static.get_response(name, scope)
             if "content-type" in response.headers:  # an answer 304 has none
                 response.headers["content-type"] = CLIENT_FILES[name]
-            # Pages of other origins may import the client, and get a new one when the server is upgraded.
+            # Pages of other origins may import the client; after an upgrade of the server they get the new one.
             response.headers.update({"access-control-allow-origin": "*", "cache-control": "no-cache"})
             return response
         if self._path.match(scope) is None:

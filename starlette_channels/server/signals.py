@@ -1,7 +1,7 @@
-"""What is done before the server obeys a signal that tells it to stop.
+"""Stop signals: clients are drained before the server gets a signal that tells it to stop.
 
-Servers act on such a signal at once; uvicorn then closes all connections before the application hears of it. So our
-handler takes the place of theirs, and hands the signal on when those who asked for it are ready.
+Servers act on such a signal at once: uvicorn closes all connections before the application hears of it. So our handler
+takes the place of theirs, and raises the signal again for them when the drain is over.
 """
 
 import signal
@@ -24,98 +24,98 @@ if sys.platform == "win32":
     SIGNALS += (signal.SIGBREAK,)
 
 SAME_ORDER_SECONDS = 2.0
-"""A SIGTERM that follows so soon is the same order heard twice: from systemd, say, and from uvicorn's supervisor."""
+"""A SIGTERM that follows so soon is the same order sent twice: by systemd, say, and by uvicorn's supervisor."""
 
 
-class Farewell(Protocol):
-    """Something to do before the server stops."""
+class Drainable(Protocol):
+    """What is drained before the server stops."""
 
     async def drain(self, *, at_once: bool = False) -> None:
-        """Do it, in its own time or at once."""
+        """Send all clients away, in batches or at once."""
         ...
 
-    def hurry(self) -> None:
-        """Bring it to an end now."""
+    def abort(self) -> None:
+        """Close everything now."""
         ...
 
 
 class StopSignals:
-    """Holds signals back from the handlers that were there before; one for the whole process.
+    """Holds stop signals back from the handlers that were installed before; one for the whole process.
 
-    The first is held until all farewells are said; a second one brings them to an end.
+    The first signal is held until everything is drained; a second one aborts the drain.
     """
 
     def __init__(self) -> None:
-        self._farewells: dict[Farewell, Hub] = {}
+        self._drainables: dict[Drainable, Hub] = {}
         self._handlers: dict[int, Callable[[int, FrameType | None], Any] | int] = {}
         self._held: list[int] = []
         self._since = 0.0
 
     @contextmanager
-    def held_for(self, farewell: Farewell, hub: Hub) -> Generator[None]:
-        """Hold signals back for a farewell while the block runs; only the main thread hears of any."""
+    def held_until_drained(self, drainable: Drainable, hub: Hub) -> Generator[None]:
+        """Hold signals back while the block runs; only the main thread gets any."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self._farewells[farewell] = hub
+        self._drainables[drainable] = hub
         if not self._handlers:
             self._install()
         try:
             yield
         finally:
-            self._farewells.pop(farewell, None)
-            if not self._farewells:
-                self._hand_on()
+            self._drainables.pop(drainable, None)
+            if not self._drainables:
+                self._release()
 
     def _install(self) -> None:
         for number in SIGNALS:
             handler = signal.getsignal(number)
             if callable(handler) or handler is signal.SIG_DFL:
                 self._handlers[number] = handler
-                signal.signal(number, self._hear)
+                signal.signal(number, self._handle)
 
-    def _hear(self, number: int, _: FrameType | None) -> None:
-        """Take a signal, in the middle of anything: the event loop decides what is done about it."""
-        hub = next(reversed(self._farewells.values()))
-        if not hub.run_later(self._obey, number):
-            self._hand_on(number)
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        """Handle a signal: it may come in the middle of anything, so the event loop does the rest."""
+        hub = next(reversed(self._drainables.values()))
+        if not hub.run_later(self._drain_or_abort, number):
+            self._release(number)
 
-    def _obey(self, number: int) -> None:
+    def _drain_or_abort(self, number: int) -> None:
         if not self._held:
             self._held, self._since = [number], time.monotonic()
-            Tasks().spawn(self._say_farewells, self._is_urgent(number))
+            Tasks().spawn(self._drain, self._is_urgent(number))
         elif number != signal.SIGTERM or time.monotonic() > self._since + SAME_ORDER_SECONDS:
-            for farewell in self._farewells:
-                farewell.hurry()
-            self._hand_on(number)
+            for drainable in self._drainables:
+                drainable.abort()
+            self._release(number)
 
-    async def _say_farewells(self, at_once: bool) -> None:
+    async def _drain(self, at_once: bool) -> None:
         try:
             async with anyio.create_task_group() as tasks:
-                for farewell in self._farewells:
-                    tasks.start_soon(partial(farewell.drain, at_once=at_once))
+                for drainable in self._drainables:
+                    tasks.start_soon(partial(drainable.drain, at_once=at_once))
         finally:
-            self._hand_on()
+            self._release()
 
-    def _hand_on(self, *more: int) -> None:
-        """Put the handlers back that were there before, and let them hear what has been held."""
+    def _release(self, *more: int) -> None:
+        """Restore the handlers that were installed before, and raise the signals that were held."""
         handlers, self._handlers = self._handlers, {}
         held, self._held = [*self._held, *more], []
         for number, handler in handlers.items():
-            if signal.getsignal(number) == self._hear:
+            if signal.getsignal(number) == self._handle:
                 signal.signal(number, handler)
         for number in held:
             signal.raise_signal(number)
 
     def _is_urgent(self, number: int) -> bool:
-        """Whether somebody waits: who pressed Ctrl-C, uvicorn's `--reload`, or a server that cannot be held back.
+        """Whether somebody waits: Ctrl-C was pressed, uvicorn runs with `--reload`, or the server cannot be held back.
 
-        That is one that hears of the signal from its event loop, as hypercorn does on asyncio.
+        A server cannot be held back if its event loop handles the signal, as hypercorn's does on asyncio.
         """
         handler = self._handlers.get(number)
-        heard = getattr(handler, "__name__", "").endswith("sighandler_noop")
+        is_in_loop = getattr(handler, "__name__", "").endswith("sighandler_noop")
         config = getattr(getattr(handler, "__self__", None), "config", None)
-        return heard or number == signal.SIGINT or bool(getattr(config, "reload", False))
+        return is_in_loop or number == signal.SIGINT or bool(getattr(config, "reload", False))
 
 
 STOP_SIGNALS = StopSignals()

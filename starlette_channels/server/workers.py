@@ -1,4 +1,4 @@
-"""How many processes serve the application: what one of them holds in memory, the others do not have."""
+"""Several workers without a broker are refused: what one holds in memory, the others do not have."""
 
 import inspect
 import logging
@@ -7,7 +7,7 @@ from typing import Any
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 BOOT_FAILED = 3
-"""The exit code by which uvicorn and gunicorn know that a new worker would fail as well: they stop then."""
+"""The exit code that makes uvicorn and gunicorn stop, instead of starting a new worker that would fail as well."""
 
 
 def refuse_several_workers() -> None:
@@ -25,10 +25,10 @@ def refuse_several_workers() -> None:
 
 
 def count_workers() -> int:
-    """Return how many workers the server runs that is loading this code; 1 if none does, or it cannot be seen.
+    """Return the number of workers of the server that is loading this code; 1 if there is no server, or it is unknown.
 
-    Environment and command line say less: they are inherited by what is no worker, and not the only way to ask for
-    workers.
+    It is read from the frames of the server. The environment and the command line are not reliable: other processes
+    inherit them, and workers can be configured elsewhere.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -42,7 +42,7 @@ def count_workers() -> int:
 
 
 def _in_uvicorn(names: dict[str, Any]) -> int | None:
-    """Read the settings that uvicorn has handed to its worker; with `--reload` there is one, whatever they say."""
+    """Read the settings of uvicorn's worker; with `--reload` there is one worker, whatever they say."""
     config = names.get("config")
     if config is None:
         return None

@@ -1,16 +1,16 @@
 """Transports: how a connection reaches its client."""
 
 HANGING_SECONDS = 0.1
-"""How long a client may not take what is sent before what waits counts against it: a burst alone is no reason."""
+"""Time without progress after which a client with a full queue counts as slow; a burst alone is no reason."""
 
 STEP_SECONDS = HANGING_SECONDS / 10
-"""We wait in such steps. When the event loop stalls, only one of them counts, and whoever was ready has a turn."""
+"""That time passes in such steps: when the event loop stalls, it is only one of them, and clients have a turn."""
 
 TURNS_TO_READ = 10
-"""So many steps we wait before a client counts as silent: the event loop reads meanwhile what it may have sent."""
+"""Steps before a silent client is closed: meanwhile the event loop reads what may lie in the socket."""
 
 BEHIND_BYTES = 65_536
-"""When so much waits, the client is behind; servers and kernels keep about as much below us."""
+"""A client with so many bytes queued is behind with reading; servers and kernels buffer about as much below us."""
 
 CLOSE_SECONDS = 2.0
-"""How long the last frames and the close may take to leave."""
+"""Time for the last frames and the close to be sent."""

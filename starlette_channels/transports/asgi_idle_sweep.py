@@ -1,4 +1,4 @@
-"""Silence: one sweep for all portable transports of an event loop finds the clients that say nothing any more."""
+"""Idle timeouts of the portable transport: one timer for all clients of an event loop."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from starlette_channels.runtime.tasks import Cancel
 
 SLOWEST_SWEEP = 5.0
+"""Seconds between two sweeps at most."""
 
 
-class Listening(Protocol):
-    """A transport that listens to a client."""
+class IdleClient(Protocol):
+    """A client that may be silent only for so long."""
 
     @property
     def idle_seconds(self) -> float:
@@ -22,29 +23,29 @@ class Listening(Protocol):
         ...
 
     def check_silence(self, now: float) -> None:
-        """Look whether the client has been silent for too long. It may run outside of any task."""
+        """Close the client if it has been silent for too long. It may be called outside of any task."""
         ...
 
 
-class SilenceWatch:
-    """Sweeps. A transport costs it an entry in a set, and nothing when it has ended."""
+class AsgiIdleSweep:
+    """Looks for silent clients now and then. A client costs an entry in a set; without clients there is no timer."""
 
     __slots__ = ("_cancel", "_next", "_transports")
 
     def __init__(self) -> None:
-        self._transports: set[Listening] = set()
+        self._transports: set[IdleClient] = set()
         self._next: float | None = None
         self._cancel: Cancel | None = None
 
-    def add(self, transport: Listening) -> None:
-        """Watch a client."""
+    def add(self, transport: IdleClient) -> None:
+        """Begin to look at a client."""
         self._transports.add(transport)
         now, seconds = anyio.current_time(), pause(transport.idle_seconds)
         if self._next is None or self._next > now + seconds:
             self._begin(now, seconds)
 
-    def remove(self, transport: Listening) -> None:
-        """Watch a client no longer."""
+    def remove(self, transport: IdleClient) -> None:
+        """Stop looking at a client."""
         self._transports.discard(transport)
         if not self._transports:
             self._stop()
@@ -61,25 +62,25 @@ class SilenceWatch:
             self._cancel = None
 
     def _sweep(self, now: float) -> None:
-        self._cancel = None  # it is over
+        self._cancel = None  # the timer has fired
         self._begin(now, pause(min(one.idle_seconds for one in self._transports)))
         for transport in tuple(self._transports):
             transport.check_silence(now)
 
 
 def pause(idle_seconds: float) -> float:
-    """Return how long to wait from one sweep to the next."""
+    """Return the seconds from one sweep to the next."""
     return min(idle_seconds / 8, SLOWEST_SWEEP)
 
 
-_watch: RunVar[SilenceWatch] = RunVar("starlette_channels_silence")
+_idle_sweep: RunVar[AsgiIdleSweep] = RunVar("starlette_channels_idle_sweep")
 
 
-def silence_watch_of_this_loop() -> SilenceWatch:
-    """Return the event loop's watch, on asyncio and trio."""
+def idle_sweep_of_this_loop() -> AsgiIdleSweep:
+    """Return the event loop's idle sweep, on asyncio and trio."""
     try:
-        return _watch.get()
+        return _idle_sweep.get()
     except LookupError:
-        watch = SilenceWatch()
-        _watch.set(watch)
-        return watch
+        sweep = AsgiIdleSweep()
+        _idle_sweep.set(sweep)
+        return sweep

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
@@ -15,98 +16,107 @@ from starlette_channels.connection.transport import Transport
 from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.runtime.tasks import Cancel, Tasks
-from starlette_channels.runtime.turn_budget import Pace, Turns, turns_of_this_loop
-from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, HANGING_SECONDS, STEP_SECONDS, TURNS_TO_READ
-from starlette_channels.transports.asgi_idle_sweep import silence_watch_of_this_loop
-from starlette_channels.transports.asgi_writer import sweeper_of_this_loop
-from starlette_channels.transports.send_queue import ONE_BY_ONE, OneByOne, SendQueue
+from starlette_channels.runtime.timers import clock_of_this_loop
+from starlette_channels.runtime.turn_budget import SELDOM_BYTES, Pace, turns_of_this_loop
+from starlette_channels.transports import BEHIND_BYTES, CLOSE_SECONDS, STEP_SECONDS, TURNS_TO_READ
+from starlette_channels.transports.asgi_idle_sweep import idle_sweep_of_this_loop
+from starlette_channels.transports.asgi_writer import CloseMessage, SendItem, writer_of_this_loop
+from starlette_channels.transports.send_queue import ONE_BY_ONE, SendQueue
+from starlette_channels.transports.slow_client import SlowClientCheck
+from starlette_channels.transports.state import TransportState
 from starlette_channels.wire.messages import Frame, frame_size
+
+if TYPE_CHECKING:
+    from starlette_channels.pubsub.hub import Outlet, Writer
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
+OPEN, CLOSING, ABORTING, CLOSED = TransportState
+
 MESSAGES_IN_A_ROW = 16
-"""So many of one client are dealt with before others have their turn."""
+"""So many messages of one client are read before other tasks run."""
 
 SLOWEST = 1_000_000
-"""Bytes per second. A frame that leaves slower hangs; through ASGI we see it leave as a whole only."""
+"""Bytes per second. A frame that takes longer hangs; ASGI does not say how much of it has been sent."""
 
 
 class WebSocketTransport:
-    """Frames to and from one client. A writer task exists only while frames wait."""
+    """Frames to and from one client.
 
-    outlet: OneByOne = ONE_BY_ONE
+    The ASGI call of the server reads. On asyncio the writer of the event loop sends, and a client has a queue and a
+    task to send only while the server does not take what is sent. On trio that task exists while frames are sent.
+    """
+
+    __slots__ = (
+        *("leaving", "state", "send"),  # what a broadcast needs of each client, side by side in memory
+        "_behind",
+        "_cancel_send",
+        "_clock",
+        "_connection",
+        "_error_log",
+        "_leaving_bytes",
+        "_limits",
+        "_pace",
+        "_paused",
+        "_postponed",
+        "_progress",
+        "_queue",
+        "_reading",
+        "_shared_writer",
+        "_silence_check",
+        "_slow_check",
+        "__weakref__",
+        "heard",
+        "outlet",
+        "tasks",
+    )
+
     shelf: None = None
 
     def __init__(self, send: Send, tasks: Tasks, limits: Bounds, error_log: ErrorLog) -> None:
         self.tasks: Tasks = tasks
-        self.writer: Callable[[Frame], None] = self.write
-        self._send = send
+        self.send: Send = send
+        self.state: TransportState = OPEN
         self._limits = limits
         self._error_log = error_log
-        self._outbox: SendQueue[Frame] | None = None
         self._connection: Connection | None = None
-        self._behind = False
-        self._leaving: Frame | None = None
+        self._clock = clock_of_this_loop()
+        self.heard: float = self._clock()
+        # Sending.
+        self._shared_writer = writer_of_this_loop()
+        self.outlet: Outlet = self._shared_writer or ONE_BY_ONE
+        self.leaving: SendItem | None = None
         self._leaving_bytes = 0
-        self._sweeper = sweeper_of_this_loop()
-        self._flushing = False
-        self._abandoned = False
         self._cancel_send: Cancel | None = None
-        self._suspected = False
-        self._relieved = False
-        self._closing: tuple[int, str] | None = None
-        self._gone = False
-        self.disconnected: bool = False
-        self.heard: float = anyio.current_time()
-        self._paused = False
-        self._in_a_row = 0
+        self._queue: SendQueue[SendItem] | None = None
+        self._behind = False
+        self._slow_check: SlowClientCheck | None = None
+        # Reading.
         self._reading: anyio.CancelScope | None = None
-        self._progress: anyio.Event | None = None
-        self._waits = False  # for the client, to send or to take something
-        self._suspected_silent = False
+        self._paused = False
         self._pace: Pace | None = None
-        self._turn: anyio.Event | None = None
+        self._postponed: Frame | None = None
+        self._silence_check: float | None = None
+        self._progress: anyio.Event | None = None
 
-    # What the connection calls.
-
-    def write(self, frame: Frame, place: Place | None = None) -> None:
-        """Queue a frame. A client that does not take what is sent is closed with 1008 once too much waits for it."""
-        if self._gone or self._closing is not None:
-            return
-        if not self._flushing and self._outbox is None:  # nothing waits, so this leaves next
-            self._leaving, self._leaving_bytes = frame, frame_size(frame)
-            if self._leaving_bytes > BEHIND_BYTES:
-                self._note_whether_behind()
-            self._start_flush()
-            return
-        if self._waiting_bytes > self._limits.outbox_bytes and not self._suspected:
-            self._suspected = True
-            self.tasks.spawn(self._watch_slow_client)
-        if self._outbox is None:
-            self._outbox = SendQueue(self._limits.outbox_bytes, self._error_log.counts)
-        self._outbox.add(frame, frame_size(frame), place)
-        self._note_whether_behind()
-        self._start_flush()
+    # Called by the connection.
 
     @property
-    def _waiting_bytes(self) -> int:
-        return self._leaving_bytes + (self._outbox.bytes if self._outbox is not None else 0)
+    def writer(self) -> "Writer":
+        """What the outlet knows this client by."""
+        return self.write if self._shared_writer is None else self
 
-    def _note_whether_behind(self) -> None:
-        """Let the channels know that they may drop something now, or need not any more."""
-        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > BEHIND_BYTES
-        if behind is not self._behind and self._connection is not None:
-            self._behind = behind
-            (self._connection.hold if behind else self._connection.flow)()
+    def write(self, frame: Frame, place: Place | None = None) -> None:
+        """Send a frame behind those before. A client for which too much waits is closed with 1008."""
+        if self.state is OPEN:
+            self._send_soon(frame, place)
 
     def close(self, code: int, reason: str = "") -> None:
         """Send what is queued, then close. The first call decides."""
-        if self._gone or self._closing is not None:
-            return
-        self._closing = (code, reason)
-        self._start_flush()
-        if self._reading is not None:
-            self._reading.cancel()
+        if self.state is OPEN:
+            self.state = CLOSING
+            self._send_soon(CloseMessage(code, reason))
+            self._stop_reading()
 
     def unfetched(self) -> None:
         """Nothing is lost by closing: what is queued goes first."""
@@ -118,78 +128,84 @@ class WebSocketTransport:
     def resume(self) -> None:
         """Read again."""
         self._paused = False
+        self.heard = self._clock()
         self._note_progress()
 
     # Reading.
 
-    async def read(self, receive: Receive, connection: Connection) -> None:
-        """Hand the client's messages to its connection until one side closes, or the client is silent for too long."""
-        self._connection = connection
-        turns, watch = turns_of_this_loop(), silence_watch_of_this_loop()
-        watch.add(self)
-        try:
-            await self._read_until_end(receive, connection, turns)
-        finally:
-            watch.remove(self)
+    async def read(self, receive: Receive, connection: Connection) -> bool:
+        """Hand the client's messages to its connection until one side closes; return whether the client did.
 
-    async def _read_until_end(self, receive: Receive, connection: Connection, turns: Turns) -> None:
-        with anyio.CancelScope() as self._reading:
-            while self._closing is None:
-                await self._wait_for_room()
-                self._waits = True
-                message = await receive()
-                self._waits = False
-                self.heard = anyio.current_time()
-                if message["type"] == "websocket.disconnect":
-                    self.disconnected = True
-                    self._lose()
-                    return
-                turns.left -= 1
-                is_late = turns.left < 0 and not turns.goes_on()
-                if is_late or turns.is_crowded:
-                    await self._wait_for_turn(turns, is_late=is_late)
-                # Servers may send both keys, one of them empty.
-                text: str | None = message.get("text")
-                frame: Frame = message["bytes"] if text is None else text
-                if len(frame) >= HEAVY:
-                    turns.left -= len(frame) // HEAVY
-                connection.receive(frame)
-                await self._let_others_go_on()
-
-    async def _let_others_go_on(self) -> None:
-        """Give way now and then: servers hand over what they have in store without a wait."""
-        self._in_a_row += 1
-        if self._in_a_row == MESSAGES_IN_A_ROW:
-            self._in_a_row = 0
-            await anyio.lowlevel.checkpoint()
-
-    async def _wait_for_turn(self, turns: Turns, *, is_late: bool) -> None:
-        """Wait until the event loop has time for a message, because others have sent many.
-
-        Servers hand over what they have in store at once, so a client with much of it would always be the next. What is
-        left of a turn is for clients that send seldom.
+        A client that is silent for too long is closed.
         """
-        self._pace = self._pace or Pace()
-        fresh = self._pace.is_fresh(self.heard)
-        if is_late or not fresh:
-            self._turn = anyio.Event()
-            turns.enter(self, fresh=fresh)
-            await self._turn.wait()
+        self._connection = connection
+        idle_sweep = idle_sweep_of_this_loop()
+        idle_sweep.add(self)
+        try:
+            with anyio.CancelScope() as self._reading:
+                return await self._read_until_end(receive, connection)
+            return False
+        finally:
+            idle_sweep.remove(self)
+
+    async def _read_until_end(self, receive: Receive, connection: Connection) -> bool:
+        turns, clock = turns_of_this_loop(), self._clock
+        in_a_row = 0
+        while self.state is OPEN:
+            if self._paused or self._leaving_bytes:
+                await self._wait_for_room()
+            message = await receive()
+            self.heard = now = clock()
+            if self._postponed is not None:
+                await self._wait_for_turn()
+            if message["type"] == "websocket.disconnect":
+                self._end()
+                return True
+            # Servers may send both keys, one of them empty.
+            text: str | None = message.get("text")
+            frame: Frame = message["bytes"] if text is None else text
+            turns.left -= 1 if len(frame) < HEAVY else 1 + len(frame) // HEAVY
+            is_late = turns.left < 0 and not turns.goes_on()
+            if is_late or turns.is_crowded:
+                self._pace = self._pace or Pace()
+                is_fresh = len(frame) <= SELDOM_BYTES and self._pace.is_fresh(now)
+                if is_late or not is_fresh:
+                    self._postponed = frame
+                    turns.enter(self, fresh=is_fresh)
+                    continue
+            connection.receive(frame)
+            in_a_row += 1
+            if in_a_row == MESSAGES_IN_A_ROW:  # servers hand over what they have in store without a wait
+                in_a_row = 0
+                await anyio.lowlevel.checkpoint()
+        return False
 
     def visit(self, most: int) -> int:
-        """Let the reader go on with its message."""
-        if self._turn is not None:
-            self._turn.set()
-            self._turn = None
-        return 1
+        """Handle the message for which there was no time left in an earlier turn of the event loop.
+
+        Servers hand over what they have in store at once, so a client with much of it would always be the next.
+        """
+        frame, self._postponed = self._postponed, None
+        if frame is None or self._connection is None:
+            return 0
+        if self.state is OPEN:
+            self._connection.receive(frame)
+        self._note_progress()
+        return 1 + len(frame) // HEAVY
+
+    async def _wait_for_turn(self) -> None:
+        while self._postponed is not None:
+            await self._wait_for_progress()
 
     async def _wait_for_room(self) -> None:
         """Wait while handlers are too far behind, or the client is with reading what it asked for."""
         while self._paused or self._waiting_bytes > self._limits.outbox_bytes // 2:
-            self._waits = not self._paused
             await self._wait_for_progress()
-            self._waits = False
-            self.heard = anyio.current_time()
+            self.heard = self._clock()
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
 
     # Silence.
 
@@ -200,129 +216,167 @@ class WebSocketTransport:
 
     def check_silence(self, now: float) -> None:
         """Close if the client has been silent for too long, and what it has sent has been read."""
-        if self._waits and not self._suspected_silent and now - self.heard >= self._limits.idle_seconds:
-            self._suspected_silent = True
+        if self._is_silent(now) and self._silence_check != self.heard:
+            self._silence_check = self.heard
             self.tasks.spawn(self._read_first, self.heard)
 
+    def _is_silent(self, now: float) -> bool:
+        is_listened_to = self.state is OPEN and not self._paused and self._postponed is None
+        return is_listened_to and now - self.heard >= self._limits.idle_seconds
+
     async def _read_first(self, heard: float) -> None:
-        """Close a client that has been silent since then, and goes on to be.
+        """Close a client that has been silent since `heard`, unless the event loop reads something of it now.
 
         Its messages may lie unread in the socket, or in a queue of the server: the process may have been blocked, or
         suspended. So the event loop has some turns to read them.
         """
         for _ in range(TURNS_TO_READ):
             await anyio.sleep(STEP_SECONDS)
-        self._suspected_silent = False
-        if self._closing is not None or self._gone or self.heard != heard or not self._waits:
-            return
-        if self._waiting_bytes:
-            self._give_up_on_slow_client()
+        if self.heard != heard or not self._is_silent(self._clock()):
+            self._silence_check = None
+        elif self._waiting_bytes:
+            self._abort_slow_client()
         else:
             text, seconds = "Connection closed: nothing from the client for %g seconds", self._limits.idle_seconds
             self._error_log.note("idle_timeout", logger, text, seconds, level=logging.INFO)
             self.close(1002, "idle_timeout")
 
-    # Writing.
+    # Sending: the writer of the event loop, or a task of this client.
 
-    def _start_flush(self) -> None:
-        if self._flushing:
-            return
-        self._flushing = True
-        if self._sweeper is not None:
-            self._sweeper.add(self)
+    def _send_soon(self, item: SendItem, place: Place | None = None) -> None:
+        if place is not None:
+            hash(place)  # raises TypeError here, where the caller of `push` sees it
+        if self._shared_writer is None or (self.leaving is not None and self._shared_writer.is_idle):
+            self.enqueue(item, place)
         else:
-            self._cancel_send = self.tasks.spawn(self.flush)
+            self._shared_writer.send(self, item, place)
 
-    def waits(self, cancel: Cancel) -> None:
-        """Take note that the client does not take what is sent, for now."""
+    def enqueue(self, item: SendItem, place: Place | None = None) -> None:
+        """Queue an item behind what is leaving, or have it sent in a task of its own if nothing is."""
+        if self.state is ABORTING or self.state is CLOSED:
+            return
+        if self.leaving is None:
+            self._leave(item)
+            self._cancel_send = self.tasks.spawn(self.flush)
+        else:
+            self._queue = self._queue or SendQueue(self._limits.outbox_bytes, self._error_log.counts)
+            self._queue.add(item, _size(item), place)
+            if self._is_over_limit and self._slow_check is None and self.state is OPEN:
+                self._slow_check = SlowClientCheck(sys.maxsize)
+                self.tasks.spawn(self._watch_slow_client, self._slow_check)
+        self._note_whether_behind()
+
+    def suspended(self, item: SendItem, cancel: Cancel) -> None:
+        """Note that the server has not taken an item at once; `cancel` ends the send."""
+        if self.leaving is None:
+            self._leave(item)
         self._cancel_send = cancel
+        self._note_whether_behind()
 
     async def flush(self) -> None:
-        """Send what waits, and the close after it; then there is no writer until something waits again."""
+        """Send what is leaving and what is queued behind it; on an error the client is gone."""
         try:
-            frame = self._turn_to_next() if self._leaving is None else self._leaving
-            while frame is not None:
-                await self._send({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
-                frame = self._turn_to_next()
-            if self._closing is not None and not self._abandoned:
-                await self._send_close(*self._closing)
-                self._gone = True
+            if self.state is CLOSED:
+                self.leaving = None
+            while self.leaving is not None and self._cancel_send is not None:
+                if isinstance(self.leaving, CloseMessage):
+                    code, reason = self.leaving
+                    await self.send({"type": "websocket.close", "code": code, "reason": reason})
+                    self._end()
+                else:
+                    key = "text" if isinstance(self.leaving, str) else "bytes"
+                    await self.send({"type": "websocket.send", key: self.leaving})
+                self.sent()
         except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
-            logger.debug("The client is gone: %r", error)
-            self._lose()
+            self.lose(error)
         finally:
-            self._flushing = self._abandoned = False
-            self._leaving, self._leaving_bytes = None, 0
-            self._cancel_send = None
-            if self._closing is not None and not self._gone:
-                self._start_flush()  # this writer was cancelled in the middle of a frame, but the close is still to go
-            if self._progress is not None:
-                self._note_progress()
+            self.stopped()
 
-    def _turn_to_next(self) -> Frame | None:
-        """Take note that a frame has left, and return the one that leaves next."""
-        self._leaving, self._leaving_bytes = None, 0
-        if self._outbox:
-            self._leaving = self._outbox.pop()
-            self._leaving_bytes = frame_size(self._leaving)
-            if not self._outbox:
-                self._outbox = None
+    def sent(self) -> None:
+        """Note that what was leaving has been taken, and turn to what is next."""
+        if self.state is ABORTING and self._cancel_send is None:
+            return  # the close is sent by another task: this one has been cancelled
+        self.leaving, self._leaving_bytes = None, 0
+        if self._queue is not None:
+            self._leave(self._queue.pop())
+            if not self._queue:
+                self._queue = None
         if self._behind:
             self._note_whether_behind()
-        if self._suspected:
-            self._relieved = self._relieved or self._waiting_bytes <= self._limits.outbox_bytes
-        if self._progress is not None:
-            self._note_progress()
-        return self._leaving
+        if not self._is_over_limit:
+            self._slow_check = None
+        self._note_progress()
 
-    async def _watch_slow_client(self) -> None:
-        """Give up on a client for which too much waits and no less after a moment, or after what a large frame needs.
+    def stopped(self) -> None:
+        """Note that the task that was sending ends."""
+        was_cancelled = self.leaving is not None
+        self.leaving, self._leaving_bytes, self._cancel_send = None, 0, None
+        if self.state is ABORTING and self._queue is not None:
+            self._leave(self._queue.pop())
+            self._queue = None
+            self._cancel_send = self.tasks.spawn(self.flush)
+        elif was_cancelled:  # with the event loop
+            self._end()
+        self._note_progress()
 
-        A burst alone is no reason, nor is a second one after the first has left, nor a server that was busy.
-        """
-        while self._waiting_bytes > self._limits.outbox_bytes and self._closing is None:
-            before, self._relieved = self._waiting_bytes, False
-            waited = 0.0
-            while waited < HANGING_SECONDS + min(self._leaving_bytes / SLOWEST, CLOSE_SECONDS):
-                await anyio.sleep(STEP_SECONDS)
-                waited += STEP_SECONDS
-            if self._waiting_bytes >= before and not self._relieved and self._closing is None:
-                self._give_up_on_slow_client()
-        self._suspected = False
+    def _leave(self, item: SendItem) -> None:
+        self.leaving, self._leaving_bytes = item, _size(item)
 
-    async def _send_close(self, code: int, reason: str) -> None:
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+    @property
+    def _waiting_bytes(self) -> int:
+        return self._leaving_bytes + (self._queue.bytes if self._queue is not None else 0)
 
-    def _give_up_on_slow_client(self) -> None:
-        """Drop what waits, and close; the writer hangs in the middle of a frame, so it is cancelled."""
-        self._error_log.note("slow_client", logger, "Connection closed with 1008: %d bytes wait", self._waiting_bytes)
-        self._forget_what_waits()
-        self._closing = (1008, "slow_client")
-        self._abandoned = self._flushing
-        self._start_flush()
-        if self._cancel_send is not None:
-            self._cancel_send()
-        if self._reading is not None:
-            self._reading.cancel()
+    @property
+    def _is_over_limit(self) -> bool:
+        return self._waiting_bytes > self._limits.outbox_bytes
+
+    def _note_whether_behind(self) -> None:
+        """Tell the channels that they may drop something now, or need not any more."""
+        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > BEHIND_BYTES
+        if behind is not self._behind and self._connection is not None:
+            self._behind = behind
+            (self._connection.hold if behind else self._connection.flow)()
+
+    async def _watch_slow_client(self, check: SlowClientCheck) -> None:
+        """Abort a client for which too much waits and no less after a moment, or after what a large frame needs."""
+        while check is self._slow_check and self.state is OPEN:
+            if check.is_confirmed(self._waiting_bytes, min(self._leaving_bytes / SLOWEST, CLOSE_SECONDS)):
+                self._abort_slow_client()
+                return
+            await anyio.sleep(STEP_SECONDS)
 
     # Ending.
 
-    def _lose(self) -> None:
-        self._gone = True
-        self._forget_what_waits()
-        if self._reading is not None:
-            self._reading.cancel()
+    def _abort_slow_client(self) -> None:
+        """Drop what is queued, and close; the task that sends hangs in the middle of a frame, so it is cancelled."""
+        self._error_log.note("slow_client", logger, "Connection closed with 1008: %d bytes wait", self._waiting_bytes)
+        self.state = ABORTING
+        self._queue = SendQueue(self._limits.outbox_bytes, self._error_log.counts)
+        self._queue.add(CloseMessage(1008, "slow_client"), 0)
+        cancel, self._cancel_send = self._cancel_send, None
+        if cancel is not None:
+            cancel()
+        self._stop_reading()
+
+    def lose(self, error: Exception) -> None:
+        """Note that a send has failed: the client is gone."""
+        logger.debug("The client is gone: %r", error)
+        self._end()
+
+    def _end(self) -> None:
+        self.state = CLOSED
+        self._queue = self._slow_check = None
+        self._stop_reading()
         self._note_progress()
 
-    def _forget_what_waits(self) -> None:
-        self._leaving = self._outbox = None
-
-    async def finished(self) -> None:
-        """Wait until the last frame and the close have left, for as long as that may take."""
+    async def closed(self) -> None:
+        """Wait until the last frame and the close have been sent, for as long as that may take."""
+        await anyio.lowlevel.checkpoint()  # what is logged with the writer is sent, or leaving
         with anyio.move_on_after(CLOSE_SECONDS):
-            while self._flushing:
+            while self.leaving is not None or self.state is CLOSING:
                 await self._wait_for_progress()
-        self._gone = True
+        self._end()
+        self._connection = None  # the two would keep each other until the garbage collector comes
         if self._cancel_send is not None:
             self._cancel_send()
 
@@ -334,6 +388,10 @@ class WebSocketTransport:
     async def _wait_for_progress(self) -> None:
         self._progress = self._progress or anyio.Event()
         await self._progress.wait()
+
+
+def _size(item: SendItem) -> int:
+    return 0 if isinstance(item, CloseMessage) else frame_size(item)
 
 
 async def serve_websocket(
@@ -348,16 +406,17 @@ async def serve_websocket(
     transport = WebSocketTransport(send, tasks, limits, error_log)
     connection = connect(transport)
     over = anyio.Event()
+    is_client_gone = False
 
     async def end() -> None:
         try:
             await connection.end()
-            await transport.finished()
+            await transport.closed()
         finally:
             over.set()
 
     try:
-        await transport.read(receive, connection)
+        is_client_gone = await transport.read(receive, connection)
     except Exception as error:  # noqa: BLE001 - it is logged
         error_log.note("transport_failed", logger, "The connection failed", cause=error)
         transport.close(1011, "transport_failed")
@@ -369,7 +428,7 @@ async def serve_websocket(
         tasks.spawn(end)
         await _wait_for_end(over, connection)
         await tasks.finish(limits.shutdown_seconds)
-    if not transport.disconnected:
+    if not is_client_gone:
         forget_what_comes(receive)
 
 

@@ -1,91 +1,170 @@
-"""Writing to many clients in one task, on asyncio.
+"""The writer of the portable transport on asyncio: one task sends to all clients of an event loop.
 
-A broadcast makes a thousand clients writable at once. Sending to one hardly ever waits, so one task that sends to all
-of them in a row costs a tenth of a task for each. When a send does wait, its task stays with that client, and another
-sweeps on: a client that does not read holds up nobody.
+A broadcast is one entry of a log, with all its recipients. A send hardly ever suspends, so one task that goes through
+the log costs a tenth of a task for each client. When a send does suspend, its task stays with that client, and another
+task goes on with the rest: a client that does not read holds up nobody.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from operator import length_hint
+from typing import NamedTuple, Protocol, TypeAlias
 
 from anyio.lowlevel import RunVar
+from starlette.types import Send
+
+from starlette_channels.channels.backpressure import Place
+from starlette_channels.transports.state import TransportState
+from starlette_channels.wire.messages import Frame
+
+CLOSED = TransportState.CLOSED
 
 
-class Writable(Protocol):
-    """A client with frames to send."""
+class CloseMessage(NamedTuple):
+    """The close of a WebSocket, which is queued behind its last frame."""
+
+    code: int
+    reason: str
+
+
+SendItem: TypeAlias = Frame | CloseMessage
+
+
+class Recipient(Protocol):
+    """A client, as the writer sees it."""
+
+    send: Send
+    state: TransportState
+    leaving: SendItem | None
+    """What the server has been given and has not taken yet; whatever comes is queued behind it."""
+
+    def enqueue(self, item: SendItem, place: Place | None = None) -> None:
+        """Queue an item behind what is leaving, or have it sent in a task of its own if nothing is."""
+        ...
+
+    def suspended(self, item: SendItem, cancel: Callable[[], object]) -> None:
+        """Note that the server has not taken an item at once; `cancel` ends the send."""
+        ...
+
+    def sent(self) -> None:
+        """Note that what was leaving has been taken."""
+        ...
 
     async def flush(self) -> None:
-        """Send what waits. It must not raise."""
+        """Send what is queued. It must not raise."""
         ...
 
-    def waits(self, cancel: Callable[[], object]) -> None:
-        """Take note that a send does wait; `cancel` ends that."""
+    def lose(self, error: Exception) -> None:
+        """Note that a send has failed: the client is gone."""
+        ...
+
+    def stopped(self) -> None:
+        """Note that the task that was sending ends."""
         ...
 
 
-class Turn:
-    """One task's turn at sweeping; it ends when the task is left to a client."""
+class WriterTask:
+    """One task of the writer, and the client that it sends to at the moment."""
 
-    __slots__ = ("client", "task")
+    __slots__ = ("recipient", "task")
 
     def __init__(self) -> None:
-        self.client: Writable | None = None
+        self.recipient: Recipient | None = None
         self.task: asyncio.Task[None] | None = None
 
 
-class Sweeper:
-    """Flushes clients in the order in which they were added. One serves all transports of an event loop."""
+class SharedWriter:
+    """Sends to the clients of one event loop, in the order of the log."""
 
-    __slots__ = ("_clients", "_loop", "_turn")
+    __slots__ = ("_current", "_item", "_log", "_loop", "_place", "_recipients")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._clients: deque[Writable] = deque()
-        self._turn: Turn | None = None
+        self._log: deque[tuple[Sequence[Recipient], SendItem, Place | None]] = deque()
+        self._recipients: Iterator[Recipient] = iter(())  # those of the entry that is being sent
+        self._item: SendItem = ""
+        self._place: Place | None = None
+        self._current: WriterTask | None = None
 
-    def add(self, client: Writable) -> None:
-        """Flush a client soon."""
-        self._clients.append(client)
-        if self._turn is None:
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything in the log has been sent, or is in the queues of the clients."""
+        return not self._log and not length_hint(self._recipients)
+
+    def spread(self, writers: Sequence[Recipient], frame: Frame) -> None:
+        """Log one frame for many clients."""
+        self._log.append((writers, frame, None))
+        if self._current is None:
+            self._start()
+
+    def send(self, recipient: Recipient, item: SendItem, place: Place | None = None) -> None:
+        """Log a frame, or the close, for one client."""
+        self._log.append(((recipient,), item, place))
+        if self._current is None:
             self._start()
 
     def _start(self) -> None:
-        self._turn = Turn()
-        self._turn.task = self._loop.create_task(self._sweep(self._turn))
-        self._loop.call_soon(self._move_on, self._turn)  # after the first step of the task
+        self._current = current = WriterTask()
+        current.task = asyncio.Task(self._write(current), loop=self._loop)
+        self._loop.call_soon(self._after_first_step, current)
 
-    async def _sweep(self, turn: Turn) -> None:
-        while self._turn is turn and self._clients:
-            turn.client = self._clients.popleft()
-            await turn.client.flush()
-        if self._turn is turn:
-            self._turn = None
+    async def _write(self, current: WriterTask) -> None:
+        while self._current is current:
+            item = self._item
+            key, is_close = "text" if isinstance(item, str) else "bytes", isinstance(item, CloseMessage)
+            for recipient in self._recipients:
+                if recipient.leaving is not None or recipient.state is CLOSED or is_close:
+                    recipient.enqueue(item, self._place)
+                    continue
+                current.recipient = recipient
+                try:
+                    await recipient.send({"type": "websocket.send", key: item})
+                except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
+                    recipient.lose(error)
+                except asyncio.CancelledError:
+                    recipient.stopped()
+                    raise
+                if self._current is not current:  # another task writes to the others
+                    recipient.sent()
+                    await recipient.flush()
+                    return
+            if not self._log:
+                self._current = None
+                self._forget()
+                return
+            recipients, self._item, self._place = self._log.popleft()
+            self._recipients = iter(recipients)
 
-    def _move_on(self, turn: Turn) -> None:
-        """Leave a task that has not come to its end in one step to the client that it waits for."""
-        if self._turn is not turn:
+    def _after_first_step(self, task: WriterTask) -> None:
+        """Leave a task that has been suspended to the client that it sends to, and go on in another one."""
+        if self._current is not task:
             return
-        if turn.client is not None and turn.task is not None:
-            turn.client.waits(turn.task.cancel)
-        self._turn = None
-        if self._clients:
+        self._current = None
+        if task.recipient is not None and task.task is not None and not task.task.done():
+            task.recipient.suspended(self._item, task.task.cancel)
+        if self.is_idle:
+            self._forget()
+        else:
             self._start()
 
+    def _forget(self) -> None:
+        """Keep no reference to the last entry and its clients."""
+        self._recipients, self._item, self._place = iter(()), "", None
 
-_sweeper: RunVar[Sweeper] = RunVar("starlette_channels_sweeper")
+
+_writer: RunVar[SharedWriter] = RunVar("starlette_channels_writer")
 
 
-def sweeper_of_this_loop() -> Sweeper | None:
-    """Return the event loop's sweeper; `None` on trio, where every send is a task's own business."""
+def writer_of_this_loop() -> SharedWriter | None:
+    """Return the event loop's writer; `None` on trio, where each client has a task of its own to send."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return None
     try:
-        return _sweeper.get()
+        return _writer.get()
     except LookupError:
-        sweeper = Sweeper(loop)
-        _sweeper.set(sweeper)
-        return sweeper
+        writer = SharedWriter(loop)
+        _writer.set(writer)
+        return writer

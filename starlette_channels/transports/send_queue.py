@@ -1,4 +1,4 @@
-"""What waits for a client that is behind with reading, and what of it may be dropped."""
+"""The send queue of a client that is behind with reading, from which policies may drop frames."""
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class SendQueue(Generic[T]):
-    """Frames in order, each with its size in bytes; pure, and bounded as far as the policies of their channels allow.
+    """Frames in order, each with its size in bytes; bounded as far as the policies of their channels allow.
 
-    What is dropped is counted: `dropped_stale` if a later frame stands for the same, `dropped_oldest` if there was no
-    room. Everything costs the same however much waits.
+    Dropped frames are counted: `dropped_stale` if a later frame has the same key, `dropped_oldest` if the queue was
+    full. All operations take constant time.
     """
 
     __slots__ = ("_ageing", "_counts", "_frames", "_latest", "_limit", "_number", "bytes")
@@ -33,15 +33,15 @@ class SendQueue(Generic[T]):
 
     @property
     def is_full(self) -> bool:
-        """Whether more waits than should, although nothing more may be dropped."""
+        """Whether more bytes are queued than the limit."""
         return self.bytes > self._limit
 
     def add(self, frame: T, size: int, place: Place | None = None) -> None:
-        """Put a frame behind the others, and drop those that it makes superfluous, or for which there is no room.
+        """Append a frame, and drop older ones that it replaces, or for which there is no room.
 
-        Raises `TypeError` for a key that cannot be one of a dict.
+        Raises `TypeError` for an unhashable key.
         """
-        older = None if place is None or place.key is None else self._latest.get(place)  # raises for no key at all
+        older = None if place is None or place.key is None else self._latest.get(place)  # raises for an unhashable key
         self._number += 1
         self._frames[self._number] = frame, size, place
         self.bytes += size
@@ -57,23 +57,23 @@ class SendQueue(Generic[T]):
             self._drop(self._ageing.popleft(), "dropped_oldest")
 
     def pop(self) -> T:
-        """Take the oldest frame; raises `KeyError` if there is none."""
+        """Remove and return the oldest frame; raises `KeyError` if there is none."""
         number, (frame, size, place) = self._frames.popitem(last=False)
         self.bytes -= size
         if place is not None and place.key is None:
-            self._ageing.popleft()  # what is dropped is the oldest as well, so this is the first of them
+            self._ageing.popleft()  # it is the oldest of them: dropping begins there, too
         elif place is not None and self._latest.get(place) == number:
             del self._latest[place]
         return frame
 
     def drain(self) -> list[T]:
-        """Take all frames."""
+        """Remove and return all frames."""
         frames = [frame for frame, _, _ in self._frames.values()]
         self.clear()
         return frames
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all frames."""
         self._frames.clear()
         self._latest.clear()
         self._ageing.clear()
@@ -86,10 +86,10 @@ class SendQueue(Generic[T]):
 
 
 class OneByOne:
-    """An outlet for clients each of which has an outbox of its own."""
+    """An outlet that writes to one client after the other."""
 
     def spread(self, writers: Sequence[Callable[[Frame], None]], frame: Frame) -> None:
-        """Queue a frame for every client."""
+        """Write a frame to every client."""
         for write in writers:
             write(frame)
 

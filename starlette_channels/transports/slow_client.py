@@ -12,9 +12,9 @@ class SlowClientCheck:
         self._waiting_bytes = waiting_bytes
         self._steps = 0
 
-    def is_confirmed(self, waiting_bytes: int) -> bool:
-        """Look again after one more step."""
+    def is_confirmed(self, waiting_bytes: int, extra_seconds: float = 0.0) -> bool:
+        """Look again after one more step; `extra_seconds` is the time that a large frame takes on its way."""
         self._steps += 1
         if waiting_bytes < self._waiting_bytes:
             self._waiting_bytes, self._steps = waiting_bytes, 0
-        return self._steps * STEP_SECONDS >= HANGING_SECONDS
+        return self._steps * STEP_SECONDS >= HANGING_SECONDS + extra_seconds

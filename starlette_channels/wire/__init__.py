@@ -1,1 +1,1 @@
-"""Messages on the wire: serializers, payload types, topics, and the protocol. No I/O, no clock."""
+"""The wire format: messages, serializers, payload types, topics and the protocol. No I/O, no clock."""

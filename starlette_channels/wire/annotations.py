@@ -1,6 +1,6 @@
-"""Annotations: what a type is made of, and who can decode its parts: msgspec, pydantic, or attrs.
+"""Annotations: the parts of a type, and the library that decodes each: msgspec, pydantic or attrs.
 
-Neither pydantic nor attrs is imported here. Who has a class of theirs in an annotation has imported them.
+Neither pydantic nor attrs is imported here: an application with their classes in an annotation has imported them.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ QUALIFIERS = ("Required", "NotRequired", "ReadOnly", "Final", "ClassVar", "InitV
 
 
 class Parts(Flag):
-    """What there is somewhere inside of a type, as far as msgspec alone does not decode it, or pydantic alone."""
+    """Parts of a type, at any depth, that decide whether msgspec or pydantic alone can decode it."""
 
     NOTHING = 0
     PYDANTIC = 1
@@ -28,7 +28,7 @@ class Parts(Flag):
     CONVERTERS = 4
     """An attrs class with converters."""
     NOT_PYDANTIC = 8
-    """What pydantic cannot decode, or would not check: a `Struct`, an attrs class, `msgspec.Meta`."""
+    """Types that pydantic cannot decode, or constraints that it ignores: a `Struct`, an attrs class, `msgspec.Meta`."""
 
     METADATA = 16
     """Metadata for pydantic, outside of pydantic's own classes."""
@@ -39,7 +39,7 @@ class Parts(Flag):
 
 
 class Field(NamedTuple):
-    """One field of a class, as the wire and the constructor have it."""
+    """A field of a class."""
 
     name: str
     """The name of the attribute."""
@@ -48,31 +48,31 @@ class Field(NamedTuple):
     key: str
     """The name in JSON."""
     type: Any
-    """What it is decoded from."""
+    """The type to decode before the constructor is called."""
     required: bool
 
 
 class Fields(NamedTuple):
-    """The fields of a class that its constructor takes, and how they are laid out in JSON."""
+    """The constructor of a class, its fields, and their layout in JSON."""
 
     made: Callable[..., Any]
     fields: tuple[Field, ...]
     options: Mapping[str, Any]
-    """The options of a `Struct` that is laid out in the same way."""
+    """The options of a `Struct` with the same layout."""
 
 
 def is_class(annotation: Any) -> TypeGuard[type[Any]]:
-    """Whether an annotation is a class; `list[int]` is none."""
+    """Whether an annotation is a class; `list[int]` is not."""
     return isinstance(annotation, type) and get_origin(annotation) is None
 
 
 def is_alias(annotation: Any) -> bool:
-    """Whether an annotation is `type Name = ...`; older Pythons have no such class."""
+    """Whether an annotation is `type Name = ...`; by name, because older Pythons lack the class."""
     return type(annotation).__name__ == "TypeAliasType"
 
 
 def alias_value(annotation: Any) -> Any:
-    """Return what an alias stands for, its parameters filled in; anything else as it is."""
+    """Return the value of an alias with its type parameters substituted; any other annotation unchanged."""
     if is_alias(annotation):
         return annotation.__value__
     origin: Any = get_origin(annotation)
@@ -98,17 +98,17 @@ def unwrapped(annotation: Any) -> Any:
 
 def _bound(variable: TypeVar) -> Any:
     if variable.__constraints__:
-        return Union[variable.__constraints__]  # noqa: UP007 - they are known at run time only
+        return Union[variable.__constraints__]  # noqa: UP007 - known at run time only
     return Any if variable.__bound__ is None else variable.__bound__
 
 
 def is_union(annotation: Any) -> bool:
-    """Whether an annotation is a union, however it is spelt."""
+    """Whether an annotation is `Union[...]`, `Optional[...]` or `... | ...`."""
     return get_origin(annotation) in (Union, types.UnionType)
 
 
 def is_pydantic_class(annotation: Any) -> bool:
-    """Whether a class validates by itself: a pydantic model or dataclass, or a type made for pydantic."""
+    """Whether a class is a pydantic model, dataclass or custom type."""
     bare: Any = get_origin(annotation) or annotation
     return is_class(bare) and (
         hasattr(bare, "__pydantic_validator__")
@@ -126,7 +126,7 @@ def is_pydantic_metadata(metadata: object) -> bool:
 
 
 def is_check(metadata: object) -> bool:
-    """Whether metadata in `Annotated` is of annotated-types, documentation excepted."""
+    """Whether metadata in `Annotated` is a constraint of annotated-types."""
     if is_pydantic_metadata(metadata):
         return False
     kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(metadata).__mro__}
@@ -136,22 +136,22 @@ def is_check(metadata: object) -> bool:
 
 
 def is_old_typed_dict(annotation: Any) -> bool:
-    """Whether it is a `typing.TypedDict` of a Python before 3.12, which pydantic refuses."""
+    """Whether an annotation is a `typing.TypedDict` before Python 3.12, which pydantic refuses."""
     return sys.version_info < (3, 12) and type(annotation) is type(_Empty)
 
 
 class _Empty(typing.TypedDict):
-    """A typed dict, for the class of it."""
+    """A typed dict, for its metaclass."""
 
 
 def is_typed_dict(annotation: Any) -> bool:
-    """Whether it is a class of typed dicts, of `typing` or `typing_extensions`."""
+    """Whether an annotation is a `TypedDict` of `typing` or `typing_extensions`."""
     bare: Any = get_origin(annotation) or annotation
     return is_class(bare) and hasattr(bare, "__total__") and issubclass(bare, dict)
 
 
 def is_required(typed_dict: Any, name: str, hint: Any) -> bool:
-    """Whether a typed dict must have a key. Its hint counts more: with postponed annotations, the class is mistaken."""
+    """Whether a key of a typed dict is required. The hint decides: with postponed annotations, the class is wrong."""
     while get_origin(hint) is Annotated:
         hint = hint.__origin__
     qualifier = getattr(get_origin(hint), "_name", None)
@@ -161,7 +161,7 @@ def is_required(typed_dict: Any, name: str, hint: Any) -> bool:
 
 
 def parts_of(annotation: Any) -> Parts:
-    """Return what is inside of a type. A type that contains itself is no trouble; hints that cannot be read are."""
+    """Return the parts of a type; it may contain itself. Raises as `typing.get_type_hints` for undefined names."""
     return _parts(annotation, set())
 
 
@@ -216,13 +216,13 @@ def _parts_of_class(bare: type[Any]) -> Parts:
 
 
 def _dataclass_defaults(bare: type[Any]) -> Iterator[object]:
-    """Yield the defaults of a dataclass: pydantic looks for its own `Field(...)` there as well."""
+    """Yield the defaults of a dataclass, where pydantic accepts `Field(...)` as well."""
     for one in getattr(bare, "__dataclass_fields__", {}).values():
         yield one.default
 
 
 def _refuse_meta_in_pydantic(annotation: Any, seen: set[int]) -> None:
-    """Refuse a pydantic class with constraints of msgspec in it: pydantic would ignore them without a word."""
+    """Raise `TypeError` for a pydantic class with constraints of msgspec, which pydantic would silently ignore."""
     bare: Any = get_origin(annotation) or annotation
     if id(bare) in seen:
         return
@@ -238,7 +238,7 @@ def _refuse_meta_in_pydantic(annotation: Any, seen: set[int]) -> None:
 
 
 def _children(annotation: Any) -> Iterator[Any]:
-    """Yield the types directly inside of a type: arguments, and fields."""
+    """Yield the type arguments and the types of the fields of a type."""
     bare: Any = get_origin(annotation) or annotation
     if is_class(bare) and not is_union(annotation) and has_fields(bare):
         yield from hints_of(annotation).values()
@@ -249,7 +249,7 @@ def _children(annotation: Any) -> Iterator[Any]:
 
 
 def has_fields(bare: type[Any]) -> bool:
-    """Whether it is a class with fields whose types are known."""
+    """Whether a class has typed fields."""
     return (
         issubclass(bare, Struct)
         or hasattr(bare, "__dataclass_fields__")
@@ -260,7 +260,7 @@ def has_fields(bare: type[Any]) -> bool:
 
 
 def hints_of(annotation: Any) -> dict[str, Any]:
-    """Return the types of a class's fields, the parameters of a generic one filled in."""
+    """Return the types of a class's fields, with the type parameters of a generic class substituted."""
     bare: Any = get_origin(annotation) or annotation
     hints = typing.get_type_hints(bare, include_extras=True)
     filled: dict[Any, Any] = {}
@@ -271,7 +271,7 @@ def hints_of(annotation: Any) -> dict[str, Any]:
 
 
 def _fill(annotation: Any, filled: dict[Any, Any]) -> None:
-    """Note what the type variables of a class and of its bases stand for."""
+    """Add the values of the type variables of a class and its bases to `filled`."""
     bare: Any = get_origin(annotation) or annotation
     parameters: Iterable[Any] = getattr(bare, "__parameters__", ())
     for variable, argument in zip(parameters, get_args(annotation), strict=False):
@@ -282,7 +282,7 @@ def _fill(annotation: Any, filled: dict[Any, Any]) -> None:
 
 
 def substituted(annotation: Any, filled: Mapping[Any, Any]) -> Any:
-    """Return a type with its type variables replaced."""
+    """Return a type with its type variables substituted."""
     if isinstance(annotation, TypeVar):
         return filled.get(annotation, annotation)
     parameters = getattr(annotation, "__parameters__", ())
@@ -323,7 +323,7 @@ def _fields_of_struct(bare: type[Struct], hints: Mapping[str, Any]) -> Fields:
 
 def _fields_of_attrs(bare: Any, hints: Mapping[str, Any]) -> Fields:
     nothing = sys.modules["attr"].NOTHING
-    # Where there is a converter, attrs annotates the argument with what the converter takes, if it says so.
+    # attrs annotates the argument of a field with a converter with the type that the converter takes, if known.
     arguments: Mapping[str, Any] = getattr(bare.__init__, "__annotations__", {})
     fields: list[Field] = []
     for one in bare.__attrs_attrs__:

@@ -1,8 +1,8 @@
-"""Conversions: decoding of types that msgspec alone does not decode, or would not check.
+"""Conversions: decoding of types that msgspec alone cannot decode, or whose constraints it would not check.
 
-Such a type is replaced, wherever it stands inside of another, by a stand-in: a class that msgspec hands to its
-`dec_hook`. What pydantic decodes alone goes to its `TypeAdapter` as a whole. The rest is taken apart here: classes
-field by field, unions member by member.
+Inside of an annotation, each such type is replaced by a stand-in class, for which msgspec calls its `dec_hook`. A type
+that pydantic can decode as a whole goes to a `TypeAdapter`. Any other is split here: classes field by field, unions
+member by member.
 """
 
 from collections.abc import Callable
@@ -30,44 +30,42 @@ from starlette_channels.wire.annotations import (
 from starlette_channels.wire.pydantic_adapters import Adapter, Misfit
 
 FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
-"""What a converter or a constructor may raise for a value that does not fit."""
+"""Errors of a converter or constructor that mean that the value does not fit."""
 
 MISSING: Any = object()
 
 MAX_FAILURES = 20_000
-"""So many types are tried in vain for the unions inside of one: where a union contains itself, they double with each
-level.
-"""
+"""Failed attempts to decode members of nested unions; in a union that contains itself, they double with each level."""
 
 _failures: ContextVar[list[None] | None] = ContextVar("_failures", default=None)
 
 
 class _StandInType(type):
-    """The class of stand-ins. msgspec asks whether what was decoded is an instance: it need not be one."""
+    """Metaclass of stand-ins: any decoded value passes msgspec's `isinstance` check."""
 
     def __instancecheck__(cls, _: object) -> bool:
         return True
 
 
 class StandIn(metaclass=_StandInType):
-    """Stands for a type in what msgspec decodes; `take` makes the value of decoded JSON, or raises `Misfit`."""
+    """Replaces a type in an annotation; `take` converts decoded JSON to a value, or raises `Misfit`."""
 
     take: ClassVar[Callable[[Any], Any]]
     adapter: ClassVar[Adapter | None] = None
 
 
 def is_stand_in(wanted: Any) -> bool:
-    """Whether a type is a stand-in for another."""
+    """Whether a type is a stand-in."""
     return type(wanted) is _StandInType
 
 
 def take(stand_in: Any, value: Any) -> Any:
-    """Make the value of a stand-in: msgspec's `dec_hook`."""
+    """Convert decoded JSON to the type of a stand-in: msgspec's `dec_hook`."""
     return stand_in.take(value)
 
 
 def misfit(error: msgspec.MsgspecError) -> Misfit:
-    """Return what does not fit, from an error of msgspec; the paths inside and outside of a stand-in are joined."""
+    """Convert an error of msgspec to a `Misfit`, joining the paths outside and inside of a stand-in."""
     cause, text = error.__cause__, str(error)
     if isinstance(cause, Misfit) and text.startswith(cause.text):
         return Misfit(cause.text, _split(text[len(cause.text) :])[1] + cause.path)
@@ -80,21 +78,21 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def type_for_msgspec(annotation: Any) -> Any:
-    """Return a type that msgspec decodes with `take` as its `dec_hook`: the annotation itself if nothing is special.
+    """Return an annotation that msgspec can decode with `take` as `dec_hook`: the same one if nothing is special.
 
-    Raises `TypeError` for what nobody can decode.
+    Raises `TypeError` for a type that cannot be decoded.
     """
     return Rewriting().rewrite(annotation)
 
 
 class Rewriting:
-    """The rewriting of one annotation. It remembers the classes that it has met, which may contain themselves."""
+    """Rewrites one annotation; it remembers the classes in it, which may contain themselves."""
 
     def __init__(self) -> None:
         self._known: dict[Any, Any] = {}
 
     def rewrite(self, annotation: Any) -> Any:
-        """Return an annotation with stand-ins for what is special in it."""
+        """Return an annotation with stand-ins for its special parts."""
         parts = parts_of(annotation)
         if not parts & Parts.SPECIAL:
             refuse_unknown_types(annotation)
@@ -124,13 +122,13 @@ class Rewriting:
         arguments = tuple(one if one is Ellipsis else self.rewrite(one) for one in get_args(annotation))
         origin: Any = get_origin(annotation)
         if origin is None or not arguments:
-            raise TypeError(f"{annotation} is no type that JSON can be decoded to")
+            raise TypeError(f"{annotation}: JSON cannot be decoded to this type")
         wanted = origin[arguments]
         refuse_unknown_types(wanted)
         return wanted
 
     def _named(self, annotation: Any, bare: Any) -> Any:
-        """Return the stand-in of what has a name, and may contain itself."""
+        """Return the stand-in of a class or alias, which may contain itself."""
         known = self._known.get(annotation)
         if known is None:
             makers: list[Callable[[Any], Any]] = []
@@ -154,12 +152,12 @@ class Rewriting:
         for name, hint in hints_of(annotation).items():
             wanted = self.rewrite(unwrapped(hint))
             items[name] = wanted if is_required(bare, name, hint) else NotRequired[wanted]
-        wanted = TypedDict(bare.__name__, items)  # type: ignore[misc]  # made at run time, for msgspec only
+        wanted = TypedDict(bare.__name__, items)  # type: ignore[misc]  # created at run time, for msgspec only
         refuse_unknown_types(wanted)
         return wanted
 
     def _layout(self, fields: Fields, name: str) -> Any:
-        """Return a `Struct` that is laid out as a class is, its fields replaced."""
+        """Return a `Struct` class with the JSON layout of another class, its fields rewritten."""
         specs: list[Any] = []
         for one in fields.fields:
             wanted = self.rewrite(one.type)
@@ -196,9 +194,7 @@ class Rewriting:
         return wanted
 
     def _rewrite_union(self, members: tuple[Any, ...]) -> Any:
-        """Group the members: those of msgspec, those of pydantic, and each of the others; the first group that takes a
-        value has it.
-        """
+        """Group the members into msgspec's, pydantic's, and each other one; the first group that fits decodes."""
         natives: list[Any] = []
         pydantics: list[Any] = []
         groups: list[Any] = []
@@ -222,7 +218,7 @@ class Rewriting:
 
 
 def _converter(wanted: Any) -> Callable[[Any], Any]:
-    """Return what makes a value of decoded JSON, or raises `Misfit`."""
+    """Return a converter of decoded JSON to a type, which raises `Misfit`."""
 
     def convert(value: Any) -> Any:
         try:
@@ -234,7 +230,7 @@ def _converter(wanted: Any) -> Callable[[Any], Any]:
 
 
 def _builder(fields: Fields, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what calls a constructor with the fields that decoded JSON has."""
+    """Return a function that calls a constructor with the fields in decoded JSON."""
     arguments = [one.argument for one in fields.fields]
 
     def build(value: Any) -> Any:
@@ -249,7 +245,7 @@ def _builder(fields: Fields, convert: Callable[[Any], Any]) -> Callable[[Any], A
 
 
 def _chooser(wanted: list[Any]) -> Callable[[Any], Any]:
-    """Return what takes the first type that fits; if none does, the complaint is the one from deepest inside."""
+    """Return a converter to the first type that fits; if none fits, it raises the error with the longest path."""
     converters = [_converter(one) for one in wanted]
 
     def choose(value: Any) -> Any:
@@ -270,16 +266,16 @@ def _chooser(wanted: list[Any]) -> Callable[[Any], Any]:
             except Misfit as error:
                 failures.append(None)
                 if len(failures) > MAX_FAILURES:
-                    raise Misfit("Too many types that do not fit: the members of a union need a tag") from None
+                    raise Misfit("Too many union members tried: give the members of the union a tag") from None
                 if complaint is None or len(error.path) > len(complaint.path):
                     complaint = error
-        raise complaint or Misfit("Nothing fits")
+        raise complaint or Misfit("No member of the union fits")
 
     return choose
 
 
 def _as_meta(check: Any) -> list[Meta]:
-    """Return constraints of annotated-types as msgspec checks them."""
+    """Convert a constraint of annotated-types to msgspec's `Meta`."""
     kind = type(check).__name__
     if kind in ("Len", "Interval"):
         return [meta for one in check for meta in _as_meta(one)]
@@ -304,7 +300,7 @@ _CONSTRAINTS = {
 
 
 def refuse_unknown_types(annotation: Any) -> None:
-    """Raise `TypeError` for a type that msgspec cannot decode, or would take for a custom one, and refuse later."""
+    """Raise `TypeError` for a type that msgspec cannot decode; it would accept a custom type and fail when decoding."""
     _refuse_unknown(msgspec.inspect.type_info(annotation), set())
 
 
@@ -315,7 +311,7 @@ def _refuse_unknown(info: Any, seen: set[int]) -> None:
     kind: type[Any] | None = info.cls if isinstance(info, msgspec.inspect.CustomType) else None
     if kind is not None and not issubclass(kind, StandIn):
         raise TypeError(
-            f"{kind.__name__} is no type that JSON can be decoded to:"
+            f"{kind.__name__}: JSON cannot be decoded to this type;"
             " make it a Struct, a dataclass, an attrs class, a TypedDict or a pydantic model"
         )
     for name in ("types", "fields", "item_types"):

@@ -1,8 +1,8 @@
-"""Encoding of payloads: a type is written as it is read, wherever a value of it stands.
+"""Payload encoding: JSON by msgspec, and by pydantic for pydantic's types, at any depth of a payload.
 
-msgspec writes almost everything. It asks `encode_unknown` for what it does not know: pydantic models, mappings that are
-no dicts. Dataclasses it knows, and would write those of pydantic with all their fields; so these are replaced by their
-JSON before, in processes that have any.
+msgspec calls `encode_unknown` for types that it does not know, such as pydantic models and mappings other than dicts.
+It would write pydantic dataclasses as plain dataclasses, with excluded fields and without aliases; so in processes that
+have any, these are replaced by their JSON first (`prepared`).
 """
 
 import collections
@@ -34,7 +34,7 @@ from starlette_channels.wire.pydantic_adapters import Adapter, dump
 T = TypeVar("T")
 
 Prepare = Callable[[Any], Any]
-"""Returns what msgspec should write for a value: often the value itself."""
+"""Returns a replacement that msgspec encodes in place of a value: often the value itself."""
 
 MAX_KNOWN_CLASSES = 1_000
 
@@ -44,7 +44,7 @@ ATOMS: frozenset[type] = frozenset(
         *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta),
     }
 )
-"""Values with nothing inside of them."""
+"""Types without inner values."""
 
 
 class TooDeep(SerializerError):
@@ -52,10 +52,10 @@ class TooDeep(SerializerError):
 
 
 def encode_json(payload: object, _modules: Mapping[str, Any] = sys.modules) -> Raw:
-    """Return a payload as JSON.
+    """Encode a payload as JSON.
 
-    Raises `TypeError` for what cannot be encoded, and `SerializerError` for text that is no Unicode, and for what
-    contains itself or is nested more deeply than Python's stack allows.
+    Raises `TypeError` for a value that cannot be encoded. Raises `SerializerError` for lone surrogates, and for values
+    that contain themselves or are nested more deeply than Python's stack allows.
     """
     try:
         if "pydantic.dataclasses" in _modules:
@@ -66,7 +66,7 @@ def encode_json(payload: object, _modules: Mapping[str, Any] = sys.modules) -> R
 
 
 def encode_prepared(payload: object) -> Raw:
-    """Do what `encode_json` does, for values of types that are written otherwise than msgspec would."""
+    """Encode a payload of a type that has pydantic's types inside, as `encode_json` does."""
     try:
         return Raw(_encode(prepared(payload)))
     except (UnicodeEncodeError, RecursionError) as error:
@@ -81,14 +81,14 @@ def _encode_as_it_is(payload: object) -> Raw:
 
 
 def refusal(error: UnicodeEncodeError | RecursionError) -> SerializerError:
-    """Return the error for a payload that is no Unicode, contains itself, or is nested too deeply."""
+    """Return the error for a payload with lone surrogates, or one that contains itself or is nested too deeply."""
     if isinstance(error, UnicodeEncodeError):
-        return SerializerError(f"text that is no Unicode: {error}")
+        return SerializerError(f"text with lone surrogates: {error}")
     return TooDeep("a payload that contains itself, or is nested too deeply")
 
 
 def encode_unknown(instance: Any) -> Any:
-    """Return what msgspec should write for what it does not know: it is the encoder's `enc_hook`."""
+    """Return a replacement for a value of a type that msgspec does not know: the encoder's `enc_hook`."""
     kind = cast("Any", type(instance))
     serializer = getattr(kind, "__pydantic_serializer__", None)
     if serializer is not None:
@@ -112,28 +112,28 @@ _encode = encode_natively
 
 
 class Encoders(dict[type, Callable[[Any], Any]]):
-    """What encodes the instances of a class, remembered: asking takes longer than encoding does."""
+    """Cache of the encoder of each class: choosing one takes longer than encoding."""
 
     def remember(self, kind: type[Any], encoder: Callable[[Any], T]) -> Callable[[Any], T]:
-        """Keep what encodes the instances of a class."""
-        if len(self) < MAX_KNOWN_CLASSES:  # classes that are made again and again must not be held for ever
+        """Store and return the encoder of a class."""
+        if len(self) < MAX_KNOWN_CLASSES:  # classes created dynamically must not fill the memory
             self[kind] = encoder
         return encoder
 
 
 _tables: list[Encoders] = []
 special_classes: set[type] = set()
-"""Classes that msgspec must not meet; with any, all that is sent is looked through before."""
+"""Classes that msgspec would encode wrongly. If there are any, `prepared` searches each payload."""
 
 
 def encoders() -> Encoders:
-    """Return a table of encoders; it is emptied when a type turns up that changes how others are encoded."""
+    """Return a new cache of encoders. It is cleared when `special_classes` becomes non-empty."""
     _tables.append(Encoders())
     return _tables[-1]
 
 
 def json_encoder(kind: type[Any]) -> Callable[[Any], Raw]:
-    """Choose what encodes the instances of a class."""
+    """Choose the encoder of a class."""
     if hasattr(kind, "__pydantic_serializer__"):
         return encode_prepared
     if has_fields(kind):
@@ -146,7 +146,7 @@ def json_encoder(kind: type[Any]) -> Callable[[Any], Raw]:
 
 
 def _note_special(kind: type) -> None:
-    """Take note of a class that msgspec must not meet, wherever its instances are."""
+    """Add a class to `special_classes`."""
     if not special_classes:
         for table in _tables:
             table.clear()
@@ -154,9 +154,9 @@ def _note_special(kind: type) -> None:
 
 
 def prepared(value: Any) -> Any:
-    """Return a value with those replaced in it that msgspec would not write as they are read; itself if there are none.
+    """Replace inner values that msgspec would encode wrongly; returns the same object if there are none.
 
-    Costs about as much as encoding does.
+    Costs about as much as encoding.
     """
     kind = value.__class__
     if kind in ATOMS:
@@ -201,12 +201,12 @@ _preparers: dict[type, Prepare] = {
 
 
 def _preparer(kind: type[Any]) -> Prepare:
-    """Return what prepares the instances of a class, which is remembered."""
+    """Return the cached `Prepare` of a class."""
     known = _preparers.get(kind)
     if known is not None:
         return known
     prepare = _new_preparer(kind)
-    if len(_preparers) < MAX_KNOWN_CLASSES:  # classes that are made again and again must not be held for ever
+    if len(_preparers) < MAX_KNOWN_CLASSES:  # classes created dynamically must not fill the memory
         _preparers[kind] = prepare
     return prepare
 
@@ -237,7 +237,7 @@ def _new_preparer(kind: type[Any]) -> Prepare:
 
 
 def _parts_of_class(kind: type[Any]) -> Parts | None:
-    """Return what is inside of a class, or `None` if its hints cannot be read: msgspec needs none to encode."""
+    """Return the parts of a class, or `None` if its type hints cannot be evaluated; msgspec encodes without them."""
     try:
         return parts_of(kind)
     except (NameError, TypeError, AttributeError, SyntaxError):
@@ -245,7 +245,7 @@ def _parts_of_class(kind: type[Any]) -> Parts | None:
 
 
 def _special_preparer(kind: type[Any], parts: Parts) -> Prepare:
-    """Prepare a class with something of pydantic in it: as a whole if pydantic decodes it so, or else by its fields."""
+    """Prepare a class with pydantic's types inside: as a whole if pydantic can decode all, else field by field."""
     if not parts & Parts.NOT_PYDANTIC:
         return _adapter_of(kind).dump
     dumps: dict[str, Prepare] = {}
@@ -257,7 +257,7 @@ def _special_preparer(kind: type[Any], parts: Parts) -> Prepare:
 
 
 def _is_closed(hint: Any) -> bool:
-    """Whether a type says all there is to know about its values, and nothing has to be replaced in them."""
+    """Whether a type leaves no place for values that have to be replaced."""
     hint = unwrapped(hint)
     origin: Any = get_origin(hint)
     if origin is Literal or hint is None or hint in ATOMS or (is_class(hint) and issubclass(hint, enum.Enum)):
@@ -270,7 +270,7 @@ def _is_closed(hint: Any) -> bool:
 
 
 class _FieldsPreparer:
-    """Replaces values in the fields of a class, and writes the rest as msgspec would."""
+    """Replaces values in the fields of a class; the layout in JSON stays that of msgspec."""
 
     def __init__(self, kind: type[Any], dumps: Mapping[str, Prepare]) -> None:
         self._dumps = dumps
@@ -313,7 +313,7 @@ class _FieldsPreparer:
 
 
 def _layout(kind: type[Struct]) -> Any:
-    """Return a `Struct` of any values that is written as another is."""
+    """Return a `Struct` class with fields of type `Any` and the JSON layout of another."""
     config = kind.__struct_config__
     specs: list[Any] = []
     for one in msgspec.structs.fields(kind):
@@ -348,6 +348,6 @@ def _adapter_of(kind: type[Any]) -> Adapter:
 
 
 def note_type(annotation: Any) -> None:
-    """Take note of a type that handlers take: values of it may come to be sent, inside of others."""
+    """Register the payload type of a handler: values of it may be sent later inside of other payloads."""
     if parts_of(annotation) & Parts.SHAPED:
         _note_special(object)

@@ -1,7 +1,7 @@
-"""The header of a message, which is its refs, its topic and its event: bounded in size, and kept at the size it has.
+"""Message headers (refs, topic and event): limits on their size and nesting.
 
-Refs are whatever JSON value the client chose. They go back with every reply, and a joined topic keeps its own, so they
-must be neither as large as a payload nor larger in memory than on the wire.
+Refs are arbitrary JSON values chosen by the client. They are sent back with every reply and kept for each joined topic,
+so they may be neither as large as a payload nor larger in memory than on the wire.
 """
 
 from typing import TYPE_CHECKING, Any, cast
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_DEPTH = 32
-"""How deeply the names and refs of a message may be nested; no client nests them at all."""
+"""Nesting depth of refs, topic and event; known clients send strings only."""
 
 MOST_PADDING = 256
-"""Bytes of a frame that are neither header nor payload, such as blanks, and are kept with the payload all the same."""
+"""Bytes of a frame beside header and payload, such as blanks, that may be kept in memory with the payload."""
 
 LONGEST_ESCAPE = 6
-"""Bytes that one byte of a text may take in JSON: a header that is so many times as long need not be decoded."""
+"""JSON bytes for one byte of text, at most: a header longer than its limit times this need not be decoded."""
 
 _FLAT = frozenset((str, type(None)))
 _encode = msgspec.json.Encoder().encode
@@ -31,14 +31,14 @@ _decode = msgspec.json.Decoder().decode
 
 
 def is_plain(message: Message) -> bool:
-    """Whether the header consists of strings, as that of as good as every message does."""
+    """Whether the header consists of strings (or a null `join_ref`), as nearly all do."""
     return type(message.topic) is type(message.event) is type(message.ref) is str and type(message.join_ref) in _FLAT
 
 
 def read_message(serializer: Serializer, frame: Frame, most: int) -> Message:
-    """Decode a message whose header may have `most` bytes; a header that is far too long is not decoded at all.
+    """Decode a message, with a header of at most `most` bytes; a header of many times that is not decoded.
 
-    Raises `ProtocolError` for what is no message, and for a header that is too long, or nested too deeply.
+    Raises `ProtocolError` if the message is malformed, or its header too long or nested too deeply.
     """
     parts = take_apart(serializer, frame)
     if parts is None:
@@ -50,15 +50,15 @@ def read_message(serializer: Serializer, frame: Frame, most: int) -> Message:
     try:
         join_ref, ref, topic, event = map(_decode, header)
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"no header of a message: {error}") from None
+        raise ProtocolError(f"malformed message header: {error}") from None
     return check_header(Message(join_ref, ref, topic, event, parts.payload), frame, most, raw_refs=True)
 
 
 def check_header(message: Message, frame: Frame, most: int, *, raw_refs: bool) -> Message:
-    """Check the header of a message, and return the message without the parts of its frame that nobody needs.
+    """Check the header of a message; return a message that does not keep unused parts of the frame in memory.
 
     With `raw_refs`, lists and objects in the header are replaced by their JSON: decoded, they take up to twenty times
-    as much. Raises `ProtocolError` if the header has more than `most` bytes, or is nested too deeply.
+    the memory. Raises `ProtocolError` if the header has more than `most` bytes or is nested too deeply.
     """
     size, kept = 0, list[Any]()
     for part in (message.join_ref, message.ref, message.topic, message.event):
@@ -74,25 +74,25 @@ def check_header(message: Message, frame: Frame, most: int, *, raw_refs: bool) -
     if type(payload) is Raw and (
         (isinstance(frame, str) and not frame.isascii()) or len(frame) - len(memoryview(payload)) - size > MOST_PADDING
     ):
-        payload = payload.copy()  # else it keeps the frame: an element too many, blanks, or text as wide as its widest
+        payload = payload.copy()  # it would keep the frame alive: further elements, blanks, wide characters
     join_ref, ref, topic, event = kept
     return Message(join_ref, ref, topic, event, payload)
 
 
 def _text_or_json(part: Any) -> str | bytes:
-    """Return what a part of a header is measured by."""
+    """Return a part of a header in the form in which its size counts."""
     try:
         if isinstance(part, str):
             return part if part.isascii() else part.encode("utf-8", "surrogatepass")
         return _encode(part)
     except RecursionError:
         raise ProtocolError("a ref or name is nested too deeply") from None
-    except (TypeError, ValueError, OverflowError) as error:  # a serializer of the application's decodes what it likes
-        raise ProtocolError(f"a ref or name is no JSON value: {error}") from None
+    except (TypeError, ValueError, OverflowError) as error:  # a custom serializer may decode to anything
+        raise ProtocolError(f"a ref or name is not a JSON value: {error}") from None
 
 
 def _too_long(size: int, most: int) -> ProtocolError:
-    return ProtocolError(f"refs, topic and event have {size} bytes together; they may have {most}")
+    return ProtocolError(f"refs, topic and event have {size} bytes together, more than {most}")
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

@@ -1,4 +1,4 @@
-"""The words that all layers share: message, reply, broadcast, and what payloads are."""
+"""Messages, replies, broadcasts and payloads: the types that all layers share."""
 
 import reprlib
 import sys
@@ -11,42 +11,43 @@ from msgspec import Raw, Struct
 from starlette_channels.wire.encoding import encode_natively, encoders, json_encoder, refusal, special_classes
 
 Frame: TypeAlias = str | bytes
-"""One WebSocket message: `str` goes as a text frame, `bytes` as a binary frame."""
+"""A WebSocket message: `str` for a text frame, `bytes` for a binary frame."""
 
 Ref: TypeAlias = Any
-"""A ref is whatever JSON value the client chose, lists and objects as `Raw`; it is only compared and handed back."""
+"""A message reference: any JSON value, chosen by the client; lists and objects are `Raw`. Only compared and echoed."""
 
 Body: TypeAlias = Raw | bytes
-"""A payload on its way: JSON that nobody has decoded yet (`Raw`), or the bytes of a binary frame."""
+"""An encoded payload: undecoded JSON (`Raw`), or the bytes of a binary frame."""
 
 
 class DataclassInstance(Protocol):
-    """An instance of any dataclass: it is encoded as an object."""
+    """An instance of any dataclass, encoded as a JSON object."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 class AttrsInstance(Protocol):
-    """An instance of any attrs class: it is encoded as an object."""
+    """An instance of any attrs class, encoded as a JSON object."""
 
     __attrs_attrs__: ClassVar[Any]
 
 
 class PydanticInstance(Protocol):
-    """An instance of a pydantic model: it is encoded as pydantic writes it."""
+    """An instance of any pydantic model, encoded by pydantic."""
 
     def model_dump(self, *, mode: str) -> Any:
-        """Return the fields as JSON has them."""
+        """Return the fields."""
         ...
 
 
 Payload: TypeAlias = Mapping[str, Any] | Struct | DataclassInstance | AttrsInstance | PydanticInstance | Raw | bytes
-"""What can be pushed and broadcast: anything that is encoded as a JSON object, raw JSON, or bytes for a binary frame.
+"""A payload to push or broadcast: a dict, `Struct`, dataclass, attrs instance or pydantic model, which become a JSON
+object; `msgspec.Raw` with encoded JSON; or `bytes` for a binary frame.
 """
 
 
 class Message(Struct, array_like=True, frozen=True, gc=False):
-    """What a client sent, its payload undecoded. The order of the fields is that of a version 2 frame."""
+    """A message from a client, its payload undecoded. The fields are in the order of a version 2 frame."""
 
     join_ref: Ref
     ref: Ref
@@ -59,66 +60,62 @@ class Message(Struct, array_like=True, frozen=True, gc=False):
 
 
 class Reply(Struct, frozen=True):
-    """An answer with an explicit status: `Reply("error", {"reason": "full"})`.
-
-    Clients know "ok" and "error"; any other status works as well. `payload` may be any JSON value, or bytes.
-    """
+    """A reply with an explicit status, returned by a handler: `return Reply("error", {"reason": "full"})`."""
 
     status: str
-    """Text that clients know answers by: "ok", "error" or another."""
+    """The status: "ok", "error" or any other string, as in `push.receive(status, ...)` of the client."""
 
     payload: Any = {}
-    """Any JSON value, or bytes."""
+    """The response: any JSON value, or `bytes`."""
 
 
 HandlerAnswer: TypeAlias = Payload | Reply | None
-"""What a handler may return: a payload is the status `ok`, `None` means no reply."""
+"""The return value of a handler: a payload replies `ok`, `None` is no reply."""
 
 
 class Broadcast(Struct, frozen=True):
-    """A broadcast on a topic that this channel subscribed to: `@room.info(Broadcast)` receives it, payload decoded."""
+    """A broadcast on a topic to which a channel has subscribed, handled by `@room.info(Broadcast)`."""
 
     topic: str
-    """The topic that the channel subscribed to."""
+    """The topic of `socket.subscribe(topic)`."""
 
     event: str
     """The name of the event."""
 
     payload: Any
-    """The payload, decoded from JSON, or bytes."""
+    """The payload: decoded JSON, or `bytes`."""
 
 
 class Gap(Struct, frozen=True):
-    """Broadcasts of another process on a topic did not get here: `@room.info(Gap)` receives it.
+    """Broadcasts of another process on a topic that were lost on the way, handled by `@room.info(Gap)`.
 
-    The engine between the processes was away, or this process was too slow. Let the handler bring the client up to
-    date; `@channel("room:*", resync="resync")` tells it to ask, without a handler.
+    The engine was unreachable, or this process too slow. Send the client the current state from the handler. Without a
+    handler, `@channel("room:*", resync="resync")` pushes the event `resync`, so that the client can ask for it.
     """
 
     topic: str
-    """The topic of the broadcasts."""
+    """The topic of the lost broadcasts."""
 
     lost: int
-    """How many there were.
+    """The number of lost broadcasts.
 
-    At least so many, if it is the first that is heard of a process that spoke on the topic before this one listened.
-    0 if nobody can say: a join was answered before the engine had the subscription, which is in force by now.
+    A lower bound if the other process sent broadcasts on the topic before this process subscribed. 0 if the number is
+    unknown: a join was answered before the engine had confirmed the subscription, which it has done now.
     """
 
     publisher: str
-    """The process that sent them: an id that it has until it ends, or nothing if `lost` is 0."""
+    """The id of the process that sent the broadcasts, valid until that process ends; empty if `lost` is 0."""
 
 
 def encode_payload(payload: object, _modules: Mapping[str, Any] = sys.modules) -> Body:
-    """Return a payload as it travels: JSON encoded once, bytes as they are.
+    """Encode a payload as JSON; `bytes` and `Raw` are returned unchanged.
 
-    A type is written as it is read: pydantic's by its aliases and without what it excludes, as in FastAPI's answers.
-    What is not a number (`nan`, `inf`) is null, as in JavaScript. Raises `TypeError` for what cannot be encoded and for
-    a `Reply`, which only a handler can return, and `SerializerError` for text that is no Unicode, and for what contains
-    itself or is nested too deeply.
+    Pydantic models are written by alias and without excluded fields, as in FastAPI's responses; `nan` and `inf` as
+    null. Raises `TypeError` for a value that cannot be encoded, and for a `Reply`, which only a handler can return.
+    Raises `SerializerError` for lone surrogates, and for values that contain themselves or are nested too deeply.
     """
     kind: type[Any] = type(payload)
-    # What `encode_json` does, without a call: most payloads are dicts.
+    # `encode_json` inlined: most payloads are dicts.
     if kind is dict and not special_classes and "pydantic.dataclasses" not in _modules:
         try:
             return Raw(encode_natively(payload))
@@ -128,9 +125,9 @@ def encode_payload(payload: object, _modules: Mapping[str, Any] = sys.modules) -
 
 
 def encode_answer(answer: object, _modules: Mapping[str, Any] = sys.modules) -> tuple[str, Body]:
-    """Return the status and the encoded payload of what a handler returned.
+    """Return the status and the encoded payload of a handler's return value.
 
-    Raises `TypeError` for what is neither payload, `Reply` nor `None`, and what `encode_payload` raises.
+    Raises `TypeError` unless it is a payload, a `Reply` or `None`; otherwise as `encode_payload`.
     """
     kind: type[Any] = type(answer)
     if kind is dict and not special_classes and "pydantic.dataclasses" not in _modules:
@@ -179,7 +176,7 @@ def _as_it_is(payload: Body) -> Body:
 
 
 def _refuse_reply(_: object) -> Body:
-    raise TypeError("a Reply is an answer: return it from a handler; push and broadcast take the payload itself")
+    raise TypeError("a Reply is returned from a handler; push and broadcast take the payload itself")
 
 
 def _ok_as(encode: Callable[[Any], Body]) -> Callable[[Any], tuple[str, Body]]:
@@ -214,7 +211,7 @@ _repr.maxlevel = 2
 
 
 def shown(value: object) -> str:
-    """Return what a client sent as a log line may have it: quoted, and about 100 characters at most."""
+    """Return the `repr` of a client's value for a log line, at most about 100 characters."""
     text = _repr.repr(bytes(value).decode(errors="replace") if isinstance(value, Raw) else value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
@@ -223,7 +220,7 @@ EMPTY: Body = Raw(b"{}")
 
 
 def same_ref(one: Ref, other: Ref) -> bool:
-    """Whether two refs are the same JSON value, type included: `1` is neither `"1"` nor `1.0` nor `true`."""
+    """Whether two refs are the same JSON value of the same type: `1` is neither `"1"` nor `1.0` nor `true`."""
     if type(one) is type(other) is str or one is None:
         return one == other
     if type(one) is not type(other):
@@ -236,12 +233,12 @@ def _sorted(ref: Ref) -> bytes:
 
 
 def frame_size(frame: Frame) -> int:
-    """Return the bytes that a frame's payload takes on the wire."""
+    """Return the size of a frame in bytes on the wire, without the WebSocket header."""
     return len(frame) if isinstance(frame, bytes) or frame.isascii() else len(frame.encode("utf-8", "surrogatepass"))
 
 
 def message_size(message: Message) -> int:
-    """Return about how many bytes a waiting message holds; `headers.check_header` sees to it that it holds no more."""
+    """Return the approximate memory of a waiting message in bytes; `headers.check_header` keeps it from being more."""
     size = memoryview(message.payload).nbytes
     for field in (message.join_ref, message.ref, message.topic, message.event):
         if isinstance(field, str | Raw):

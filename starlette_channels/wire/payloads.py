@@ -1,4 +1,4 @@
-"""From the payload on the wire to the type that a handler's annotation asks for."""
+"""Payload decoding: from the wire to the type of a handler's annotation."""
 
 import inspect
 import typing
@@ -20,17 +20,17 @@ Decode: TypeAlias = Callable[[Body], Any]
 ANYTHING = (Any, object, inspect.Parameter.empty)
 
 MOST_DETAIL = 500
-"""So many characters of a complaint are sent: names and values of the client's own may be in it."""
+"""Characters of an error text that are sent to the client; it may quote names and values of the payload."""
 
 
 def payload_decoder(annotation: Any) -> Decode:
-    """Build the decoder for an annotation, once, when a handler is defined.
+    """Build the payload decoder of an annotation, once per handler, when it is defined.
 
-    `bytes` takes binary frames only, `Raw` leaves JSON undecoded, `Any` takes everything, a union takes what its
-    members take. A type that validates by itself does so wherever it stands: what has something of pydantic in it is
-    decoded by pydantic, and the converters of attrs classes are called. Any other type takes the JSON that msgspec
-    decodes to it. The decoder raises `InvalidPayload`, with a text of at most 500 characters; this function raises
-    `TypeError` for a type that nobody can decode, and for constraints that nobody would check.
+    `bytes` accepts binary frames only, `Raw` leaves JSON undecoded, `Any` accepts everything, a union accepts the
+    payloads of its members. Types with pydantic models inside are decoded by pydantic, attrs classes call their
+    converters, and all other types are decoded by msgspec. The decoder raises `InvalidPayload` with a text of at most
+    500 characters. This function raises `TypeError` for a type that cannot be decoded, and for constraints that would
+    not be checked.
     """
     members = list(_members(annotation))
     note_type(annotation)
@@ -49,7 +49,7 @@ def payload_decoder(annotation: Any) -> Decode:
 
 
 def _explain(error: msgspec.DecodeError | UnicodeError | Misfit) -> str:
-    """Say what is wrong, and where."""
+    """Return the text of an error with the path in the payload."""
     if isinstance(error, msgspec.DecodeError) and isinstance(error.__cause__, Misfit):
         error = misfit(error)
     text = str(error)
@@ -69,9 +69,9 @@ def _wants_json(_: object) -> Any:
 
 
 def _members(annotation: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield what a type is made of: the bare type, and how it is spelt, constraints and all.
+    """Yield the members of a type, each as the bare type and as the annotation with its constraints.
 
-    A union is taken apart only if there is something in it that is no JSON.
+    A union is split only if `bytes`, `Raw` or `Any` is among its members.
     """
     value = alias_value(annotation)
     if isinstance(annotation, typing.NewType):
@@ -92,7 +92,7 @@ def _members(annotation: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _annotated(annotation: Any, inside: list[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-    """Say of what is JSON in a union, and of what is not, what `Annotated` says of the union."""
+    """Apply the metadata of an annotated union to its JSON members and to `bytes` separately."""
     whole = _whole(annotation, inside)
     annotated: Any = Annotated
     if whole is not inside:
@@ -102,7 +102,7 @@ def _annotated(annotation: Any, inside: list[tuple[Any, Any]]) -> Iterator[tuple
     metadata = annotation.__metadata__
     if rest:
         bare = next((bare for bare, _ in inside if bare in ANYTHING or bare is Raw), rest)
-        yield bare, annotated[(Union[rest], *metadata)]  # noqa: UP007 - known at run time only
+        yield bare, annotated[(Union[rest], *metadata)]  # noqa: UP007 - members known at run time only
     for bare, spelt in inside:
         if bare is bytes:
             theirs = [one for one in metadata if getattr(one, "discriminator", None) is None]
@@ -125,7 +125,7 @@ def _json_decoder(annotation: Any, members: list[tuple[Any, Any]]) -> Callable[[
     rest = tuple(spelt for bare, spelt in members if bare is not bytes)
     if not rest:
         return None
-    # Only a union with bytes is put together anew: anything else keeps its own spelling.
+    # Only a union without its bytes is built anew: any other annotation is used as written.
     wanted = type_for_msgspec(annotation if len(rest) == len(members) else Union[rest])  # noqa: UP007
     adapter = _adapter(wanted)
     if adapter is not None:

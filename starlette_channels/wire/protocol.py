@@ -1,8 +1,8 @@
-"""What one client's messages mean, without I/O: no clock, no socket, no await.
+"""The protocol of one client: decides the meaning of each message, without I/O, clock or await.
 
-Source: the clauses of `handle_in` in Phoenix's `socket.ex`, in their order. Where we differ on purpose: a join does
-not block the connection. Its topic counts as taken from the join on until its channel has ended, what comes meanwhile
-is the channel's, and a second join of the topic waits for the end of the first.
+Source: the clauses of `handle_in` in Phoenix's `socket.ex`, in their order. On purpose different: a join does not block
+the connection. Its topic is taken from the join until the end of its channel; messages in between belong to that
+channel, and a second join of the topic waits for the end of the first.
 """
 
 import math
@@ -16,11 +16,11 @@ from starlette_channels.wire.messages import Message, Ref, same_ref
 
 
 class HasJoinRef(typing.Protocol):
-    """What stands for a taken topic."""
+    """The channel of a taken topic."""
 
     @property
     def join_ref(self) -> Ref:
-        """The join_ref exactly as the join carried it, null included."""
+        """The `join_ref` exactly as in the join, null included."""
         ...
 
 
@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 
 class Join(Struct, Generic[M, R], frozen=True):
-    """Start a channel, which answers for itself; `replaces` is the one that must end first."""
+    """Start a channel, which replies to the join; the channel `replaces` must end first."""
 
     route: R
     message: Message
@@ -37,29 +37,29 @@ class Join(Struct, Generic[M, R], frozen=True):
 
 
 class Push(Struct, Generic[M], frozen=True, gc=False):
-    """Hand an event to its channel."""
+    """Pass an event to its channel."""
 
     member: M
     message: Message
 
 
 class Leave(Struct, Generic[M], frozen=True):
-    """Hand the wish to leave to the channel, behind the events before it."""
+    """Pass a `phx_leave` to its channel, behind the events before it."""
 
     member: M
     message: Message
 
 
 class Stale(Struct, frozen=True):
-    """Drop it without an answer: it belongs to a join that is over."""
+    """Drop a message of an earlier join of the topic, without an answer."""
 
 
 class Refresh(Struct, frozen=True):
-    """Let the client say anew who it is."""
+    """Refresh the client's identity: see `Expiry`."""
 
 
 class Answer(Struct, frozen=True):
-    """Answer at once. A `code` says that the client made a mistake, and which, and `seconds` when it would be none."""
+    """Answer at once. `code` names the client's mistake, if any; `seconds` is the time until a retry would succeed."""
 
     join_ref: Ref
     status: str
@@ -69,7 +69,7 @@ class Answer(Struct, frozen=True):
 
     @property
     def response(self) -> dict[str, str | float]:
-        """What the client is told."""
+        """The payload of the reply."""
         if self.seconds is None:
             return {"reason": self.reason}
         return {"reason": self.reason, "code": self.code, "retry_after": math.ceil(self.seconds * 1000) / 1000}
@@ -84,9 +84,9 @@ REFRESH = Refresh()
 
 
 class ClientProtocol(Generic[M, R]):
-    """Which topics one client has taken, and what its next message means.
+    """The taken topics of one client, and the decision about each of its messages.
 
-    `match` finds the route of a topic, or `None`; `max_channels` bounds the topics that can be taken at the same time.
+    `match` returns the route of a topic, or `None`; `max_channels` limits the topics taken at a time.
     """
 
     __slots__ = ("_match", "_max_channels", "members")
@@ -97,7 +97,7 @@ class ClientProtocol(Generic[M, R]):
         self._max_channels = max_channels
 
     def receive(self, message: Message) -> Decision[M, R]:
-        """Decide what a message means."""
+        """Decide about a message."""
         topic, event = message.topic, message.event
         if topic == "phoenix":
             if event == "heartbeat":
@@ -110,7 +110,7 @@ class ClientProtocol(Generic[M, R]):
         if member is None:
             return Answer(message.join_ref, "ok") if event == "phx_leave" else UNMATCHED
         join_ref, current = message.join_ref, member.join_ref
-        # As good as always they are the same string.
+        # Nearly always, both are the same string.
         if not (join_ref is None or (type(join_ref) is str and join_ref == current) or same_ref(join_ref, current)):
             return STALE
         return Leave(member, message) if event == "phx_leave" else Push(member, message)
@@ -124,10 +124,10 @@ class ClientProtocol(Generic[M, R]):
         return Join(route, message, member)
 
     def take(self, topic: str, member: M) -> None:
-        """Note who stands for a topic from now on."""
+        """Register the channel of a topic."""
         self.members[topic] = member
 
     def free(self, topic: str, member: object) -> None:
-        """Note that a channel has ended, unless another one has taken its topic already."""
+        """Unregister an ended channel, unless another one has taken its topic already."""
         if self.members.get(topic) is member:
             del self.members[topic]

@@ -1,6 +1,6 @@
-"""Pydantic's type adapters: how types that validate by themselves are decoded and encoded.
+"""Pydantic adapters: decoding and encoding of pydantic's types by its `TypeAdapter`.
 
-Pydantic is no dependency: it is taken from where the application has imported it.
+Pydantic is not a dependency: the module is the one that the application has imported.
 """
 
 import sys
@@ -12,11 +12,11 @@ from msgspec import Raw
 from starlette_channels.exceptions import SerializerError
 
 MAX_ERRORS = 1_000
-"""With more errors than these, none of them is described: pydantic describes all, or none."""
+"""With more validation errors, only their number is reported: pydantic would describe all of them."""
 
 
 class Misfit(ValueError):
-    """A value does not fit its type: what is wrong, and where below the value that is."""
+    """A value does not fit its type; `text` says why, `path` where inside of the value."""
 
     def __init__(self, text: str, path: str = "") -> None:
         super().__init__(text)
@@ -25,9 +25,9 @@ class Misfit(ValueError):
 
 
 class Adapter:
-    """Decodes and encodes one type as pydantic does, as FastAPI has it: by alias, and without what is excluded.
+    """Decodes and encodes one type with pydantic as FastAPI does: by alias, and without excluded fields.
 
-    Raises `TypeError` for a type that pydantic cannot decode.
+    Raises `TypeError` for a type that pydantic cannot decode from JSON.
     """
 
     __slots__ = ("_adapter", "name")
@@ -36,16 +36,18 @@ class Adapter:
         pydantic: Any = sys.modules.get("pydantic")
         self.name: str = getattr(annotation, "__name__", str(annotation))
         if pydantic is None or not hasattr(pydantic, "TypeAdapter"):
-            raise TypeError(f"{self.name} is checked by pydantic 2, which nobody has imported")
+            raise TypeError(f"{self.name} needs pydantic 2, which is not imported")
         try:
             self._adapter: Any = pydantic.TypeAdapter(annotation)
-        except Exception as error:  # pydantic has no class for what is wrong with a definition
+        except Exception as error:  # pydantic has no common class for errors in definitions
             raise TypeError(f"pydantic cannot decode {self.name}: {_first_line(error)}") from error
         schema: Any = getattr(self._adapter, "core_schema", None)
-        never = _never_json(schema) if isinstance(schema, dict) else None  # no dict yet: a class is not defined yet
+        never = (
+            _never_json(schema) if isinstance(schema, dict) else None
+        )  # not a dict while a forward reference is undefined
         if never is not None:
             raise TypeError(
-                f"{self.name}: {never} cannot be decoded from JSON; use a model, or a validator that makes one of it"
+                f"{self.name}: {never} cannot be decoded from JSON; use a model, or a validator that creates it"
             )
 
     def decode(self, json: bytes) -> Any:
@@ -56,42 +58,42 @@ class Adapter:
             raise _misfit(error, json) from None
 
     def take(self, value: Any) -> Any:
-        """Validate JSON that is decoded already; raises `Misfit`."""
+        """Validate decoded JSON; raises `Misfit`."""
         return self.decode(msgspec.json.encode(value))
 
     def take_bytes(self, data: bytes) -> Any:
-        """Validate what is no JSON; raises `Misfit`."""
+        """Validate the bytes of a binary frame; raises `Misfit`."""
         try:
             return self._adapter.validate_python(data)
         except ValueError as error:
             raise _misfit(error, b"null") from None
 
     def take_text(self, text: str) -> Any:
-        """Validate what is always text, as in a topic; raises `Misfit`."""
+        """Validate text of a topic segment; raises `Misfit`."""
         try:
             return self._adapter.validate_strings(text)
         except ValueError as error:
             raise _misfit(error, b"null") from None
 
     def simplify(self, value: Any) -> Any:
-        """Return a value as what JSON is made of; it may be the key of an object then."""
+        """Convert a value to JSON types, so that it may be the key of an object."""
         return self._adapter.dump_python(value, mode="json", by_alias=True)
 
     def dump(self, value: Any) -> Raw:
-        """Return a value as JSON."""
+        """Encode a value as JSON."""
         return dump(self._adapter.serializer, value)
 
 
 def dump(serializer: Any, value: Any) -> Raw:
-    """Return what a serializer of pydantic makes of a value, by alias, as FastAPI does.
+    """Encode a value with one of pydantic's serializers, by alias, as FastAPI does.
 
-    Raises `SerializerError` for what contains itself, and for text that is no Unicode, and `TypeError` for what cannot
-    be encoded.
+    Raises `SerializerError` for values that contain themselves and for lone surrogates, and `TypeError` for values that
+    cannot be encoded.
     """
     try:
         return Raw(serializer.to_json(value, by_alias=True))
     except UnicodeEncodeError as error:
-        raise SerializerError(f"text that is no Unicode: {error}") from None
+        raise SerializerError(f"text with lone surrogates: {error}") from None
     except ValueError as error:
         if type(error).__name__ != "PydanticSerializationError":
             raise
@@ -100,9 +102,9 @@ def dump(serializer: Any, value: Any) -> Raw:
 
 
 def _never_json(schema: Any) -> str | None:
-    """Return what is inside of a schema of pydantic, and must be, but cannot come from JSON: an instance of a class.
+    """Return the required part of a pydantic schema that JSON can never contain, an instance of a class; else `None`.
 
-    What goes through a validator of the application may; so that is not looked into.
+    Validators of the application may create such instances, so the schemas of validators are not searched.
     """
     kind: str = schema.get("type", "")
     if kind in ("is-instance", "is-subclass", "callable"):
@@ -130,7 +132,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _misfit(error: Any, json: bytes) -> Misfit:
-    """Return the first of pydantic's complaints. `error` is pydantic's `ValidationError`, or another `ValueError`."""
+    """Return the first error of pydantic's `ValidationError`, or another `ValueError`, as a `Misfit`."""
     if not hasattr(error, "error_count"):
         return Misfit(_first_line(error))
     number: int = error.error_count()
@@ -142,7 +144,7 @@ def _misfit(error: Any, json: bytes) -> Misfit:
 
 
 def _path(steps: tuple[str | int, ...], json: bytes, *, missing: bool) -> str:
-    """Write where an error is as msgspec does. The names of a union's members are no steps of a path."""
+    """Return pydantic's `loc` as a path in msgspec's notation, without the names of union members."""
     try:
         here: Any = msgspec.json.decode(json)
     except (msgspec.DecodeError, UnicodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""Connection parameters: the query string with brackets, as phoenix.js writes it and Plug reads it."""
+"""Query strings with brackets: connection parameters as phoenix.js encodes and Plug decodes them."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, cast
 from urllib.parse import quote_plus, unquote_to_bytes
 
 Params: TypeAlias = dict[str, Any]
-"""Strings, and objects and lists of them."""
+"""Decoded parameters: strings, and nested dicts and lists of strings."""
 
 MAX_PAIRS = 1_000
 MAX_DEPTH = 32
@@ -21,7 +21,7 @@ def _unquote(text: str) -> str:
 
 
 def _path(key: str) -> list[str]:
-    """Split `a[b][]` into `a`, `b` and the empty string; a key whose brackets do not add up is a plain name."""
+    """Split `a[b][]` into `a`, `b` and the empty string; a key with unbalanced brackets is a plain name."""
     name, bracket, rest = key.partition("[")
     if not name or not bracket:
         return [key]
@@ -31,7 +31,7 @@ def _path(key: str) -> list[str]:
 
 
 def _put(node: Params, path: list[str], value: str) -> None:
-    """Put a value where its path says; a later one wins over an earlier one of another shape."""
+    """Store a value at its path; a later value replaces an earlier one of another shape."""
     here: Any = node
     for step, after in zip(path, [*path[1:], None], strict=True):
         fresh: Any = value if after is None else [] if after == "" else {}
@@ -51,8 +51,7 @@ def decode_query(query: str) -> Params:
 
     `a[b]=1` is `{"a": {"b": "1"}}`, `a[]=x&a[]=y` is `{"a": ["x", "y"]}`, `a[0]=x` is `{"a": {"0": "x"}}` (which is
     how phoenix.js sends a list), the last of equal keys wins, a key without `=` is empty, empty pairs are skipped.
-    Raises `ValueError` for malformed escapes, for what is not UTF-8, for more than 1,000 pairs and for more than 32
-    levels.
+    Raises `ValueError` for malformed percent escapes, invalid UTF-8, more than 1,000 pairs or more than 32 levels.
     """
     params: Params = {}
     pairs = [pair for pair in query.split("&") if pair]
@@ -70,7 +69,7 @@ def decode_query(query: str) -> Params:
 def encode_query(params: Mapping[str, Any]) -> str:
     """Encode nested parameters as a query string; `None` is left out.
 
-    `decode_query` reads it back, but for what a query string cannot express: lists of lists or of objects.
+    The inverse of `decode_query`, except for lists of lists or of dicts, which a query string cannot express.
     """
     return "&".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in _flatten("", params))
 

@@ -1,8 +1,6 @@
-"""The wire formats: Phoenix's version 1 (objects) and version 2 (arrays and binary frames), and the contract for
-others.
+"""Serializers: Phoenix's wire formats version 1 (JSON objects) and version 2 (JSON arrays and binary frames).
 
-Source: Phoenix's `socket/serializers/v1_json_serializer.ex` and `v2_json_serializer.ex`; bytes as in its binary
-protocol.
+Source: Phoenix's `socket/serializers/v1_json_serializer.ex` and `v2_json_serializer.ex`.
 """
 
 import json
@@ -27,41 +25,43 @@ def _encode(fields: object) -> str:
     try:
         return _encoder.encode(fields).decode()
     except UnicodeEncodeError as error:
-        raise SerializerError(f"text that is no Unicode: {error}") from None
+        raise SerializerError(f"text with lone surrogates: {error}") from None
 
 
 class Serializer(Protocol):
-    """How messages become frames. One instance serves all connections of its version, so it keeps no state.
+    """A wire format: decodes the frames of clients and encodes those of the server.
 
-    What cannot be expressed raises `SerializerError`; a frame that cannot be decoded raises `ProtocolError`.
+    Implement it for a format of your own, and pass an instance to `Channels(serializers=...)`. One instance serves all
+    connections of its version, so it must not keep state. Raise `SerializerError` for a message that the format cannot
+    express, and `ProtocolError` for a frame that cannot be decoded.
     """
 
     @property
     def version(self) -> str:
-        """The `major.minor` of the `vsn` parameter that selects this serializer, any patch level: "2.0"."""
+        """The `major.minor` of the connection parameter `vsn` that selects this serializer, as in "2.0"."""
         ...
 
     def decode(self, frame: Frame) -> Message:
-        """Decode what a client sent, leaving the payload undecoded."""
+        """Decode a client's frame, except its payload."""
         ...
 
     def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> Frame:
-        """Encode a message to one client; `ref` is null except in `phx_close` and `phx_error`."""
+        """Encode a message to one client. `ref` is null except in `phx_close` and `phx_error`."""
         ...
 
     def reply(self, join_ref: Ref, ref: Ref, topic: Any, status: str, body: Body) -> Frame:
-        """Encode an answer; `join_ref`, `ref` and `topic` go back as the client sent them, whatever their type."""
+        """Encode a reply. `join_ref`, `ref` and `topic` are those of the client's message, of any JSON type."""
         ...
 
     def broadcast(self, topic: str, event: str, body: Body) -> Frame:
-        """Encode a message to all subscribers of a topic; called once per broadcast and serializer."""
+        """Encode a message to all subscribers of a topic. Called once per broadcast and serializer."""
         ...
 
 
 def negotiate(vsn: object, serializers: Iterable[Serializer]) -> Serializer | None:
-    """Return the first serializer for a `vsn` parameter, or `None` if it is no version or none serves it.
+    """Return the first serializer for a `vsn` parameter; `None` if there is none or `vsn` is malformed.
 
-    As Elixir's `~> 2.0.0`: any patch level of the same minor version, but no pre-release of the first one.
+    As Elixir's `~> 2.0.0`: any patch level of the same minor version, but no pre-release of level 0.
     """
     parts = _SEMANTIC.fullmatch(vsn) if isinstance(vsn, str) else None
     if parts is None or (parts[3] == "0" and parts[4]):
@@ -70,7 +70,7 @@ def negotiate(vsn: object, serializers: Iterable[Serializer]) -> Serializer | No
 
 
 class FrameParts(Struct, array_like=True, frozen=True, gc=False):
-    """A JSON message with none of its parts decoded."""
+    """The undecoded parts of a JSON message."""
 
     join_ref: Raw
     ref: Raw
@@ -88,9 +88,9 @@ class _ObjectParts(Struct, gc=False):
 
 
 def take_apart(serializer: Serializer, frame: Frame) -> FrameParts | None:
-    """Return the parts of a JSON message of version 1 or 2, so that they can be measured before they are decoded.
+    """Split a JSON message of version 1 or 2 into undecoded parts, whose size can be checked before decoding.
 
-    `None` says that the serializer is another one, or the frame binary. Raises `ProtocolError` as `decode` does.
+    Returns `None` for another serializer and for a binary frame. Raises `ProtocolError` as `decode` does.
     """
     wrapped = serializer.wrapped if isinstance(serializer, TextOnly) else serializer
     if type(wrapped) is V1:
@@ -99,7 +99,7 @@ def take_apart(serializer: Serializer, frame: Frame) -> FrameParts | None:
 
 
 def keeps_refs_raw(serializer: Serializer) -> bool:
-    """Whether a serializer can write lists and objects in refs that are given to it as JSON: those of this module."""
+    """Whether a serializer accepts `Raw` in refs, as those of this module do."""
     return isinstance(serializer.wrapped if isinstance(serializer, TextOnly) else serializer, V1 | V2)
 
 
@@ -112,14 +112,14 @@ class _Object(Struct, gc=False):
 
 
 class V1:
-    """Version 1.0: JSON objects, no binary payloads, payloads of any JSON type."""
+    """Wire format version 1.0: JSON objects, payloads of any JSON type, no binary payloads."""
 
     version: str = "1.0"
     _decode = msgspec.json.Decoder(_Object).decode
     _take_apart = msgspec.json.Decoder(_ObjectParts).decode
 
     def decode(self, frame: Frame) -> Message:
-        """Decode an object with `topic`, `event`, `payload` and `ref`, in a frame of either kind."""
+        """Decode an object with `topic`, `event`, `payload` and `ref`, from a text or binary frame."""
         try:
             one = self._decode(frame if isinstance(frame, str) else frame.decode())
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -127,7 +127,7 @@ class V1:
         return Message(one.join_ref, one.ref, one.topic, one.event, one.payload)
 
     def take_apart(self, frame: Frame) -> FrameParts:
-        """Return the parts of an object, undecoded."""
+        """Split an object into undecoded parts."""
         try:
             one = self._take_apart(frame if isinstance(frame, str) else frame.decode())
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -135,11 +135,11 @@ class V1:
         return FrameParts(one.join_ref, one.ref, one.topic, one.event, one.payload)
 
     def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> str:
-        """Encode a push; version 1 has no place for the `join_ref`."""
+        """Encode a push; version 1 does not transmit the `join_ref`."""
         return self._object(topic, event, ref, self._json(body))
 
     def reply(self, join_ref: Ref, ref: Ref, topic: Any, status: str, body: Body) -> str:
-        """Encode a reply; version 1 has no place for the `join_ref`."""
+        """Encode a reply; version 1 does not transmit the `join_ref`."""
         return self._object(topic, "phx_reply", ref, {"status": status, "response": self._json(body)})
 
     def broadcast(self, topic: str, event: str, body: Body) -> str:
@@ -156,14 +156,14 @@ class V1:
 
 
 class V2:
-    """Version 2.0: JSON arrays, and binary frames for payloads of bytes."""
+    """Wire format version 2.0: JSON arrays, and binary frames for payloads of bytes."""
 
     version: str = "2.0"
     _decode = msgspec.json.Decoder(Message).decode
     _take_apart = msgspec.json.Decoder(FrameParts).decode
 
     def decode(self, frame: Frame) -> Message:
-        """Decode an array of at least five elements, or the header and bytes of a binary frame."""
+        """Decode an array of at least five elements, or a binary frame."""
         if isinstance(frame, bytes):
             return self._decode_binary(frame)
         try:
@@ -172,7 +172,7 @@ class V2:
             raise ProtocolError(f"no version 2 message: {error}") from None
 
     def take_apart(self, frame: str) -> FrameParts:
-        """Return the parts of an array, undecoded."""
+        """Split an array into undecoded parts."""
         try:
             return self._take_apart(frame)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -198,7 +198,7 @@ class V2:
 
     def _decode_binary(self, frame: bytes) -> Message:
         if len(frame) < 5 or frame[0] != 0:
-            raise ProtocolError("no binary push: its kind is not 0, or it is shorter than its header")
+            raise ProtocolError("malformed binary push: its kind is not 0, or it is shorter than its header")
         fields: list[str] = []
         start = 5
         for size in frame[1:5]:
@@ -215,11 +215,11 @@ class V2:
 
 
 def binary_frame(kind: bytes, fields: tuple[str, ...], data: bytes) -> bytes:
-    """Encode a binary frame: its names with a byte of length each, and its data."""
+    """Encode a binary frame: the kind, a byte of length for each name, the names, and the data."""
     try:
         names = [field.encode() for field in fields]
     except UnicodeEncodeError as error:
-        raise SerializerError(f"a name that is no Unicode: {error}") from None
+        raise SerializerError(f"a name with lone surrogates: {error}") from None
     if any(len(name) > 255 for name in names):
         raise SerializerError("a name of more than 255 bytes does not fit a binary frame")
     return b"".join((kind, bytes(map(len, names)), *names, data))
@@ -234,8 +234,8 @@ def _object(body: Raw) -> Raw:
 def refuse_inexpressible(topic: str, event: str, body: Body, *, heard: bool = False) -> None:
     """Raise `SerializerError` for a broadcast that version 2 of the protocol cannot express.
 
-    That is JSON that is no object, names of over 255 bytes beside bytes, and names that are no Unicode. If it is heard,
-    only the last are refused: the wires of the subscribers may express more.
+    That is a JSON payload other than an object, a name of more than 255 bytes beside bytes, and a name with lone
+    surrogates. If there are subscribers (`heard`), only the last raises: their serializers may express more.
     """
     _encode((topic, event))
     if isinstance(body, Raw):
@@ -246,7 +246,7 @@ def refuse_inexpressible(topic: str, event: str, body: Body, *, heard: bool = Fa
 
 
 def _text(ref: Ref) -> str:
-    """Write a ref or topic as the text of a binary header: null is empty, numbers are spelt out."""
+    """Return a ref or topic as the text of a binary header: null is empty, numbers are JSON."""
     if isinstance(ref, str):
         return ref
     if ref is None:
@@ -257,14 +257,14 @@ def _text(ref: Ref) -> str:
 
 
 class TextOnly:
-    """Another serializer, for a transport that takes no binary frames to the client."""
+    """Wraps a serializer for a transport that cannot send binary frames, such as long-polling."""
 
     def __init__(self, serializer: Serializer) -> None:
         self.wrapped: Serializer = serializer
         self.version: str = serializer.version
 
     def decode(self, frame: Frame) -> Message:
-        """Decode what a client sent; that may be binary."""
+        """Decode a client's frame, text or binary."""
         return self.wrapped.decode(frame)
 
     def push(self, join_ref: Ref, ref: Ref, topic: str, event: str, body: Body) -> str:
@@ -283,4 +283,4 @@ class TextOnly:
 def _as_text(frame: Frame) -> str:
     if isinstance(frame, str):
         return frame
-    raise SerializerError("this transport takes no binary payloads to the client")
+    raise SerializerError("this transport cannot send binary payloads to the client")

@@ -1,4 +1,4 @@
-"""Segments of topics: their text is decoded to the annotation of the join handler's parameter."""
+"""Topic segments: decoding of their text to the annotations of the join handler's parameters."""
 
 import enum
 import inspect
@@ -17,7 +17,7 @@ from starlette_channels.wire.conversions import FAULTS, type_for_msgspec
 from starlette_channels.wire.pydantic_adapters import Adapter, Misfit
 
 DecodeText: TypeAlias = Callable[[str], Any]
-"""Makes the value of a text, or raises `Misfit`."""
+"""Decodes a text; raises `Misfit` if it does not fit."""
 
 TEXT = (str, Any, object, inspect.Parameter.empty)
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
@@ -26,9 +26,9 @@ _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
 def segment_decoders(
     parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any], names: tuple[str, ...]
 ) -> dict[str, DecodeText]:
-    """Return what decodes the segments of a topic, by name; a segment that stays text is left out.
+    """Return the decoders of a topic's segments by name; segments that stay `str` have none.
 
-    Raises `TypeError` for an annotation that no text can be decoded to.
+    Raises `TypeError` for an annotation to which text cannot be decoded.
     """
     rest = next((one.name for one in parameters.values() if one.kind is inspect.Parameter.VAR_KEYWORD), "")
     decoders: dict[str, DecodeText] = {}
@@ -44,10 +44,10 @@ def segment_decoders(
 
 
 def text_decoder(annotation: Any) -> DecodeText | None:
-    """Return what decodes a text to a type, or `None` if it may stay as it is.
+    """Return the decoder of text to a type, or `None` if the type is `str` or accepts anything.
 
-    The members of a union are tried in order; `None` in it is left out, because a segment is never missing. Whole
-    numbers have one spelling only: `7`, but neither `07` nor `+7`. Raises `TypeError` for a type that is no text.
+    The members of a union are tried in order, `None` excepted, because a segment is never missing. Integers have one
+    spelling only: `7`, not `07` or `+7`. Raises `TypeError` for a type to which text cannot be decoded.
     """
     annotation = unwrapped(annotation)
     if annotation in TEXT:
@@ -67,8 +67,8 @@ def text_decoder(annotation: Any) -> DecodeText | None:
             return _SIMPLE[annotation]
     name: object = getattr(annotation, "__name__", annotation)
     raise TypeError(
-        f"a segment of a topic is text without a colon, which is no {name}:"
-        " take str, int, float, bool, Decimal, UUID, date, datetime, timedelta, an Enum, a Literal, or a union of these"
+        f"text of a topic segment cannot be decoded to {name}:"
+        " use str, int, float, bool, Decimal, UUID, date, datetime, timedelta, an Enum, a Literal, or a union of these"
     )
 
 
@@ -115,7 +115,7 @@ _SIMPLE: dict[type, DecodeText] = {
 
 
 def _first_of(decoders: list[DecodeText | None]) -> DecodeText | None:
-    """Try one after the other; whatever comes behind text is never reached."""
+    """Try the decoders in order; those after `str` are never reached."""
     if decoders and decoders[0] is None:
         return None
 
@@ -127,13 +127,13 @@ def _first_of(decoders: list[DecodeText | None]) -> DecodeText | None:
                 return decoder(text)
             except Misfit:
                 continue
-        raise Misfit("Nothing fits")
+        raise Misfit("No member of the union fits")
 
     return decode
 
 
 def _constrained(annotation: Any) -> DecodeText | None:
-    """Decode to the type inside, then check what `Annotated` says of it."""
+    """Decode to the type inside `Annotated`, then check the constraints."""
     parts = parts_of(annotation)
     inside = text_decoder(annotation.__origin__)
     if parts & Parts.PYDANTIC:
@@ -148,17 +148,17 @@ def _constrained(annotation: Any) -> DecodeText | None:
     if not parts & (Parts.CHECKS | Parts.NOT_PYDANTIC):
         return inside
     wanted = type_for_msgspec(annotation)
-    msgspec.json.Decoder(wanted)  # a constraint that does not go with the type is a `TypeError`
+    msgspec.json.Decoder(wanted)  # raises `TypeError` for a constraint that does not apply to the type
     return lambda text: _convert(text if inside is None else inside(text), wanted)
 
 
 def _validated(kind: Any) -> DecodeText:
-    """Decode to a type of pydantic that is no object with fields."""
+    """Decode to a pydantic type without fields."""
     fields: Mapping[str, Any] = getattr(kind, "__pydantic_fields__", {})
     if getattr(kind, "__pydantic_root_model__", False):
         text_decoder(fields["root"].annotation)
     elif fields or hasattr(kind, "__pydantic_validator__"):
-        raise TypeError(f"{kind.__name__} has fields, and a segment of a topic is text")
+        raise TypeError(f"{kind.__name__} has fields, but a topic segment is text")
     return Adapter(kind).take_text
 
 
@@ -169,7 +169,7 @@ def _text_of(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, str | int):
         return str(value)
-    raise TypeError(f"{value!r} is no text and no whole number")
+    raise TypeError(f"{value!r} is neither a string nor an integer")
 
 
 def _one_of(values: Mapping[str, Any]) -> DecodeText:
@@ -191,7 +191,7 @@ def _enum_decoder(kind: type[enum.Enum]) -> DecodeText:
         if member is not None:
             return member
         try:
-            return kind(text)  # it may know more spellings
+            return kind(text)  # `_missing_` may accept more spellings
         except FAULTS:
             raise Misfit(f"Expected one of {kind.__name__}") from None
 

@@ -10,25 +10,23 @@ _SEGMENT = re.compile(r"\{([^{}]*)\}")
 
 
 class Match(NamedTuple):
-    """How a topic fits a pattern."""
+    """The match of a topic with a pattern."""
 
     subtopic: str
-    """What follows the fixed beginning of the pattern: "lobby" for `room:lobby` under `room:*`, "" for an exact
-    topic.
-    """
+    """The topic after the pattern's fixed prefix: "lobby" for `room:lobby` with `room:*`, "" for an exact topic."""
 
     params: Mapping[str, str]
-    """The named segments."""
+    """The text of the named segments."""
 
     decoded: Mapping[str, Any] | None = None
-    """The named segments as the join handler takes them, if not all of them are text."""
+    """The named segments decoded to the annotations of the join handler; `None` if all of them are `str`."""
 
 
 class Pattern:
-    """A topic pattern: fixed text, `{name}` for one segment (anything but a colon), and at the end `*` for any rest.
+    """A topic pattern: fixed text, `{name}` for one segment without a colon, and at the end `*` for any rest.
 
-    As in Phoenix, `room:*` matches `room:` but not `room`, and `foo*` needs no colon. Raises `ValueError` for what is
-    no pattern.
+    As in Phoenix, `room:*` matches `room:` but not `room`, and `foo*` needs no colon. Raises `ValueError` if the
+    pattern is malformed.
     """
 
     __slots__ = ("_regex", "_wild", "names", "prefix", "text")
@@ -58,7 +56,7 @@ class Pattern:
         return re.compile("".join(parts) + (".*" if self._wild else ""), re.DOTALL)
 
     def match(self, topic: str) -> Match | None:
-        """Return how the topic fits, or `None`."""
+        """Return the match of a topic, or `None`."""
         if self._regex is not None:
             found = self._regex.fullmatch(topic)
             return found and Match(topic[len(self.prefix) :], found.groupdict())

@@ -260,7 +260,7 @@ MISTAKES = {
         async def handle(socket, payload): ...
         """,
         TypeError,
-        "let the wrapper be `async def`, and await the function",
+        "write the wrapper with `async def`, and await the function",
     ),
     "a decorated function that takes something else": Mistake(
         """
@@ -280,37 +280,37 @@ MISTAKES = {
     "a dependency as the default of a parameter": Mistake(
         '@lobby.on("e")\nasync def handle(socket, payload, db=Depends(dict)): ...',
         TypeError,
-        "nobody fills db: there is no request here that Depends could belong to",
+        "db gets no value: Depends works in requests only",
     ),
     "a dependency by keyword": Mistake(
         '@channel("room:{n}")\nasync def room(socket, payload, n, *, user=Security(dict)): ...',
         TypeError,
-        "nobody fills user: there is no request here",
+        "user gets no value: Depends works in requests only",
     ),
     "a dependency in an annotation": Mistake(
         "@lobby.terminate\nasync def handle(socket, reason, db: Annotated[dict, Depends(dict)]): ...",
         TypeError,
-        "missing a required argument: 'db': there is no request here that Depends could belong to",
+        "missing a required argument: 'db': Depends works in requests only",
     ),
     "a dependency in an annotation, and a default": Mistake(
         "@lobby.info(Moved)\nasync def handle(socket, message, db: Annotated[dict, Depends(dict)] = None): ...",
         TypeError,
-        "nobody fills db",
+        "db gets no value",
     ),
     "a parameter of a route": Mistake(
         "@lobby.on_refresh\nasync def handle(socket, assigns, page: int = Query(1)): ...",
         TypeError,
-        "nobody fills page",
+        "page gets no value",
     ),
     "a payload from a dependency": Mistake(
         '@lobby.on("e")\nasync def handle(socket, payload: dict = Depends(dict)): ...',
         TypeError,
-        "payload is filled by the library: there is no request here that Depends could belong to",
+        "payload gets its value from the library: Depends works in requests only",
     ),
     "a dependency where the payload comes": Mistake(
         "@lobby.on_any\nasync def handle(socket, payload, db: Annotated[object, Depends(object)]): ...",
         TypeError,
-        "db is filled by the library",
+        "db gets its value from the library",
     ),
     "a parameter that nobody fills": Mistake(
         '@lobby.intercept("e")\nasync def handle(socket, payload, db): ...',

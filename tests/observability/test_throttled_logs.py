@@ -46,11 +46,11 @@ AT_START_UP = {
     ("pubsub.engines.redis", "warning"),  # for an option in an address, when it is read
     ("server.workers", "critical"),  # several workers without a broker: this process ends
     ("transports.asgi_websocket", "warning"),  # once, when daphne is the server
-    ("server.drainer", "warning"),  # once, when the server stops
+    ("server.drain", "warning"),  # once, when the server stops
 }
 """What no client causes: lines of the start and of the end of a process."""
 
-AROUND = {"observability.error_log", "connection.rate_limiter", "channels.speakers", "server.drainer"}
+AROUND = {"observability.error_log", "connection.rate_limiter", "channels.speakers", "server.drain"}
 """Where a level is a variable: the throttle, and lines about clients that are let in, which can be switched off."""
 
 LOUD = {"warning", "warn", "error", "exception", "critical", "fatal"}

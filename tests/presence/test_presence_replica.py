@@ -246,3 +246,116 @@ def test_who_has_slept_blames_nobody_for_the_silence() -> None:
 def test_times_that_do_not_go_together_are_refused(times: dict[str, float], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         PresenceTiming(**times)
+
+
+# Large messages.
+
+
+def with_a_crowd(number: int = 10) -> tuple[Replica, Replica, Transfer]:
+    """Two replicas; of the first one's entries the other knows nothing, and merges three at once."""
+    ann, ben = Replica(ANN, TIMING), Replica(BEN, TIMING, slice_changes=3)
+    exchange(ann, ben, 0.0)
+    for key in range(number):
+        add(ann, f"{key}")
+    (answer,) = ann.receive(Request(BEN, {}), 0.0).outgoing
+    assert isinstance(answer.message, Transfer)
+    return ann, ben, answer.message
+
+
+def merge_all(replica: Replica) -> list[int]:
+    """The numbers of joins and leaves in each slice that waits."""
+    numbers: list[int] = []
+    while replica.is_merging:
+        changes = replica.merge_next().changes
+        numbers.append(len(changes.joins) + len(changes.leaves))
+    return numbers
+
+
+def test_a_large_message_is_merged_in_slices() -> None:
+    ann, ben, transfer = with_a_crowd()
+    assert len(ben.receive(transfer, 0.0).changes.joins) == 3
+    assert ben.is_merging
+    assert merge_all(ben) == [3, 3, 1]
+    assert seen(ben) == seen(ann)
+    assert ben.state.clock == ann.state.clock
+
+
+def test_removals_are_merged_in_slices_as_well() -> None:
+    ann, ben, transfer = with_a_crowd()
+    ben.receive(transfer, 0.0)
+    merge_all(ben)
+    for key in range(8):
+        ann.record(ann.state.remove("t", 1, f"{key}"))
+    (answer,) = ann.receive(Request(BEN, {}), 0.0).outgoing
+    assert len(ben.receive(answer.message, 0.0).changes.leaves) == 3
+    assert merge_all(ben) == [3, 2]
+    assert seen(ben) == ["8", "9"]
+
+
+def test_what_comes_during_a_merge_is_merged_after_it_in_order() -> None:
+    ann, ben, transfer = with_a_crowd()
+    ann.tick(0.0)
+    ben.receive(transfer, 0.0)
+    ann.record(ann.state.remove("t", 1, "9"))
+    first = ann.tick(TICK).outgoing[0].message
+    add(ann, "late")
+    second = ann.tick(2 * TICK).outgoing[0].message
+    for heartbeat in (first, second):
+        outcome = ben.receive(heartbeat, TICK)
+        assert (outcome.changes.joins, outcome.changes.leaves) == ([], [])
+    assert merge_all(ben) == [3, 3, 1, 1, 1]
+    assert seen(ben) == seen(ann)
+    assert ben.state.clock == ann.state.clock
+
+
+def test_what_is_being_merged_is_not_asked_for_again() -> None:
+    ann, ben, transfer = with_a_crowd()
+    heartbeat = ann.tick(0.0).outgoing[0].message
+    assert isinstance(heartbeat, Heartbeat)
+    ben.receive(transfer, 0.0)
+    ben.receive(Heartbeat(ANN, heartbeat.clock, None), 0.0)
+    requests = [kind for number in (1, 2, 3) for kind in kinds(ben.tick(number * TICK)) if kind is Request]
+    assert requests == []
+    merge_all(ben)
+    assert not [kind for number in (4, 5) for kind in kinds(ben.tick(number * TICK)) if kind is Request]
+
+
+def test_who_leaves_in_the_middle_of_a_merge_is_gone_and_stays_away() -> None:
+    ann, ben, transfer = with_a_crowd()
+    ben.receive(transfer, 0.0)
+    (*_, goodbye) = ann.leave().outgoing
+    assert len(ben.receive(goodbye.message, 0.0).changes.leaves) == 3
+    assert sum(merge_all(ben)) == 0
+    assert seen(ben) == []
+    assert ben.state.replicas == {BEN}
+
+
+def test_who_is_down_in_the_middle_of_a_merge_is_back_with_all_entries() -> None:
+    ann, ben, transfer = with_a_crowd()
+    ben.receive(transfer, 0.0)
+    assert len(pass_time(ben, 0.0, 31.0).changes.leaves) == 3
+    assert sum(merge_all(ben)) == 0
+    back = ben.receive(Heartbeat(ANN, ann.state.advertised, None), 32.0)
+    assert len(back.changes.joins) == 10
+    assert seen(ben) == seen(ann)
+
+
+def test_who_is_forgotten_in_the_middle_of_a_merge_and_comes_back_is_known_with_the_next_transfer() -> None:
+    ann, ben, transfer = with_a_crowd()
+    ben.receive(transfer, 0.0)
+    pass_time(ben, 0.0, 1201.0)
+    assert ben.state.replicas == {BEN}
+    ben.receive(Heartbeat(ANN, ann.state.advertised, None), 1202.0)
+    merge_all(ben)
+    for outgoing in ann.receive(Request(BEN, ben.state.clock), 1202.0).outgoing:
+        ben.receive(outgoing.message, 1202.0)
+    merge_all(ben)
+    assert seen(ben) == seen(ann)
+
+
+def test_who_takes_leave_merges_no_more() -> None:
+    _, ben, transfer = with_a_crowd()
+    ben.receive(transfer, 0.0)
+    assert len(ben.leave().changes.leaves) == 3
+    assert not ben.is_merging
+    assert seen(ben) == []

@@ -132,6 +132,91 @@ def test_changes_tell_what_happens_to_the_roster(what: list[Step], data: Any) ->
         assert told == metas(observer)
 
 
+MEANWHILE = st.sampled_from(["nothing", "nothing", "own", "down", "up", "forget"])
+
+
+def drawn_deltas(cluster: Cluster, data: Any) -> list[Delta]:
+    """Deltas of what was done, and whole states, in any order, some twice."""
+    said = [*cluster.deltas, *(state.extract({}) for state in cluster.states)]
+    return data.draw(st.lists(st.sampled_from(said), max_size=8))
+
+
+@bounded
+@given(steps, st.integers(1, 4), st.data())
+def test_a_delta_in_slices_has_the_effect_of_the_delta(what: list[Step], most: int, data: Any) -> None:
+    cluster, other = Cluster(), Cluster()
+    for step in what:
+        cluster.do(step)
+        if step.who == 0:
+            other.do(step)
+    whole, sliced = cluster.states[0], other.states[0]
+    for delta in drawn_deltas(cluster, data):
+        changes = whole.merge(delta)
+        in_slices = [sliced.merge(piece) for piece in sliced.cut(delta, most)]
+        assert sum(len(one.joins) for one in in_slices) == len(changes.joins)
+        assert sum(len(one.leaves) for one in in_slices) == len(changes.leaves)
+        assert all(len(one.joins) <= most and len(one.leaves) <= most for one in in_slices)
+        assert sliced.clock == whole.clock
+        others = [{me: part for me, part in state.extract({}).items() if me != state.me} for state in (whole, sliced)]
+        assert others[0] == others[1]
+
+
+@bounded
+@given(steps, st.integers(1, 4), st.data())
+def test_whatever_happens_between_slices_the_state_converges_and_changes_tell_it(
+    what: list[Step], most: int, data: Any
+) -> None:
+    cluster = Cluster()
+    for step in what:
+        cluster.do(step)
+    observer = cluster.states[0]
+    told = metas(observer)
+
+    def take(changes: Changes) -> None:
+        nonlocal told
+        joins, leaves = ({entry.meta.ref for entry in side} for side in (changes.joins, changes.leaves))
+        assert not joins & told
+        assert leaves <= told
+        told = (told | joins) - leaves
+        assert told == metas(observer)
+
+    for delta in drawn_deltas(cluster, data):
+        for piece in observer.cut(delta, most):
+            take(observer.merge(piece))
+            other = IDS[int(data.draw(st.integers(1, 2)))]
+            match data.draw(MEANWHILE):
+                case "own":
+                    cluster.do(Step(0, data.draw(st.sampled_from(PLACES)), data.draw(st.booleans())))
+                    told = metas(observer)
+                case "down":
+                    take(observer.down(other))
+                case "up":
+                    take(observer.up(other))
+                case "forget":
+                    take(observer.forget(other))
+                case _:
+                    pass
+    for state in cluster.states:
+        take(observer.up(state.me))
+    cluster.heartbeat_round()
+    assert [metas(state) for state in cluster.states] == [cluster.there()] * 3
+
+
+def test_slices_have_additions_first_and_an_update_is_in_one() -> None:
+    ann, ben = pair()
+    for key in ("old", "same", "gone"):
+        ann.add("t", 1, key, meta(key))
+    ben.merge(ann.extract({}))
+    ann.remove("t", 1, "gone")
+    ann.remove("t", 1, "old")
+    ann.add("t", 2, "old", meta("moved"))
+    ann.add("t", 1, "same", meta("updated"))
+    slices = [ben.merge(piece) for piece in ben.cut(ann.extract(ben.clock), 1)]
+    told = [([one.meta.ref for one in part.joins], [one.meta.ref for one in part.leaves]) for part in slices]
+    assert told[:2] == [(["moved"], []), (["updated"], ["same"])]
+    assert sorted(told[2:]) == [([], []), ([], ["gone"]), ([], ["old"])]
+
+
 def pair() -> tuple[State, State]:
     cluster = Cluster()
     return cluster.states[0], cluster.states[1]

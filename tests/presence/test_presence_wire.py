@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starlette_channels.presence.codec import PIECE_BYTES, Joiner, Splitter
+from starlette_channels.presence.codec import PIECE_BYTES, Assembler, Splitter
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Entry, Meta, Part
 from starlette_channels.presence.meta import make_meta
@@ -43,8 +43,8 @@ def large(size: int) -> Transfer:
 @bounded
 @given(st.lists(messages, max_size=5))
 def test_what_is_said_arrives(said: list[TrackerMessage]) -> None:
-    splitter, joiner = Splitter(ANN), Joiner()
-    assert [joiner.take(piece) for message in said for piece in splitter.split(message)] == said
+    splitter, assembler = Splitter(ANN), Assembler()
+    assert [assembler.take(piece) for message in said for piece in splitter.split(message)] == said
 
 
 def test_large_messages_travel_in_pieces_that_engines_take() -> None:
@@ -52,14 +52,14 @@ def test_large_messages_travel_in_pieces_that_engines_take() -> None:
     pieces = list(Splitter(ANN).split(message))
     assert len(pieces) == 4
     assert max(map(len, pieces)) < PIECE_BYTES + 100
-    joiner = Joiner()
-    assert [joiner.take(piece) for piece in pieces] == [None, None, None, message]
+    assembler = Assembler()
+    assert [assembler.take(piece) for piece in pieces] == [None, None, None, message]
 
 
 @bounded
 @given(st.data())
 def test_a_message_that_lacks_a_piece_does_not_arrive_and_the_next_one_does(data: st.DataObject) -> None:
-    ann, ben, joiner = Splitter(ANN), Splitter(BEN), Joiner()
+    ann, ben, assembler = Splitter(ANN), Splitter(BEN), Assembler()
     said = [list(ann.split(large(2 * PIECE_BYTES))), list(ann.split(large(PIECE_BYTES)))]
     lost = data.draw(st.integers(0, 2))
     del said[0][lost]
@@ -68,21 +68,21 @@ def test_a_message_that_lacks_a_piece_does_not_arrive_and_the_next_one_does(data
     for piece in his:  # what somebody else says in between makes no difference
         hers.insert(data.draw(st.integers(0, len(hers))), piece)
     hers = [piece for piece in hers if piece not in his] + his
-    assert [message for piece in hers if (message := joiner.take(piece))] == [large_like(said[1]), large_like(his)]
+    assert [message for piece in hers if (message := assembler.take(piece))] == [large_like(said[1]), large_like(his)]
 
 
 def large_like(pieces: list[bytes]) -> TrackerMessage | None:
-    joiner = Joiner()
-    return [joiner.take(piece) for piece in pieces][-1]
+    assembler = Assembler()
+    return [assembler.take(piece) for piece in pieces][-1]
 
 
 def test_the_beginning_of_a_message_is_not_kept_when_its_sender_is_gone() -> None:
     first, *rest = Splitter(ANN).split(large(PIECE_BYTES))
-    joiner = Joiner()
-    joiner.take(first)
-    joiner.forget(ANN)
-    joiner.forget(BEN)
-    assert [joiner.take(piece) for piece in rest] == [None]
+    assembler = Assembler()
+    assembler.take(first)
+    assembler.forget(ANN)
+    assembler.forget(BEN)
+    assert [assembler.take(piece) for piece in rest] == [None]
 
 
 def piece(data: bytes, version: int = 1) -> bytes:
@@ -114,13 +114,13 @@ JUNK = {
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK.keys())
 def test_junk_is_refused(junk: bytes) -> None:
     with pytest.raises(ValueError, match="no message between presences"):
-        Joiner().take(junk)
+        Assembler().take(junk)
 
 
 @bounded
 @given(st.binary(max_size=60))
 def test_whatever_arrives_is_a_message_or_refused(data: bytes) -> None:
     try:
-        Joiner().take(data)
+        Assembler().take(data)
     except ValueError:
         return

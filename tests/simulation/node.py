@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from starlette_channels.presence.codec import Joiner, Named, Splitter
+from starlette_channels.presence.codec import Assembler, MetaRef, Splitter
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Meta
 from starlette_channels.presence.timing import PresenceTiming
@@ -32,7 +32,7 @@ class Node:
     def __init__(self, me: ReplicaId, send: Send, piece_bytes: int, random: Random, born: float) -> None:
         self.me = me
         self.life = me.vsn.to_bytes(8)
-        self.replica = Replica(me, TIMING, window_sizes=(4, 12))
+        self.replica = Replica(me, TIMING, window_sizes=(4, 12), slice_changes=random.choice((1, 2, 500)))
         self.own: dict[EntryPlace, str] = {}
         self.told: set[str] = set()
         self.said, self.said_at = 0, -FORGET_SECONDS
@@ -58,7 +58,7 @@ class Node:
 
         self._clocks = SenderClocks()
         self._splitter = Splitter(me, piece_bytes)
-        self._joiners = {LINE: Joiner(), self._line_of(me): Joiner()}
+        self._assemblers = {LINE: Assembler(), self._line_of(me): Assembler()}
 
     # What it does.
 
@@ -104,6 +104,9 @@ class Node:
         for channel, stamp in self._numbers.marks(now):
             self._post(Letter("mark", self.life, channel, stamp, before=self.before), now)
 
+    def merge_next(self, now: float) -> None:
+        self._take(self.replica.merge_next(), now)
+
     # What it hears.
 
     def receive(self, letter: Letter, true_sent: float, now: float) -> None:
@@ -129,7 +132,7 @@ class Node:
             late = sent_at - true_sent + ROUNDING
             self.accounts.take(letter, news, lost, true_sent, late, is_known=is_known)
         elif news is News.FRESH:
-            message = self._joiners[letter.channel].take(letter.body)
+            message = self._assemblers[letter.channel].take(letter.body)
             if message is not None:
                 self._hear(message, now)
 
@@ -198,10 +201,10 @@ class Node:
 class _Key(msgspec.Struct):
     """What is told of a key."""
 
-    metas: list[Named]
+    metas: list[MetaRef]
 
 
-def _listed(told: msgspec.Raw) -> list[list[Named]]:
+def _listed(told: msgspec.Raw) -> list[list[MetaRef]]:
     keys = _decode(told)
     assert keys, "a topic without anybody"
     assert all(key.metas for key in keys.values()), "a key without anybody"

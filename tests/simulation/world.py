@@ -41,6 +41,7 @@ class World:
         self.piece_bytes = self.random.choice((60, 300, 300))
         self.ticks: list[tuple[float, int, ReplicaId]] = []
         self.errands: list[tuple[float, int, ReplicaId]] = []
+        self.merges: list[tuple[float, int, ReplicaId]] = []
 
         events = {
             self.track: 30,
@@ -149,7 +150,10 @@ class World:
             arrival = self.network.due
             tick = self.ticks[0][0] if self.ticks else end
             errand = self.errands[0][0] if self.errands else end
-            if errand < min(tick, end, arrival if arrival is not None else end):
+            merge = self.merges[0][0] if self.merges else end
+            if merge < min(errand, tick, end, arrival if arrival is not None else end):
+                self.merge(*heapq.heappop(self.merges))
+            elif errand < min(tick, end, arrival if arrival is not None else end):
                 self.do_errand(*heapq.heappop(self.errands))
             elif arrival is not None and arrival <= min(tick, end):
                 self.arrive()
@@ -183,6 +187,23 @@ class World:
             node.do_errands(due)
             self.plan(node)
 
+    def merge(self, due: float, _: int, me: ReplicaId) -> None:
+        """Let a node merge a slice of what is large."""
+        self.now = due
+        node = self.nodes.get(me.name)
+        if node is None or node.me != me:
+            return
+        woken = self.wakes(me.name)
+        if woken is None:
+            node.merge_next(due)
+            self.plan_merge(node)
+        else:
+            heapq.heappush(self.merges, (woken, me.vsn, me))
+
+    def plan_merge(self, node: Node) -> None:
+        if node.replica.is_merging and not any(me == node.me for _, _, me in self.merges):
+            heapq.heappush(self.merges, (self.now + self.random.uniform(0, PROMPT / 50), node.me.vsn, node.me))
+
     def arrive(self) -> None:
         parcel = self.network.take()
         self.now = parcel.due
@@ -192,6 +213,7 @@ class World:
         woken = self.wakes(parcel.to)
         if woken is None:
             node.receive(parcel.letter, parcel.sent, self.now)
+            self.plan_merge(node)
             if parcel.letter.kind == "command":
                 self.plan(node)
         else:

@@ -107,16 +107,22 @@ class Pipe(asyncio.Transport):
 class Client:
     """A client of the fast lane that takes what it wants when it wants."""
 
-    def __init__(self, loop: Loop | None = None, pulse: IdleSweep | None = None) -> None:
+    def __init__(
+        self,
+        loop: Loop | None = None,
+        pulse: IdleSweep | None = None,
+        service: Service | None = None,
+        serializer: V2 | None = None,
+    ) -> None:
         self.loop, self.pipe, self.counts = loop or Loop(), Pipe(), Counter[str]()
-        service = Service([], Broker(), Limits(outbox_bytes=LIMIT))
+        service = service or Service([], Broker(), Limits(outbox_bytes=LIMIT))
         any_loop: Any = self.loop
         pulse = pulse or IdleSweep(any_loop)
         self.lane = Lane(self.pipe, any_loop, pulse, service.limits, ErrorLog(self.counts), 1 << 20, set(), set())
-        self.lane.start(lambda transport: self._connect(service, transport))
+        self.lane.start(lambda transport: self._connect(service, transport, serializer or V2()))
 
-    def _connect(self, service: Service, transport: Transport) -> Connection:
-        self.connection = Connection(service, transport, V2(), {})
+    def _connect(self, service: Service, transport: Transport, serializer: V2) -> Connection:
+        self.connection = Connection(service, transport, serializer, {})
         return self.connection
 
     def get_a_burst(self, frames: int) -> None:

@@ -288,7 +288,7 @@ async def test_bytes_do_not_reach_a_client_and_whoever_pushes_them_is_told() -> 
     client = await Poller(channels()).open()
     await client.join("room:a")
     await client.post(["1", "2", "room:a", "bytes", {}])
-    error = "this transport takes no binary payloads to the client"
+    error = "this transport cannot send binary payloads to the client"
     assert (await client.poll()).frames[0][4] == {"status": "ok", "response": {"error": error}}
 
 
@@ -307,14 +307,14 @@ async def test_a_broadcast_of_bytes_reaches_the_others_and_is_counted() -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"", "no binary push"),
+        (b"", "malformed binary push"),
         (b"{nope", "line 2 of a batch is neither JSON nor base64"),
         (b"[nope", "no version 2 message"),
         (b"[1,2]", "no version 2 message"),
         (b'["\xff"]', "not UTF-8"),
         (b"!!!!", "line 2 of a batch is neither JSON nor base64"),
         (b"AAA", "line 2 of a batch is neither JSON nor base64"),
-        (base64.b64encode(b"\x01\x00"), "no binary push"),
+        (base64.b64encode(b"\x01\x00"), "malformed binary push"),
         (b"[" * 40 + b"]" * 40, "no version 2 message"),
         (b"[" + b"[" * 40 + b"]" * 40 + b',null,"phoenix","heartbeat",{}]', "nested too deeply"),
         (b'[null,"1","phoenix","heartbeat",{"x":"' + b"x" * 2_000 + b'"}]', "a message of over 2000 bytes"),

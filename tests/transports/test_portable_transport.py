@@ -1,10 +1,12 @@
 """The portable transport's frames, from `write` to the server's `send`."""
 
+import weakref
 from collections import Counter
 from collections.abc import MutableMapping
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio import wait_all_tasks_blocked
 
@@ -86,3 +88,39 @@ async def test_a_key_that_is_none_is_refused_and_the_frames_around_it_arrive() -
     transport.write("3")
     await wait_all_tasks_blocked()
     assert server.sent == ["1", "2", "3"]
+
+
+async def test_broadcasts_and_pushes_of_one_turn_keep_their_order_for_clients_that_read_and_for_those_that_do_not() -> (
+    None
+):
+    reading, hanging = Server(gates=99), Server(gates=1)
+    quick, slow = transport_to(reading), transport_to(hanging)
+    writers = (slow.writer, quick.writer)
+    slow.outlet.spread(writers, "1")
+    slow.write("2")
+    quick.write("2")
+    slow.outlet.spread(writers, "3")
+    await anyio.lowlevel.checkpoint()
+    slow.write("4")
+    slow.outlet.spread(writers, "5")
+    slow.close(1001)
+    slow.outlet.spread(writers, "6")
+    await wait_all_tasks_blocked()
+    assert reading.sent == ["1", "2", "3", "5", "6"], "a client that does not read holds up nobody"
+    hanging.let(9)
+    await wait_all_tasks_blocked()
+    assert hanging.sent == ["1", "2", "3", "4", "5", 1001], "what is sent after a close goes nowhere"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_nobody_keeps_a_client_that_is_gone(anyio_backend: str) -> None:
+    server = Server()
+    transport = transport_to(server)
+    transport.outlet.spread((transport.writer,), "1")
+    await wait_all_tasks_blocked()
+    server.let(1)
+    await wait_all_tasks_blocked()
+    assert server.sent == ["1"]
+    gone = weakref.ref(transport)
+    del transport
+    assert gone() is None

@@ -184,6 +184,22 @@ def test_what_messages_start_counts_as_well_although_it_comes_later() -> None:
     assert max(lengths[len(lengths) // 2 :]) <= TURN_SECONDS
 
 
+@pytest.mark.parametrize("elsewhere", [0.0, 0.005, 0.02, 0.06])
+def test_who_waits_waits_no_longer_because_turns_are_long_for_other_reasons(elsewhere: float) -> None:
+    loop = Loop()
+    turns = Turns(loop.call_soon, lambda: loop.now)
+    clients = [Costly(loop, turns, 1, 2e-4) for _ in range(500)]
+    for client in clients:
+        turns.enter(client, fresh=True)
+    work, number = 500 * 2e-4, 0
+    while any(client.messages for client in clients):
+        loop.turn()
+        loop.now += elsewhere  # what servers parse, and what applications compute
+        number += 1
+    assert loop.now <= 6 * work + 4 * elsewhere
+    assert number <= 2 * work / TURN_SECONDS + 20
+
+
 def test_a_client_that_fails_stops_nobody_else() -> None:
     loop = Loop()
     turns = Turns(loop.call_soon, lambda: loop.now)

@@ -289,11 +289,11 @@ INEXPRESSIBLE: dict[str, tuple[str, str, Any, type[Exception], str]] = {
     "a cycle": ("t", "e", _cycle(), SerializerError, "contains itself, or is nested too deeply"),
     "a cycle of mappings": ("t", "e", MappingProxyType(_cycle()), SerializerError, "contains itself"),
     "too deep": ("t", "e", _deep(), SerializerError, "nested too deeply"),
-    "surrogates": ("t", "e", {"a": "\ud800"}, SerializerError, "no Unicode"),
-    "surrogates in a key": ("t", "e", {"\ud800": 1}, SerializerError, "no Unicode"),
+    "surrogates": ("t", "e", {"a": "\ud800"}, SerializerError, "lone surrogates"),
+    "surrogates in a key": ("t", "e", {"\ud800": 1}, SerializerError, "lone surrogates"),
     "surrogates in a model": ("t", "e", Renamed.model_construct(user_name="\ud800"), SerializerError, "surrogate"),
-    "surrogates in the topic": ("\ud800", "e", {}, SerializerError, "no Unicode"),
-    "surrogates in the event": ("t", "\ud800", {}, SerializerError, "no Unicode"),
+    "surrogates in the topic": ("\ud800", "e", {}, SerializerError, "lone surrogates"),
+    "surrogates in the event": ("t", "\ud800", {}, SerializerError, "lone surrogates"),
     "keys that are no text": ("t", "e", {(1, 2): 3}, TypeError, "a tuple as the key of an object is unsupported"),
     "an unknown class": ("t", "e", {"a": [object()]}, TypeError, "type object is unsupported"),
     "a list": ("t", "e", [1], SerializerError, "must be an object"),
@@ -302,7 +302,7 @@ INEXPRESSIBLE: dict[str, tuple[str, str, Any, type[Exception], str]] = {
     "raw JSON that is no object": ("t", "e", Raw(b"[1]"), SerializerError, "must be an object"),
     "bytes on a long topic": (LONG, "e", b"x", SerializerError, "more than 255 bytes"),
     "bytes with a long event": ("t", LONG, b"x", SerializerError, "more than 255 bytes"),
-    "a reply": ("t", "e", Reply("ok"), TypeError, "a Reply is an answer"),
+    "a reply": ("t", "e", Reply("ok"), TypeError, "a Reply is returned from a handler"),
 }
 
 

@@ -1,4 +1,4 @@
-"""How much of each replica's doings is known somewhere, and who knows something that is not known here.
+"""Clocks: how many changes of each replica are known, and which replicas know more.
 
 Source: `tracker/clock.ex` of phoenix_pubsub.
 """
@@ -8,25 +8,25 @@ from typing import NamedTuple, TypeAlias
 
 
 class ReplicaId(NamedTuple):
-    """One life of a node: a name that stays, and a number that grows with every start."""
+    """One life of a node: its name, which stays the same, and a version, which grows with every start."""
 
     name: str
     vsn: int
 
 
 Clock: TypeAlias = Mapping[ReplicaId, int]
-"""For each replica the number of its last change before which all are known. A replica that is left out is at 0."""
+"""For each replica, the number of changes that are known without a hole. A replica that is left out is at 0."""
 
 
 def covers(clock: Clock, other: Clock) -> bool:
-    """Whether everything that the other knows is known here as well."""
+    """Whether a clock is nowhere behind another."""
     return all(clock.get(replica, 0) >= dot for replica, dot in other.items())
 
 
 def worth_asking(own: Clock, others: Mapping[ReplicaId, Clock]) -> list[ReplicaId]:
-    """Return who must be asked to learn all that the others know: as few as possible.
+    """Return the replicas to ask for all that the others know: as few as possible.
 
-    Who knows nothing new, or nothing that one of the chosen does not know, is left out.
+    A replica is left out if it knows nothing new, or nothing that a chosen one does not know.
     """
     chosen: list[ReplicaId] = []
     for replica in sorted(others, key=lambda one: (sum(others[one].values()), one), reverse=True):

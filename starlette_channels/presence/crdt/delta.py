@@ -1,4 +1,4 @@
-"""What replicas tell each other of the state: parts of it, for as long a time as is needed and no longer.
+"""Deltas: the parts of the state that replicas send to each other, and how long they are kept.
 
 Source: `tracker/delta_generation.ex` of phoenix_pubsub.
 """
@@ -11,15 +11,15 @@ from msgspec import Struct
 from starlette_channels.presence.crdt.clock import ReplicaId
 
 
-class Meta(Struct, frozen=True, array_like=True):
-    """The fields of one presence, encoded once, with a `phx_ref` that no other has."""
+class Meta(Struct, frozen=True, array_like=True, gc=False):
+    """The fields of one presence, encoded as JSON once, and their `phx_ref`, which is unique."""
 
     ref: str
     json: str
 
 
-class Entry(Struct, frozen=True, array_like=True):
-    """One presence: somebody's key on a topic, and what is told of it."""
+class Entry(Struct, frozen=True, array_like=True, gc=False):
+    """One presence: a key on a topic, tracked by a member (a socket) of a replica, and its meta."""
 
     topic: str
     member: int
@@ -28,10 +28,10 @@ class Entry(Struct, frozen=True, array_like=True):
 
 
 class Part(Struct, frozen=True, array_like=True):
-    """What is known of one replica's changes, each of which has a number, its dot.
+    """What is known of the changes of one replica. Each change has a number, its dot.
 
-    It speaks of the dots up to `clock`, and of those in `cloud`. An entry is there if it stands under its dot; a dot
-    spoken of without an entry is a removal, or an entry that is gone.
+    A part covers the dots up to `clock`, and those in `cloud`. A dot that is covered and has an entry is present; one
+    without an entry is a removal, or was removed.
     """
 
     clock: int
@@ -44,7 +44,7 @@ Delta: TypeAlias = Mapping[ReplicaId, Part]
 
 
 class Window:
-    """All changes of one replica since a dot, in one part."""
+    """All changes of one replica since a dot, as one part."""
 
     __slots__ = ("_cloud", "_entries", "since")
 
@@ -52,7 +52,7 @@ class Window:
         self.restart(since)
 
     def restart(self, since: int) -> None:
-        """Forget all that was before a dot, and the dot itself."""
+        """Drop all changes, and begin after a dot."""
         self.since: int = since
         self._cloud: set[int] = set()
         self._entries: dict[int, Entry] = {}
@@ -61,7 +61,7 @@ class Window:
         return len(self._cloud)
 
     def record(self, part: Part) -> None:
-        """Add a change that follows those that are here."""
+        """Add the next change."""
         for dot in part.cloud:
             self._entries.pop(dot, None)
         self._cloud |= part.cloud
@@ -69,12 +69,12 @@ class Window:
 
     @property
     def part(self) -> Part:
-        """What has changed."""
+        """The changes, as one part."""
         return Part(0, frozenset(self._cloud), dict(self._entries))
 
 
 class Windows:
-    """Windows of different lengths, so that nobody who missed little has to be told everything."""
+    """Windows of several lengths, so that a replica that missed little is sent little."""
 
     __slots__ = ("_windows",)
 
@@ -82,12 +82,12 @@ class Windows:
         self._windows = [(size, Window()) for size in sorted(sizes)]
 
     def record(self, part: Part) -> None:
-        """Add a change to all; a window that is full begins anew."""
+        """Add the next change to all windows. A window that is full begins anew."""
         for size, window in self._windows:
             window.record(part)
             if len(window) > size:
                 window.restart(max(part.cloud))
 
     def since(self, dot: int) -> Part | None:
-        """Return all changes after a dot, and no more than need be; `None` if that is too long ago."""
+        """Return all changes after a dot, from the shortest window that has them; `None` if no window does."""
         return next((window.part for _, window in self._windows if window.since <= dot), None)

@@ -1,4 +1,4 @@
-"""Who is there, as clients are told: by topic, then by key, in the order in which they came."""
+"""Who is present, as clients are told: by topic, then by key, in the order of arrival."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,34 +11,62 @@ from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Entry
 
 Owner: TypeAlias = tuple[ReplicaId, int]
-"""Whose an entry is: a member of a replica."""
+"""The owner of an entry: a member of a replica."""
 
-MetaGroup: TypeAlias = Mapping[Owner, Entry]
+KeyEntries: TypeAlias = Mapping[Owner, Entry]
 """The entries of one key."""
 
+NO_KEYS: Mapping[str, KeyEntries] = MappingProxyType({})
+NO_STATE = Raw(b"{}")
 
-class Entries(dict[Owner, Entry]):
-    """The entries of one key, and how they are told, for as long as they stay the same."""
+_encode_key = msgspec.json.Encoder().encode
 
-    __slots__ = ("_json",)
+
+class TopicIndex:
+    """The entries of one topic by key, with the JSON of each key, and of all as long as none changes."""
+
+    __slots__ = ("_changed", "_json", "_json_of_keys", "keys")
 
     def __init__(self) -> None:
-        super().__init__()
-        self._json: str | None = None
+        self.keys: dict[str, dict[Owner, Entry]] = {}
+        self._json_of_keys: dict[str, str] = {}  # always the same keys as `keys`, in the same order
+        self._changed: set[str] = set()  # the keys whose JSON is out of date
+        self._json: Raw | None = None
 
-    def forget(self) -> None:
-        """Take note that they have changed."""
+    def put(self, owner: Owner, entry: Entry) -> None:
+        """Add an entry, or replace the one that its owner has under this key."""
+        key = entry.key
+        entries = self.keys.get(key)
+        if entries is None:
+            self.keys[key] = {owner: entry}
+            self._json_of_keys[key] = f'{_encode_key(key).decode()}:{{"metas":[{entry.meta.json}]}}'
+        else:
+            entries[owner] = entry
+            self._changed.add(key)
         self._json = None
 
-    def json(self, key: str) -> str:
-        """Return key and entries as a member of a JSON object; encoded only once, because everybody is told of all."""
+    def take(self, owner: Owner, entry: Entry) -> None:
+        """Remove an entry, which must be there, and its key with the last one."""
+        key = entry.key
+        entries = self.keys[key]
+        del entries[owner]
+        if entries:
+            self._changed.add(key)
+        else:
+            del self.keys[key], self._json_of_keys[key]
+            self._changed.discard(key)
+        self._json = None
+
+    def json(self) -> Raw:
+        """Return the JSON of all keys: the same object until something changes."""
         if self._json is None:
-            metas = ",".join(entry.meta.json for entry in self.values())
-            self._json = f'{msgspec.json.encode(key).decode()}:{{"metas":[{metas}]}}'
+            for key in self._changed:
+                metas = ",".join([entry.meta.json for entry in self.keys[key].values()])
+                self._json_of_keys[key] = f'{_encode_key(key).decode()}:{{"metas":[{metas}]}}'
+            self._changed.clear()
+            json_of_all = ",".join(self._json_of_keys.values())
+            self._json = Raw(f"{{{json_of_all}}}")
         return self._json
-
-
-NOBODY: Mapping[str, MetaGroup] = MappingProxyType({})
 
 
 class Roster:
@@ -47,35 +75,36 @@ class Roster:
     __slots__ = ("_topics",)
 
     def __init__(self) -> None:
-        self._topics: dict[str, dict[str, Entries]] = {}
+        self._topics: dict[str, TopicIndex] = {}
 
     def put(self, replica: ReplicaId, entry: Entry) -> None:
-        """Add an entry, or put it in the place of the one that its owner has under this key."""
-        entries = self._topics.setdefault(entry.topic, {}).setdefault(entry.key, Entries())
-        entries[replica, entry.member] = entry
-        entries.forget()
+        """Add an entry, or replace the one that its owner has on this topic under this key."""
+        topic = self._topics.get(entry.topic)
+        if topic is None:
+            topic = self._topics[entry.topic] = TopicIndex()
+        topic.put((replica, entry.member), entry)
 
     def take(self, replica: ReplicaId, entry: Entry) -> None:
-        """Remove an entry, which must be there; a topic or key that is empty is gone."""
-        keys = self._topics[entry.topic]
-        entries = keys[entry.key]
-        del entries[replica, entry.member]
-        entries.forget()
-        if not entries:
-            del keys[entry.key]
-            if not keys:
-                del self._topics[entry.topic]
+        """Remove an entry, which must be there. Keys and topics without entries are removed as well."""
+        topic = self._topics[entry.topic]
+        topic.take((replica, entry.member), entry)
+        if not topic.keys:
+            del self._topics[entry.topic]
 
-    def on(self, topic: str) -> Mapping[str, MetaGroup]:
-        """Return who is on a topic, by key."""
-        return self._topics.get(topic, NOBODY)
+    def on(self, topic: str) -> Mapping[str, KeyEntries]:
+        """Return the entries on a topic, by key."""
+        found = self._topics.get(topic)
+        return NO_KEYS if found is None else found.keys
 
     def json(self, topic: str) -> Raw:
-        """Return who is on a topic as clients are told. What has not changed since the last time costs little."""
-        keys = self._topics.get(topic, {})
-        return Raw(f"{{{','.join([entries.json(key) for key, entries in keys.items()])}}}")
+        """Return the `presence_state` of a topic, encoded: the same object until something changes there.
+
+        After a change the JSON of the other keys is put together again, which takes about 20 microseconds for 1,000.
+        """
+        found = self._topics.get(topic)
+        return NO_STATE if found is None else found.json()
 
     @property
-    def topics(self) -> Mapping[str, Mapping[str, MetaGroup]]:
-        """Everybody, by topic and key."""
-        return self._topics
+    def topics(self) -> Mapping[str, Mapping[str, KeyEntries]]:
+        """All entries, by topic and key."""
+        return {name: topic.keys for name, topic in self._topics.items()}

@@ -1,11 +1,12 @@
-"""The state of presence: a replicated set that converges whatever happens to the messages about it.
+"""The state of presence: a replicated set, which converges whatever happens to the messages about it.
 
-Each replica has a share, and only that replica changes it; so there are no conflicts, and merging is the union of what
-is known of each share. Every change has a number of its own, its dot, removals included: who lacks a change is behind
-in dots, and asks. Source: `tracker/state.ex` of phoenix_pubsub, an observed-remove set without tombstones.
+Each replica owns a share of the entries, and only that replica changes it. So there are no conflicts, and a merge is
+the union of what is known of each share. Every change has a number, its dot, removals included: a replica that lacks a
+change is behind in dots, and asks. Source: `tracker/state.ex` of phoenix_pubsub, an observed-remove set without
+tombstones.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from msgspec import Struct, field
@@ -15,29 +16,29 @@ from starlette_channels.presence.crdt.delta import Delta, Entry, Meta, Part
 from starlette_channels.presence.crdt.index import Roster
 
 EntryPlace: TypeAlias = tuple[str, int, str]
-"""Where there is room for one entry of a replica: topic, member, key."""
+"""Topic, member and key: a replica has at most one entry in each place."""
 
 
 class Changes(Struct):
-    """Who came and who went."""
+    """The entries that were added to the roster, and those that were removed."""
 
     joins: list[Entry] = field(default_factory=list[Entry])
     leaves: list[Entry] = field(default_factory=list[Entry])
 
     def extend(self, other: "Changes") -> None:
-        """Add what happened next."""
+        """Add the next changes."""
         self.joins += other.joins
         self.leaves += other.leaves
 
 
 class Share:
-    """What is known of one replica's entries."""
+    """What is known of the entries of one replica."""
 
     __slots__ = ("_places", "clock", "cloud", "entries", "online")
 
     def __init__(self) -> None:
-        self.clock: int = 0  # all dots up to here are known
-        self.cloud: set[int] = set()  # and these beyond it
+        self.clock: int = 0  # all dots up to this one are known
+        self.cloud: set[int] = set()  # the dots beyond the clock that are known
         self.entries: dict[int, Entry] = {}
         self.online: bool = True
         self._places: dict[EntryPlace, int] = {}
@@ -48,50 +49,73 @@ class Share:
         return None if dot is None else self.entries[dot]
 
     def add(self, entry: Entry) -> Part:
-        """Make a new entry; return what has changed."""
-        self.clock += 1
-        self._put(self.clock, entry)
-        return Part(0, {self.clock}, {self.clock: entry})
+        """Add an entry, or replace the one in its place. Returns the change, for other replicas."""
+        place = (entry.topic, entry.member, entry.key)
+        dots = {self.clock + 1}
+        replaced = self._places.get(place)
+        if replaced is not None:  # the removal has a dot of its own
+            del self.entries[replaced]
+            dots = {replaced, self.clock + 1, self.clock + 2}
+        self.clock = dot = max(dots)
+        self.entries[dot] = entry
+        self._places[place] = dot
+        return Part(0, dots, {dot: entry})
 
     def remove(self, place: EntryPlace) -> Part:
-        """Remove an entry, which must be there; return what has changed."""
-        dot = self._places[place]
-        self._drop(dot)
+        """Remove an entry, which must be there. Returns the change, for other replicas."""
+        dot = self._places.pop(place)
+        del self.entries[dot]
         self.clock += 1
         return Part(0, {dot, self.clock}, {})
 
     def merge(self, part: Part) -> Changes:
-        """Take what somebody else knows of this share."""
+        """Take in what another replica knows of this share."""
         changes = Changes()
-        for dot in [dot for dot in self._spoken_of(part) if dot not in part.entries]:
+        for dot in self._removed(part):
             changes.leaves.append(self._drop(dot))
-        for dot, entry in sorted(part.entries.items()):
-            if dot > self.clock and dot not in self.cloud:
-                self._admit(dot, entry, changes)
-        self.clock = max(self.clock, part.clock)
-        self.cloud |= part.cloud
-        self._compact()
+        for dot in self._added(part):
+            self._admit(dot, part.entries[dot], changes)
+        if part.clock > self.clock or part.cloud:
+            self.clock = max(self.clock, part.clock)
+            self.cloud |= part.cloud
+            self._compact()
         return changes
 
-    def _spoken_of(self, part: Part) -> Iterable[int]:
-        """The dots of our entries of which a part speaks."""
-        if part.clock == 0:
-            return part.cloud & self.entries.keys()
-        return (dot for dot in self.entries if dot <= part.clock or dot in part.cloud)
+    def cut(self, part: Part, most: int) -> Iterator[tuple[int, Part]]:
+        """Cut a part into slices of at most `most` changes to this share; yield the number of changes with each.
+
+        Merging the slices in order has the effect of merging the part. Additions come first, so whoever moves from one
+        place to another is never gone, and an entry and the one that it replaces are in one slice.
+        """
+        dots = [*self._added(part), *self._removed(part)]
+        for start in range(0, len(dots) - most, most):
+            slice_dots = dots[start : start + most]
+            entries = {dot: part.entries[dot] for dot in slice_dots if dot in part.entries}
+            yield most, Part(0, frozenset(slice_dots), entries)
+        yield (len(dots) - 1) % most + 1 if dots else 0, part  # of which the rest is new
+
+    def _added(self, part: Part) -> list[int]:
+        """The dots of the entries of a part that are new here, in order."""
+        return sorted(dot for dot in part.entries if dot > self.clock and dot not in self.cloud)
+
+    def _removed(self, part: Part) -> list[int]:
+        """The dots of the entries here that are removed according to a part."""
+        covered: Iterable[int] = part.cloud & self.entries.keys()
+        if part.clock:
+            covered = (dot for dot in self.entries if dot <= part.clock or dot in part.cloud)
+        return [dot for dot in covered if dot not in part.entries]
 
     def _admit(self, dot: int, entry: Entry, changes: Changes) -> None:
-        """Put an entry that is new here in its place; of two for one place, the later is right: they have one owner."""
-        present = self._places.get((entry.topic, entry.member, entry.key), 0)
+        """Put a new entry in its place, unless a later one is there: both are of the same owner."""
+        place = (entry.topic, entry.member, entry.key)
+        present = self._places.get(place, 0)
         if present > dot:
             return
         if present:
             changes.leaves.append(self._drop(present))
-        self._put(dot, entry)
-        changes.joins.append(entry)
-
-    def _put(self, dot: int, entry: Entry) -> None:
         self.entries[dot] = entry
-        self._places[entry.topic, entry.member, entry.key] = dot
+        self._places[place] = dot
+        changes.joins.append(entry)
 
     def _drop(self, dot: int) -> Entry:
         entry = self.entries.pop(dot)
@@ -105,7 +129,7 @@ class Share:
 
 
 class State:
-    """What one replica knows of all. It has no clock of the wall and does no I/O: whoever has it sends the deltas."""
+    """What one replica knows of all. It reads no clock and does no I/O: its owner sends the deltas."""
 
     def __init__(self, me: ReplicaId) -> None:
         self.me: ReplicaId = me
@@ -114,7 +138,7 @@ class State:
         self._shares: dict[ReplicaId, Share] = {me: self._own}
 
     def rename(self, me: ReplicaId) -> Part:
-        """Be another replica from now on: the own entries begin anew under this name; return them, for the others."""
+        """Become another replica: the own entries begin anew under its name. Returns them, for other replicas."""
         entries = tuple(self._own.entries.values())
         for entry in entries:
             self.roster.take(self.me, entry)
@@ -132,43 +156,41 @@ class State:
         return self._own.find((topic, member, key))
 
     def add(self, topic: str, member: int, key: str, meta: Meta) -> Part:
-        """Add an own entry, or replace its meta; return what has changed, for the others."""
-        present = self.find(topic, member, key)
+        """Add an own entry, or replace its meta. Returns the change, for other replicas."""
         entry = Entry(topic, member, key, meta)
-        removal = Part(0, frozenset(), {}) if present is None else self._own.remove((topic, member, key))
-        addition = self._own.add(entry)
+        part = self._own.add(entry)
         self.roster.put(self.me, entry)
-        return Part(0, removal.cloud | addition.cloud, addition.entries)
+        return part
 
     def remove(self, topic: str, member: int, key: str) -> Part:
-        """Remove an own entry, which must be there; return what has changed, for the others."""
+        """Remove an own entry, which must be there. Returns the change, for other replicas."""
         entry = self.find(topic, member, key)
         if entry is None:
             raise KeyError((topic, member, key))
         self.roster.take(self.me, entry)
         return self._own.remove((topic, member, key))
 
-    # The others.
+    # The entries of others.
 
     @property
     def replicas(self) -> frozenset[ReplicaId]:
-        """The replicas of which something is known or expected, those that are down included."""
+        """The replicas that were seen and not forgotten, those that are down included."""
         return frozenset(self._shares)
 
     @property
     def clock(self) -> Clock:
-        """How much is known of every replica, those that are down included."""
+        """What is known of every replica, those that are down included."""
         return {replica: share.clock for replica, share in self._shares.items()}
 
     @property
     def advertised(self) -> Clock:
-        """What others may ask for: how much is known of the replicas that are up."""
+        """What others may ask for: what is known of the replicas that are up."""
         return {replica: share.clock for replica, share in self._shares.items() if share.online}
 
     def merge(self, delta: Delta) -> Changes:
-        """Take what others know. Own entries stay as they are; replicas that are not known are not believed in.
+        """Take in what others know. Own entries stay as they are, and replicas that were not seen are left out.
 
-        What is known of a replica that is down is kept, and not reported before it is up.
+        The entries of a replica that is down are kept, and become changes when it is up.
         """
         changes = Changes()
         for replica, part in delta.items():
@@ -181,8 +203,29 @@ class State:
                 changes.extend(merged)
         return changes
 
+    def cut(self, delta: Delta, most: int) -> Iterator[Delta]:
+        """Cut a delta into slices of at most `most` changes, while they are asked for.
+
+        Merging the slices in order has the effect of merging the delta. Between two of them entries may be added and
+        removed here, and replicas may go down, come up, and be forgotten: a slice is a delta like any other.
+        """
+        parts: dict[ReplicaId, Part] = {}
+        changes = 0
+        for replica, part in delta.items():
+            share = self._shares.get(replica)
+            if share is None or replica == self.me:
+                continue
+            for number, piece in share.cut(part, most):
+                if parts and changes + number > most:
+                    yield parts
+                    parts, changes = {}, 0
+                parts[replica] = piece
+                changes += number
+        if parts:
+            yield parts
+
     def extract(self, since: Clock) -> Delta:
-        """Return all that is known of the replicas of which somebody with this clock lacks something."""
+        """Return all that is known of the replicas of which a clock lacks something."""
         return {
             replica: Part(share.clock, frozenset(share.cloud), dict(share.entries))
             for replica, share in self._shares.items()
@@ -190,7 +233,7 @@ class State:
         }
 
     def up(self, replica: ReplicaId) -> Changes:
-        """Believe in a replica; what was known of it before it went down is there again."""
+        """Show the entries of a replica: those that were known before it went down are back."""
         share = self._shares.setdefault(replica, Share())
         if share.online:
             return Changes()
@@ -200,7 +243,7 @@ class State:
         return changes
 
     def down(self, replica: ReplicaId) -> Changes:
-        """Hide the entries of a replica that is not heard of, and keep them."""
+        """Hide the entries of a replica, and keep them."""
         share = self._shares.get(replica)
         if share is None or not share.online:
             return Changes()

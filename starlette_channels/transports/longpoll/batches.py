@@ -1,4 +1,4 @@
-"""What the body of a long-poll POST holds: one frame, or a batch of lines.
+"""Batches: the body of a long-poll POST is one frame, or a batch with a frame in each line.
 
 Source: Phoenix's `transports/long_poll.ex`, `publish/4`.
 """
@@ -12,19 +12,16 @@ from starlette_channels.exceptions import ProtocolError
 from starlette_channels.wire.messages import Frame
 
 BATCH = "application/x-ndjson"
-"""The content type of a batch; every other one, or none, is that of a single text frame."""
+"""The content type of a batch; with any other, or none, the body is a single text frame."""
 
 
 def is_batch(content_type: str) -> bool:
-    """Whether a body of this content type holds lines; its parameters mean nothing."""
+    """Whether a body of this content type is a batch; parameters of the type are ignored."""
     return content_type.partition(";")[0].strip().lower() == BATCH
 
 
 def split(body: bytes | bytearray, most: int) -> tuple[list[bytes | bytearray], int]:
-    """Return the first lines of a batch, `most` of them at most, and how many more there are.
-
-    Costs a copy of those lines, and a look at the others, however many there are.
-    """
+    """Return the first `most` lines of a batch, and the number of lines after them, which are not copied."""
     lines: list[bytes | bytearray] = [*body.split(b"\n", most)]
     rest = lines.pop() if len(lines) > most else None
     ended = len(lines) if rest is not None else len(lines) - 1
@@ -35,10 +32,9 @@ def split(body: bytes | bytearray, most: int) -> tuple[list[bytes | bytearray], 
 
 
 def read_lines(lines: Iterable[bytes | bytearray], most_bytes: int = sys.maxsize) -> Iterator[Frame]:
-    """Read one line after the other: JSON begins with `[`, everything else is base64 of a binary frame.
+    """Decode lines one by one: JSON begins with `[`, everything else is base64 of a binary frame.
 
-    Raises `ProtocolError` at a line that is neither, and at one whose message has more bytes than it may, which is not
-    decoded.
+    Raises `ProtocolError` at a line that is neither, and at one of over `most_bytes`, which is not decoded.
     """
     for number, line in enumerate(lines, 1):
         is_text = line.startswith(b"[")
@@ -54,7 +50,7 @@ def read_lines(lines: Iterable[bytes | bytearray], most_bytes: int = sys.maxsize
 
 
 def read_text(body: bytes | bytearray) -> str:
-    """Read a text frame; raises `ProtocolError` if it is not UTF-8."""
+    """Decode a text frame; raises `ProtocolError` if it is not UTF-8."""
     try:
         return body.decode()
     except UnicodeDecodeError as error:

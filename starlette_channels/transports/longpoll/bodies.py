@@ -1,4 +1,4 @@
-"""Bodies of long-poll requests, while they are read and handled: how large one may be, and all of them together."""
+"""Bodies of long-poll requests in memory: their sizes, and a limit for all of them together."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,11 +8,11 @@ from starlette_channels.transports.longpoll.batches import read_lines, read_text
 from starlette_channels.wire.messages import Frame
 
 SMALL_BYTES = 16_384
-"""So much of each body counts for nothing: the server holds as much of every request anyhow."""
+"""Bytes of each body that are not counted: servers buffer as much of every request anyhow."""
 
 
 class BodyRefused(Exception):
-    """The body of a request is not taken: with the HTTP status, and the code for the counters."""
+    """The body of a request is refused, with an HTTP status and a code for the counters."""
 
     def __init__(self, status: int, code: str, reason: str, seconds: float | None = None) -> None:
         super().__init__(reason)
@@ -22,16 +22,16 @@ class BodyRefused(Exception):
 
 
 class RequestBody:
-    """The body of one request. `cancel` ends what is done for it, if it has to go."""
+    """The body of one request. `cancel` ends its handling if it is evicted."""
 
     __slots__ = ("_bodies", "_data", "_line_ends", "_most_lines", "cancel", "held", "is_evicted", "size", "thread")
 
     def __init__(self, bodies: "Bodies", most_lines: int | None) -> None:
         self.cancel: Callable[[], object] = _nothing
         self.size: int = 0
-        """Bytes that have come."""
+        """Bytes received."""
         self.held: int = 0
-        """Bytes that count."""
+        """Bytes counted."""
         self.is_evicted: bool = False
         self.thread: int = threading.get_ident()
         self._bodies = bodies
@@ -41,13 +41,13 @@ class RequestBody:
 
     @property
     def is_batch(self) -> bool:
-        """Whether it holds lines, of which some are read and the others counted."""
+        """Whether it is a batch: lines, of which only the first are decoded."""
         return self._most_lines is not None
 
     def feed(self, chunk: bytes) -> None:
-        """Take bytes. Lines beyond those that are read are counted and not kept.
+        """Append bytes. Lines beyond the limit of a batch are counted and not kept.
 
-        Raises `BodyRefused` if there is no room for it.
+        Raises `BodyRefused` if there is no memory left for it.
         """
         self.size += len(chunk)
         if self._most_lines is not None and self._line_ends > self._most_lines:
@@ -59,9 +59,9 @@ class RequestBody:
         self._bodies.grow(self, max(0, len(self._data) - SMALL_BYTES))
 
     def frames(self, most_bytes: int) -> Iterator[Frame]:
-        """Give the messages away, one by one, and the bytes with them; none may have more than so many.
+        """Return the messages one by one, and drop the bytes.
 
-        Raises `ProtocolError` at one that is malformed.
+        Raises `ProtocolError` at one that is malformed, or has over `most_bytes`.
         """
         data, self._data = self._data, bytearray()
         if self._most_lines is not None:
@@ -73,7 +73,7 @@ class RequestBody:
 
     @property
     def lines_beyond(self) -> int:
-        """How many lines it has beyond those that are read; asked before `frames` takes the bytes away."""
+        """The number of lines beyond the limit of a batch; to be read before `frames` is called."""
         if self._most_lines is None or self._line_ends < self._most_lines:
             return 0
         if self._line_ends > self._most_lines:
@@ -81,16 +81,16 @@ class RequestBody:
         return split(self._data, self._most_lines)[1]
 
     def evict(self) -> None:
-        """Let go of it: there is no room."""
+        """Drop the bytes, and cancel the handling: there is no memory left."""
         self.is_evicted = True
         self._data = bytearray()
         self.cancel()
 
 
 class Bodies:
-    """All bodies that are being read or handled. If they have more bytes than they may, the largest one goes.
+    """All bodies that are being read or handled. If they have too many bytes together, the largest one is evicted.
 
-    So somebody who lets large bodies wait in many sessions is in nobody's way but his own.
+    So a client that lets large bodies wait in many sessions does no harm to clients with small ones.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -101,11 +101,11 @@ class Bodies:
 
     @property
     def bytes(self) -> int:
-        """How many bytes count."""
+        """Bytes counted of all bodies."""
         return self._bytes
 
     def grow(self, body: RequestBody, held: int) -> None:
-        """Note how much of a body counts now. Raises `BodyRefused` if it is the one that has to go."""
+        """Set the counted bytes of a body. Raises `BodyRefused` if it is the one that is evicted."""
         with self._lock:
             self._held.add(body)
             self._bytes += held - body.held
@@ -119,7 +119,7 @@ class Bodies:
             raise no_room()
 
     def release(self, body: RequestBody) -> None:
-        """Let a body count no longer."""
+        """Count a body no longer."""
         with self._lock:
             self._forget(body)
 
@@ -130,12 +130,12 @@ class Bodies:
 
 
 def no_room() -> BodyRefused:
-    """Make the error that says that a body had to go."""
+    """Return the error for a body that is evicted."""
     return BodyRefused(503, "bodies_too_big", "too many bytes of bodies are held, and this one was the largest")
 
 
 def _nothing() -> None:
-    """Nothing is done for it yet."""
+    """There is nothing to cancel yet."""
 
 
 def _size(body: RequestBody) -> int:

@@ -1,6 +1,6 @@
-"""What is served at `<mount>/longpoll`: the requests of long-poll clients, and what they are answered.
+"""The long-poll endpoint at `<mount>/longpoll`: requests of clients, and their responses.
 
-Answers of the protocol are HTTP 200, with the status that is meant in their body.
+Responses of the protocol are HTTP 200; the status of the protocol is in the body.
 Source: Phoenix's `transports/long_poll.ex`.
 """
 
@@ -32,7 +32,7 @@ logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 TOKEN_HEADER = "x-phoenix-longpoll-token"
 
 ANY_ORIGIN = {"access-control-allow-origin": "*"}
-"""Pages of any origin may read the answers: whoever has its token has the session, and cookies open none by that."""
+"""Pages of any origin may read the responses: a session needs its token, and no cookie stands for that."""
 
 ADVICE = (
     "A long-poll session of another process was asked for: several processes need sticky sessions, so let the proxy "
@@ -44,11 +44,11 @@ JSON = "application/json; charset=utf-8"
 
 
 class Unsent(Exception):
-    """The client of a request was gone before its answer."""
+    """The client of a request was gone before the response."""
 
 
 class LongPolling:
-    """Opens sessions for clients, and passes their further requests on to them."""
+    """Opens sessions, and passes further requests on to them."""
 
     def __init__(self, options: LongPoll, service: Service, admission: Admission) -> None:
         self.path: TransportPath = TransportPath(options.path, "LongPoll(path")
@@ -60,7 +60,7 @@ class LongPolling:
         self._sessions: Sessions[LongPollTransport] = Sessions()
 
     async def __call__(self, scope: Scope, variables: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer a request whose path has been found to be ours, with these variables."""
+        """Answer a request; `variables` are those of its path."""
         try:
             await self._answer(HTTPExchange(scope, receive, send), variables)
         except Refused as refusal:
@@ -124,28 +124,28 @@ class LongPolling:
 
 
 class HTTPExchange(Request):
-    """A request and the way to answer it."""
+    """A request, and the `send` for its response."""
 
     @property
     def announced(self) -> int:
-        """The length that the body will have, as far as the client says."""
+        """The content-length; 0 if there is none."""
         length = self.headers.get("content-length", "")
         return int(length[:20]) if length.isdecimal() else 0
 
     async def gone(self) -> None:
-        """Wait until the client is gone."""
+        """Wait until the client has disconnected."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
     async def send(self, response: Response) -> None:
-        """Answer; raises `Unsent` if the server says that it cannot."""
+        """Send the response; raises `Unsent` if the server raises."""
         try:
             await response(self.scope, self.receive, self._send)
         except Exception as error:  # servers raise what they like when the client is gone
             raise Unsent from error
 
     def answer_with(self, token: str) -> Callable[..., Coroutine[Any, Any, None]]:
-        """Return what answers a poll."""
+        """Return a function that answers a poll."""
 
         async def answer(status: int, frames: Iterable[Frame] = ()) -> None:
             await self.send(render(status, token=token, messages=list(frames)))
@@ -154,14 +154,15 @@ class HTTPExchange(Request):
 
 
 def render(status: int, true_status: int = 200, **fields: Any) -> Response:
-    """Make an answer of the protocol."""
+    """Return a response of the protocol."""
     return Response(msgspec.json.encode({"status": status, **fields}), true_status, HEADERS, JSON)
 
 
 def refuse(refusal: Refused) -> Response:
-    """Make the answer to a client that gets no session: 403 whatever the reason, but for what is an error or passes.
+    """Return the response to a client that gets no session: status 403 of the protocol for most reasons.
 
-    A refusal with a close code says it beside the status, with its reason; phoenix.js looks at the status only.
+    Errors, and refusals that are temporary, are HTTP statuses. A refusal with a close code has it, and the reason,
+    beside the status; phoenix.js reads the status only.
     """
     if refusal.close is not None:
         return render(403, code=refusal.close, reason=refusal.body)
@@ -171,7 +172,7 @@ def refuse(refusal: Refused) -> Response:
 
 
 def preflight(request: Request) -> Response:
-    """Make the answer to a browser that asks for a page of another origin."""
+    """Return the response to a CORS preflight request."""
     headers = {
         **ANY_ORIGIN,
         "access-control-allow-headers": request.headers.get("access-control-request-headers", ""),

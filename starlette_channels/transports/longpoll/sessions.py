@@ -1,4 +1,4 @@
-"""The long-poll sessions of one `Channels` in this process, and the tokens by which their clients find them again."""
+"""The long-poll sessions of one `Channels` in this process, and their tokens."""
 
 import re
 import secrets
@@ -11,9 +11,10 @@ TOKEN = re.compile(r"lp1\.(?P<process>[0-9a-f]{16})\.(?P<opened>[0-9]{1,15})\.[\
 
 
 class Sessions(Generic[S]):
-    """Finds a session by its token: `lp1.<process>.<time of opening>.<secret>`.
+    """Sessions by token: `lp1.<process>.<time of opening>.<secret>`.
 
-    Whoever knows the secret has the session, so it cannot be guessed; the rest tells sessions of other processes apart.
+    The token is all that a client needs for its session, so the secret cannot be guessed. The rest tells which process
+    opened it, and when.
     """
 
     def __init__(self) -> None:
@@ -22,27 +23,27 @@ class Sessions(Generic[S]):
         self._sessions: dict[str, S] = {}
 
     def issue(self) -> str:
-        """Return a new token; it is valid once a session has been added for it."""
+        """Return a new token, to be valid as soon as its session is added."""
         if self._process is None:  # not sooner: a process may be forked after the application was imported
             self._process = secrets.token_hex(8)
         return f"lp1.{self._process}.{_milliseconds()}.{secrets.token_urlsafe(32)}"
 
     def add(self, token: str, session: S) -> None:
-        """Let a session be found."""
+        """Add a session."""
         self._sessions[token] = session
 
     def remove(self, token: str) -> None:
-        """Let a session not be found any more."""
+        """Remove a session; one that is not there is no error."""
         self._sessions.pop(token, None)
 
     def find(self, token: object) -> S | None:
-        """Return the session of a token, whatever the client sent for one."""
+        """Return the session of a token; `None` for anything else that the client sent."""
         return self._sessions.get(token) if isinstance(token, str) else None
 
     def is_foreign(self, token: object) -> bool:
-        """Whether a token is that of a process that serves the same application beside this one.
+        """Whether a token was issued by another process since this one started: several serve the application.
 
-        Tokens older than this process are no sign of that: they are those of the server that ran before it.
+        Older tokens may be of the server that ran before this one.
         """
         match = TOKEN.fullmatch(token) if isinstance(token, str) else None
         return match is not None and match["process"] != self._process and int(match["opened"]) >= self._since

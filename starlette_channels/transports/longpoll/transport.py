@@ -1,6 +1,6 @@
-"""The long-poll transport: a client that fetches frames with one request after the other, on asyncio and trio.
+"""The long-poll transport: a session of a client that fetches frames with one GET after the other, on asyncio and trio.
 
-What is written waits here until the client asks for it. A session lives as long as somebody asks.
+Frames are queued until the client polls. A session expires when its client does not poll any more.
 Source: Phoenix's `transports/long_poll_server.ex`.
 """
 
@@ -20,28 +20,29 @@ from starlette_channels.connection.connection import Connection
 from starlette_channels.exceptions import ProtocolError
 from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import ErrorLog
-from starlette_channels.runtime.tasks import Tasks
+from starlette_channels.runtime.tasks import Cancel, Tasks
 from starlette_channels.runtime.turn_budget import turns_of_this_loop
 from starlette_channels.transports import BEHIND_BYTES, STEP_SECONDS, TURNS_TO_READ
 from starlette_channels.transports.longpoll.bodies import BodyRefused, RequestBody, no_room
 from starlette_channels.transports.longpoll.sessions import Sessions
 from starlette_channels.transports.send_queue import ONE_BY_ONE, OneByOne, SendQueue
+from starlette_channels.transports.state import TransportState
 from starlette_channels.wire.messages import Frame, Message, frame_size
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
-PATIENCE = 1.75
-"""Windows after its last poll in which a client may come back; Phoenix, which looks now and then, grants 1.5 to 3."""
+EXPIRY_WINDOWS = 1.75
+"""A session expires so many windows after its last poll; in Phoenix, which checks now and then, after 1.5 to 3."""
 
 BETWEEN_POLLS_SECONDS = 1.0
-"""How long a client may take from one poll to the next before what waits counts against it: a burst is no reason."""
+"""Time from one poll to the next that is normal: only a client that takes longer is slow, whatever is queued."""
 
 MOST_POSTS = 8
-"""Requests with a body that one session may have at the same time; clients have one."""
+"""POST requests that one session may have at the same time; clients send one at a time."""
 
 SLICE_MESSAGES = 8
 SLICE_BYTES = 1 << 16
-"""So many messages, or so many bytes of them, of one body are dealt with in one turn of the event loop."""
+"""Messages, or bytes of them, of one body that are handled in one turn of the event loop."""
 
 
 class LongPoll(Struct, frozen=True, kw_only=True):
@@ -71,24 +72,24 @@ class LongPoll(Struct, frozen=True, kw_only=True):
     first 16,384 of each. When there are more, the largest body is answered 503."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no option."""
+        """Raise `ValueError` for values out of bounds."""
         check_fields(self)
 
 
 Gone: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
-"""Waits until the client of a request is gone."""
+"""Waits until the client of a request has disconnected."""
 
 
 class PollAnswer(Protocol):
-    """Sends the answer to a poll."""
+    """Sends the response to a poll."""
 
     def __call__(self, status: int, frames: Iterable[Frame] = ()) -> Coroutine[Any, Any, object]:
-        """Send it, or raise whatever the server raises when the client is gone."""
+        """Send it; raises what the server raises when the client is gone."""
         ...
 
 
 class LongPollTransport:
-    """One session: frames to and from a client that comes and goes."""
+    """One session: frames to and from a client that polls."""
 
     outlet: OneByOne = ONE_BY_ONE
     shelf: None = None
@@ -106,17 +107,18 @@ class LongPollTransport:
         self._limits = limits
         self._error_log = error_log
         self._sessions = sessions
+        self.state: TransportState = TransportState.OPEN
         self._loop = anyio.lowlevel.current_token()
         self.tasks: Tasks = Tasks(error_log.counts)
         self.writer: Callable[[Frame], None] = self.write
-        self._keeper = Tasks()
+        self._session_tasks = Tasks()
         self.heard: float = anyio.current_time()
         self._outbox = SendQueue[Frame](limits.outbox_bytes, error_log.counts)
         self._taken: list[Frame] = []
         self._taken_bytes = 0
-        self._sending = False
-        self._suspected = False
+        self._answering = False
         self._behind = False
+        self._slow_check: Cancel | None = None
         self._polls: set[anyio.Event] = set()
         self._newest: anyio.Event | None = None
         self._answered = 0
@@ -124,87 +126,90 @@ class LongPollTransport:
         self._posts: set[RequestBody] = set()
         self._resumed: anyio.Event | None = None
         self._fetched: anyio.Event | None = None
-        self._closed = False
-        self._patience = self._end_of_patience()
-        self._living = anyio.CancelScope(deadline=self._patience)
+        self._expires_at = self._next_expiry()
+        self._open = anyio.CancelScope(deadline=self._expires_at)
         self._connection = connect(self)
         sessions.add(self.token, self)
-        self._keeper.spawn(self._live)
+        self._session_tasks.spawn(self._run)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the session is closed; its channels may still be ending."""
+        return self.state is TransportState.CLOSED
 
     @property
     def is_here(self) -> bool:
         """Whether the session belongs to the running event loop."""
         return self._loop == anyio.lowlevel.current_token()
 
-    # What the connection calls.
+    # Called by the connection.
 
     def write(self, frame: Frame, place: Place | None = None) -> None:
-        """Keep a frame for the client. The session of a client that does not come for what waits ends."""
-        if self._closed:
+        """Queue a frame for the next poll. If too much waits, and no poll comes, the session is closed with 1008."""
+        if self.is_closed:
             return
         self._outbox.add(frame, frame_size(frame), place)
         self._note_whether_behind()
         self._wake()
-        if self._waiting_bytes > self._limits.outbox_bytes and not self._suspected:
-            self._suspected = True
-            self.tasks.spawn(self._watch_slow_client)
+        if self._waiting_bytes > self._limits.outbox_bytes and self._slow_check is None:
+            self._slow_check = self.tasks.spawn(self._watch_slow_client)
 
     @property
     def _waiting_bytes(self) -> int:
         return self._outbox.bytes + self._taken_bytes
 
     def _note_whether_behind(self) -> None:
-        """Let the channels know that they may drop something now, or need not any more."""
+        """Tell the channels that they may drop something now, or need not any more."""
         behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > BEHIND_BYTES
         if behind is not self._behind:
             self._behind = behind
             (self._connection.hold if behind else self._connection.flow)()
 
     def close(self, code: int, reason: str = "") -> None:
-        """End the session. A poll that waits gets what is there; the next request is told that there is no session."""
-        if self._closed:
+        """Close the session. A poll that waits gets what is queued; later requests are answered 410."""
+        if self.is_closed:
             return
-        self._closed = True
+        self.state = TransportState.CLOSED
         self._sessions.remove(self.token)
-        self._living.cancel()
+        self._open.cancel()
         for poll in self._polls:
             poll.set()
         for body in self._posts:
             body.cancel()
         self.resume()
         logger.debug(
-            "Session ended with %d (%s): %d messages were not fetched",
+            "Session closed with %d (%s): %d messages were not fetched",
             code,
             reason,
             len(self._taken) + len(self._outbox),
         )
 
     def unfetched(self) -> anyio.Event | None:
-        """What is set when the client has fetched all that waits, if something does."""
-        if self._closed or not (self._taken or self._outbox):
+        """Return an event that is set when the client has fetched what is queued; `None` if nothing is."""
+        if self.is_closed or not (self._taken or self._outbox):
             return None
         self._fetched = self._fetched or anyio.Event()
         return self._fetched
 
     def pause(self) -> None:
-        """Take no message of the client until `resume`."""
+        """Handle no message of the client until `resume`."""
         self._resumed = self._resumed or anyio.Event()
 
     def resume(self) -> None:
-        """Take messages again."""
+        """Handle messages again."""
         if self._resumed is not None:
             self._resumed.set()
             self._resumed = None
 
-    # Messages of the client.
+    # POST: messages of the client.
 
     async def take(self, body: RequestBody, chunks: AsyncIterator[bytes]) -> int:
-        """Read a body and hand its messages to the connection, in order, and return 200; 410 if the session ends first.
+        """Read a body, hand its messages to the connection in order, and return 200; 410 if the session is closed.
 
-        One body of a session is read and handled at a time; what a few further requests bring is not read meanwhile.
-        Returns 408 if the handlers are so far behind that they do not take all of it within a window. Raises
-        `BodyRefused` for what is not taken, and `ProtocolError` at a message that is malformed; those before it have
-        been taken then. Whoever sends too much of either loses the session.
+        One body of a session is read and handled at a time; the bodies of further requests are not read meanwhile.
+        Returns 408 if handlers are so far behind that not all messages are handled within a window. Raises
+        `BodyRefused` for a body beyond the limits, and `ProtocolError` for a malformed message; those before it have
+        been handled then. A client with too many of either loses its session.
         """
         self.heard = anyio.current_time()
         if len(self._posts) >= MOST_POSTS:
@@ -229,7 +234,7 @@ class LongPollTransport:
         if waiting.cancelled_caught:
             return self._note_that_handlers_are_behind()
         try:
-            if self._closed:
+            if self.is_closed:
                 return 410
             await self._read(body, chunks)
             return await self._hand_over(body)
@@ -237,7 +242,7 @@ class LongPollTransport:
             self._posting.release()
 
     async def _read(self, body: RequestBody, chunks: AsyncIterator[bytes]) -> None:
-        """Read a body as far as the rates of the client, and the room for it, allow."""
+        """Read a body; raises `BodyRefused` if the rates of the client, or the memory for bodies, do not allow it."""
         seconds = self._limits.idle_seconds
         with anyio.move_on_after(seconds):
             async for chunk in chunks:
@@ -249,12 +254,12 @@ class LongPollTransport:
                     raise BodyRefused(429, excess.code, "rate limited", excess.seconds)
                 if body.size > SLICE_BYTES:
                     async with _turn_of_bodies():
-                        pass  # what of large bodies is read in a turn of the event loop is bounded over all of them
+                        pass  # large bodies are read one chunk at a time, whatever their number
             return
         raise BodyRefused(408, "body_timeout", f"the body has not come within {seconds:g} seconds")
 
     def check_announced(self, body: RequestBody, size: int) -> None:
-        """Raise `BodyRefused` or `ProtocolError` for a body that will be too big, before anything of it is read."""
+        """Raise `BodyRefused` or `ProtocolError` for a body whose content-length is too big, before it is read."""
         try:
             self._check_size(body, size)
         except (BodyRefused, ProtocolError):
@@ -268,7 +273,7 @@ class LongPollTransport:
             raise ProtocolError(f"a message of over {self._limits.message_bytes} bytes")
 
     async def _hand_over(self, body: RequestBody) -> int:
-        """Hand messages over, slice by slice: other bodies, and all else, have their turn in between."""
+        """Hand the messages over slice by slice, with turns for other bodies, and for all else, in between."""
         with anyio.move_on_after(self._options.window_seconds):
             beyond, frames = body.lines_beyond, body.frames(self._limits.message_bytes)
             while True:
@@ -285,7 +290,7 @@ class LongPollTransport:
         return self._note_that_handlers_are_behind()
 
     def _take_slice(self, frames: Iterator[Frame]) -> int | None:
-        """Hand some messages over; return the status once it is known."""
+        """Hand some messages over; return the HTTP status when there are no more."""
         room, turns = SLICE_BYTES, turns_of_this_loop()
         for _ in range(SLICE_MESSAGES):
             if self._resumed is not None or room <= 0:
@@ -293,7 +298,7 @@ class LongPollTransport:
             frame = next(frames, None)
             if frame is None:
                 return 200
-            if self._closed:
+            if self.is_closed:
                 return 410
             room -= len(frame)
             self._connection.take(self._decode(frame))
@@ -308,7 +313,7 @@ class LongPollTransport:
         return 408
 
     def _decode(self, frame: Frame) -> Message:
-        """Read a message; raises `ProtocolError`, for there is a request that can be told."""
+        """Decode a message; raises `ProtocolError` also if the serializer fails: the request is answered with it."""
         try:
             return self._connection.read(frame)
         except ProtocolError:
@@ -317,31 +322,31 @@ class LongPollTransport:
             self._connection.note_failed_serializer(error)
             raise ProtocolError("the serializer failed") from error
 
-    # Messages for the client.
+    # GET: messages for the client.
 
     async def poll(self, gone: Gone, answer: PollAnswer) -> None:
-        """Answer a poll: with 200 and what waits, as soon as something does; with 204 if nothing comes in a window.
+        """Answer a poll: 200 with the queued messages, as soon as there are any; 204 if there are none in a window.
 
-        With 410 if the session ends meanwhile. Of several polls the newest gets the messages. If its answer cannot be
-        sent, they wait for the next one.
+        It is answered 410 if the session is closed meanwhile. Of several polls the newest gets the messages. If its
+        response cannot be sent, they stay queued for the next one.
         """
         woken = self._newest = anyio.Event()
         self._polls.add(woken)
-        self._be_patient(math.inf)
+        self._expire_at(math.inf)
         try:
-            there = self._has_news() or self._closed or await self._wait(woken, gone)
+            there = self._has_news() or self.is_closed or await self._wait(woken, gone)
             if there and self._newest is woken and self._has_news():
                 await self._send(answer)
             else:
-                await answer(410 if self._closed else 204)
+                await answer(410 if self.is_closed else 204)
         finally:
             self._polls.discard(woken)
             if self._newest is woken:
                 self._newest = None
-            self._be_patient(self._end_of_patience())  # later than any poll that still waits
+            self._expire_at(self._next_expiry())  # later than the end of any poll that still waits
 
     async def _wait(self, woken: anyio.Event, gone: Gone) -> bool:
-        """Wait for news, for a window at most; return whether the client is still there."""
+        """Wait for messages, for a window at most; return whether the client is still there."""
         there = True
 
         async def watch() -> None:
@@ -358,10 +363,10 @@ class LongPollTransport:
         return there
 
     async def _send(self, answer: PollAnswer) -> None:
-        """Answer with all that waits; what cannot be sent stays taken, for the next answer to begin with."""
+        """Answer with all queued messages; if the response cannot be sent, the next one begins with them."""
         self._taken_bytes += self._outbox.bytes
         self._taken += self._outbox.drain()
-        self._sending = True
+        self._answering = True
         try:
             with anyio.move_on_after(self._options.window_seconds):
                 await answer(200, self._taken)
@@ -369,7 +374,7 @@ class LongPollTransport:
                 self._answered += 1
                 self._note_fetched()
         finally:
-            self._sending = False
+            self._answering = False
             self._note_whether_behind()
             self._wake()
 
@@ -379,35 +384,35 @@ class LongPollTransport:
             self._fetched = None
 
     def _has_news(self) -> bool:
-        """Whether there is something to fetch; not while an answer is being sent, because that might fail."""
-        return bool(self._taken or self._outbox) and not self._sending
+        """Whether there are messages for a poll; none while a response is being sent, because that may fail."""
+        return bool(self._taken or self._outbox) and not self._answering
 
     def _wake(self) -> None:
         if self._newest is not None and self._has_news():
             self._newest.set()
 
     async def _watch_slow_client(self) -> None:
-        """End the session if too much waits, and the client does not come for it within a moment."""
-        while self._waiting_bytes > self._limits.outbox_bytes and not self._closed:
+        """Close the session if too much is queued, and the client does not poll in time."""
+        while self._waiting_bytes > self._limits.outbox_bytes and not self.is_closed:
             before = self._answered
             await anyio.sleep(BETWEEN_POLLS_SECONDS)
-            if self._answered == before and self._waiting_bytes > self._limits.outbox_bytes and not self._closed:
-                text = "Session ended with 1008: %d bytes wait"
+            if self._answered == before and self._waiting_bytes > self._limits.outbox_bytes and not self.is_closed:
+                text = "Session closed with 1008: %d bytes wait"
                 self._error_log.note("slow_client", logger, text, self._waiting_bytes)
                 self.close(1008, "slow_client")
-        self._suspected = False
+        self._slow_check = None
 
-    # Living and ending.
+    # Expiry and end.
 
-    async def _live(self) -> None:
-        """Keep the session until it is closed or its client stays away, and let its channels end."""
+    async def _run(self) -> None:
+        """Wait until the session is closed or expires, then end its channels."""
         try:
-            await self._stay()
-            if not self._closed:
-                text = "Session ended: its client has not polled for %g windows"
-                self._error_log.note("session_expired", logger, text, PATIENCE, level=logging.INFO)
+            await self._wait_for_end()
+            if not self.is_closed:
+                text = "Session expired: its client has not polled for %g windows"
+                self._error_log.note("session_expired", logger, text, EXPIRY_WINDOWS, level=logging.INFO)
         except BaseException:
-            self._connection.abort()  # the event loop ends, and has no patience
+            self._connection.abort()  # the event loop ends
             raise
         finally:
             self.close(1001, "session_expired")
@@ -415,35 +420,35 @@ class LongPollTransport:
                 await self._connection.end()
                 await self.tasks.finish(self._limits.shutdown_seconds)
 
-    async def _stay(self) -> None:
-        """Wait until the session is closed, or its client has stayed away for too long.
+    async def _wait_for_end(self) -> None:
+        """Wait until the session is closed or expires.
 
-        Its next poll may lie unread in a socket: the process may have been blocked, or suspended. So the event loop has
-        some turns to read it.
+        The next poll may lie unread in a socket if the process has been blocked or suspended. So the event loop has
+        some turns to read it before the session expires.
         """
         while True:
-            with self._living:
+            with self._open:
                 await anyio.sleep_forever()
             for _ in range(TURNS_TO_READ):
-                if self._closed:
+                if self.is_closed:
                     return
                 await anyio.sleep(STEP_SECONDS)
-            if self._closed or self._patience <= anyio.current_time():
+            if self.is_closed or self._expires_at <= anyio.current_time():
                 return
-            self._living = anyio.CancelScope(deadline=self._patience)
+            self._open = anyio.CancelScope(deadline=self._expires_at)
 
-    def _be_patient(self, until: float) -> None:
-        self._patience = self._living.deadline = until
+    def _expire_at(self, until: float) -> None:
+        self._expires_at = self._open.deadline = until
 
-    def _end_of_patience(self) -> float:
-        return anyio.current_time() + PATIENCE * self._options.window_seconds
+    def _next_expiry(self) -> float:
+        return anyio.current_time() + EXPIRY_WINDOWS * self._options.window_seconds
 
 
 _turns: RunVar[anyio.Lock] = RunVar("starlette_channels_turn_of_bodies")
 
 
 def _turn_of_bodies() -> anyio.Lock:
-    """Return what one body of an event loop has at a time, for one slice, in the order in which they ask for it."""
+    """Return the lock that one body of an event loop holds at a time, for one slice, first come, first served."""
     try:
         return _turns.get()
     except LookupError:

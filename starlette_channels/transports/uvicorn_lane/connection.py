@@ -317,7 +317,7 @@ class Lane(asyncio.Protocol):
         self._gone = self._closing = True
         self._straight = False
         self._outbox = None
-        self._connection.hold()
+        self.outlet.leave_out(self.writer)
         self._pulse.remove(self)
         self.tasks.begin(self._end())  # held by the server's tasks
 
@@ -361,7 +361,7 @@ class Lane(asyncio.Protocol):
         self._release()
         self._closing = True
         self._straight = False
-        self._connection.hold()
+        self.outlet.leave_out(self.writer)
         self.outlet.send(self.writer, data)
         self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
@@ -420,4 +420,5 @@ class Lane(asyncio.Protocol):
             raise
         finally:
             self._server_tasks.discard(task)
+            self.outlet.forget(self.writer)
             del self._connection  # the two would keep each other until the garbage collector comes

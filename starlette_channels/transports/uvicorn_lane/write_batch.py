@@ -33,10 +33,12 @@ class WriteBatch:
     __slots__ = (
         "_afterwards",
         "_frame",
+        "_gone",
         "_is_wide",
         "_log",
         "_loop",
         "_pending",
+        "_present",
         "_scheduled",
         "_spreads",
         "_upcoming",
@@ -55,10 +57,16 @@ class WriteBatch:
         self._upcoming: list[Callable[[], object]] = []
         self._frame: Frame | None = None
         self._wire = b""
+        self._gone: set[WriteBytes] = set()
+        self._present: tuple[Sequence[WriteBytes], tuple[WriteBytes, ...]] = ((), ())
         self.shelf: Shelf = Shelf(self)
 
     def spread(self, writers: Sequence[WriteBytes], frame: Frame) -> None:
         """Log one frame for many clients. What `writers` holds must not change afterwards."""
+        if self._gone:
+            writers = self._without_gone(writers)
+            if not writers:
+                return
         if self._is_wide and self._pending and not self._log and len(writers) <= FEW:
             data = wire(frame)
             for write in writers:
@@ -68,6 +76,24 @@ class WriteBatch:
         self._log.append((writers, wire(frame)))
         if not self._scheduled:
             self._schedule()
+
+    def leave_out(self, write: WriteBytes) -> None:
+        """Let a client have no broadcasts any more: it has gone, or is told to, and its channels have yet to end."""
+        self._gone.add(write)
+        self._present = ((), ())
+
+    def forget(self, write: WriteBytes) -> None:
+        """Keep nothing of a client whose channels have ended."""
+        self._gone.discard(write)
+        self._present = ((), ())
+
+    def _without_gone(self, writers: Sequence[WriteBytes]) -> Sequence[WriteBytes]:
+        """Return those who are still there; the same object for the same writers, which are then written to at once."""
+        former, present = self._present
+        if former is not writers:
+            present = tuple(write for write in writers if write not in self._gone)
+            self._present = writers, present
+        return present
 
     def send(self, write: WriteBytes, data: bytes) -> None:
         """Log bytes for one client."""

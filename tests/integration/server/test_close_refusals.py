@@ -51,7 +51,7 @@ def test_another_code_is_refused_with_the_codes_that_may_be_sent(code: Any) -> N
 
 
 def test_a_reason_that_does_not_fit_into_a_close_frame_is_refused_with_a_code_only() -> None:
-    with pytest.raises(ValueError, match=r"ConnectError\(reason=\.\.\.\): it takes more than 123 bytes"):
+    with pytest.raises(ValueError, match=r"ConnectError\(reason=\.\.\.\): it must have at most 123 bytes"):
         ConnectError(f"{LONGEST}!", close=4401)
     with pytest.raises(ValueError):  # noqa: PT011 - a surrogate is no Unicode
         ConnectError("\ud800", close=4401)
