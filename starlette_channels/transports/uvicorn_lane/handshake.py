@@ -36,7 +36,7 @@ from starlette_channels.transports.uvicorn_lane.http_response import (
     refusal,
     switching_protocols,
 )
-from starlette_channels.transports.uvicorn_lane.idle_sweep import pulse_of_this_loop
+from starlette_channels.transports.uvicorn_lane.idle_sweep import idle_sweep_of
 from starlette_channels.transports.uvicorn_lane.upgrade_request import UpgradeRequest, read_any_upgrade, read_upgrade
 from starlette_channels.transports.uvicorn_lane.uvicorn_websocket import UvicornWebSocket
 
@@ -351,7 +351,7 @@ class FastLane(asyncio.Protocol):
         lane = Lane(
             transport,
             self._loop,
-            pulse_of_this_loop(self._loop),
+            idle_sweep_of(self._loop),
             limits,
             error_log,
             min(self._config.ws_max_size, limits.message_bytes),

@@ -20,7 +20,7 @@ from starlette_channels.transports.uvicorn import FastLane
 from starlette_channels.transports.uvicorn_lane.connection import Lane
 from starlette_channels.transports.uvicorn_lane.frames import close_frame
 from starlette_channels.transports.uvicorn_lane.handshake import UNSENT_BYTES, limit_unsent_buffer
-from starlette_channels.transports.uvicorn_lane.idle_sweep import pulse_of_this_loop
+from starlette_channels.transports.uvicorn_lane.idle_sweep import idle_sweep_of
 from tests.autobahn.echo import Echo
 from tests.fuzzing.wire import PING, SECONDS, Address, Refused, Wire, frame, opened, text
 from tests.support.lanes import Pipe
@@ -285,7 +285,7 @@ async def test_at_no_moment_does_the_server_believe_that_a_connection_has_ended_
     class Reception(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
-            pulse = pulse_of_this_loop(loop)
+            pulse = idle_sweep_of(loop)
             lane = Lane(transport, loop, pulse, Bounds(), ErrorLog(Counter()), 1 << 20, register, tasks)
             transport.set_protocol(lane)
             connect: Any = Ending
