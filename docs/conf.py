@@ -18,7 +18,7 @@ exclude_patterns = ["_build"]
 nitpick_ignore_regex = [("py:.*", ".*")]
 
 html_theme = "furo"
-html_title = f"{project} {release}"
+html_title = project
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_copy_source = False

@@ -33,7 +33,7 @@ from starlette_channels.server.http import Pages
 from starlette_channels.server.readiness import Readiness
 from starlette_channels.server.signals import STOP_SIGNALS
 from starlette_channels.server.workers import refuse_several_workers
-from starlette_channels.transports.asgi_websocket import forget_what_comes, serve_websocket, warn_about_server
+from starlette_channels.transports.asgi_websocket import discard_incoming, serve_websocket, warn_about_server
 from starlette_channels.transports.longpoll.endpoint import LongPolling
 from starlette_channels.transports.longpoll.transport import LongPoll
 from starlette_channels.wire.messages import Payload
@@ -46,7 +46,7 @@ TESTING = "starlette_channels.testing"
 """The ASGI extension that marks connections of `starlette_channels.testing`."""
 
 A = TypeVar("A")
-Claim: TypeAlias = Callable[[], None]
+ClaimHandshake: TypeAlias = Callable[[], None]
 """The fast lane's function in the ASGI scope by which it learns that the application is channels."""
 Attach: TypeAlias = Callable[[MakeConnection, Bounds, ErrorLog], bool]
 """The fast lane's function in the ASGI scope that takes over an accepted WebSocket."""
@@ -323,7 +323,7 @@ class Channels(Generic[A]):
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         extensions: dict[str, Any] = scope.get("extensions") or {}
-        claim: Claim | None = extensions.get("starlette_channels", {}).get("claim")
+        claim: ClaimHandshake | None = extensions.get("starlette_channels", {}).get("claim")
         if claim is not None:
             claim()
         await receive()  # websocket.connect
@@ -348,7 +348,7 @@ class Channels(Generic[A]):
             log_refusal(refusal, self._service.error_log)
             answer = refuse_websocket(scope, send, refusal)
             if refusal.close is not None:
-                forget_what_comes(receive)
+                discard_incoming(receive)
         else:
             answer = send({"type": "websocket.accept", "subprotocol": subprotocol})
         try:

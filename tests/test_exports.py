@@ -115,6 +115,13 @@ def test_a_public_name_has_a_docstring_of_its_own(name: str, value: Any) -> None
     assert not text.startswith(f"{name}("), f"{name} has only the docstring that was made for it"
 
 
+@pytest.mark.parametrize("name", sorted(PROMISED | KIT | {"Tokens"}))
+def test_a_public_name_is_in_a_table_of_the_api_page_with_its_purpose(name: str) -> None:
+    page = (ROOT.parent / "docs" / "api.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| `{name}` \| \w.+ \|$", page, re.MULTILINE)
+    assert re.search(rf"^\.\. auto\w+:: {name}\b", page, re.MULTILINE)
+
+
 def documented_assignments(path: Path) -> set[str]:
     """The names in a file, and `Class.name` for fields, whose assignment is followed by a docstring."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

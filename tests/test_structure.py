@@ -1,14 +1,14 @@
 """The structure of the package, read from its files: which folder imports which, and what else."""
 
 import ast
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
-
-import pytest
 
 import starlette_channels
 
@@ -135,19 +135,36 @@ def module_name(path: Path) -> str:
 FILES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
-def imports(path: Path) -> Iterator[Import]:
+@cache
+def source(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All nodes of a file."""
+    return list(ast.walk(ast.parse(source(path))))
+
+
+@cache
+def imports(path: Path) -> list[Import]:
     """All imports of a file, those in functions and those for type checkers included."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    checks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and is_version_check(node)]
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    old = {id(node) for check in checks for branch in check.orelse for node in ast.walk(branch)}
-    deferred = {id(node) for function in functions for node in ast.walk(function)}
-    for node in ast.walk(tree):
-        for name in imported_names(node):
-            yield Import(name, getattr(node, "lineno", 0), id(node) in old, id(node) in deferred)
+    checks = [node for node in nodes(path) if isinstance(node, ast.If) and is_version_check(node)]
+    old = [branch for check in checks for branch in check.orelse]
+    functions = [node for node in nodes(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [
+        Import(name, node.lineno, is_inside(node, old), is_inside(node, functions))
+        for node in nodes(path)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in imported_names(node)
+    ]
 
 
-def imported_names(node: ast.AST) -> list[str]:
+def is_inside(node: ast.stmt, others: Sequence[ast.stmt]) -> bool:
+    return any(one.lineno <= node.lineno <= (one.end_lineno or 0) for one in others)
+
+
+def imported_names(node: ast.Import | ast.ImportFrom) -> list[str]:
     """The modules that a node imports, in full; `from package import module` means the module too."""
     match node:
         case ast.Import():
@@ -157,8 +174,6 @@ def imported_names(node: ast.AST) -> list[str]:
             return [origin, *(name for name in inner if name.removeprefix(f"{PACKAGE}.") in FILES)]
         case ast.ImportFrom():
             raise AssertionError(f"line {node.lineno}: a relative import")
-        case _:
-            return []
 
 
 def is_version_check(node: ast.AST) -> bool:
@@ -183,13 +198,14 @@ def imports_of_the_package(module: str) -> Iterator[Import]:
             yield found._replace(name=found.name.removeprefix(f"{PACKAGE}."))
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_a_module_imports_only_from_the_folders_below_its_own(module: str) -> None:
-    own = folder(module)
-    for found in imports_of_the_package(module):
-        other = folder(found.name)
-        may = own == "top" or other == own or other in FOLDERS[own]
-        assert may, f"{module}, line {found.line}: {own} may not import {found.name}"
+def test_a_module_imports_only_from_the_folders_below_its_own() -> None:
+    wrong = [
+        f"{module}, line {found.line}: {folder(module)} may not import {found.name}"
+        for module in FILES
+        for found in imports_of_the_package(module)
+        if folder(module) != "top" and folder(found.name) not in {folder(module), *FOLDERS[folder(module)]}
+    ]
+    assert wrong == []
 
 
 def test_no_two_modules_import_each_other_by_whatever_way() -> None:
@@ -206,12 +222,7 @@ def test_the_root_has_few_files() -> None:
 
 
 def test_no_two_types_have_the_same_name() -> None:
-    found = Counter(
-        name
-        for path in FILES.values()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        for name in type_names(node)
-    )
+    found = Counter(name for path in FILES.values() for node in nodes(path) for name in type_names(node))
     assert [name for name, number in found.items() if number > 1] == []
 
 
@@ -228,7 +239,7 @@ def test_engines_are_imported_by_name_from_their_own_folder_only() -> None:
     by_name = {
         (module, ast.unparse(node.args[0]))
         for module, path in FILES.items()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
     }
     assert by_name == {("pubsub.engines.url", f"f'{PACKAGE}.pubsub.engines.{{name}}'")}
@@ -239,29 +250,54 @@ def test_unit_tests_are_in_folders_of_the_same_names() -> None:
     assert folders - {"integration"} <= FOLDERS.keys()
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_a_module_imports_only_what_the_package_requires(module: str) -> None:
-    for found in imports(FILES[module]):
-        top = found.name.partition(".")[0]
-        if top == PACKAGE or top in sys.stdlib_module_names:
-            continue
-        where = f"{FILES[module].name}:{found.line} imports {found.name}"
-        if top == "typing_extensions":
-            assert found.backport, f"{where}, but not in the `else` of `if sys.version_info >= (3, 13)` or earlier"
-        elif (module, top) in IF_THERE:
-            assert found.deferred, f"{where}, but not in a function"
-        else:
-            assert top in REQUIRED or (module, top) in WITH_UVICORN | EXTRAS, f"{where}, which is no dependency"
+def test_docstrings_of_tests_cite_only_documents_that_are_in_the_repository_or_public() -> None:
+    """A file must be there; a part, by its number or sign, must be one of an RFC."""
+    documents = [*TESTS.parent.glob("*.md"), *(TESTS.parent / "docs").rglob("*.md"), *TESTS.glob("conformance/*.md")]
+    here = {path.name for path in documents}
+    citation = r"[\w-]+\.md\b|§|\b(?:part|section|chapter) \d|\bissues? (?:#|\d|part)|\binventory\b"
+    wrong = [
+        f"{path.relative_to(TESTS)}: {cited}"
+        for path in TESTS.rglob("*.py")
+        if re.search(citation, source(path))  # which is quicker than to parse all
+        for node in nodes(path)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        for text in [ast.get_docstring(node) or ""]
+        for cited in re.findall(citation, text)
+        if cited not in here and not (cited == "§" and "RFC" in text)
+    ]
+    assert wrong == []
 
 
-@pytest.mark.parametrize("module", sorted(PURE))
-def test_a_pure_module_knows_no_event_loop_no_clock_and_no_socket(module: str) -> None:
-    tops = {found.name.partition(".")[0] for found in imports(FILES[module])}
-    assert not tops & {"anyio", "asyncio", "trio", "time", "datetime", "socket", "threading", "starlette", "random"}
-    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
-    assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree))
+def test_a_module_imports_only_what_the_package_requires() -> None:
+    wrong = [
+        f"{path.name}:{found.line} imports {found.name}: {why}"
+        for module, path in FILES.items()
+        for found in imports(path)
+        for why in what_is_wrong_with(module, found)
+    ]
+    assert wrong == []
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_no_file_is_too_long(module: str) -> None:
-    assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+def what_is_wrong_with(module: str, found: Import) -> list[str]:
+    """Why a module may not import something from outside, if it may not."""
+    top = found.name.partition(".")[0]
+    if top == PACKAGE or top in sys.stdlib_module_names:
+        return []
+    if top == "typing_extensions":
+        return [] if found.backport else ["only in the `else` of `if sys.version_info >= (3, 13)` or earlier"]
+    if (module, top) in IF_THERE:
+        return [] if found.deferred else ["only in a function"]
+    return [] if top in REQUIRED or (module, top) in WITH_UVICORN | EXTRAS else ["it is no dependency"]
+
+
+def test_a_pure_module_knows_no_event_loop_no_clock_and_no_socket() -> None:
+    outside = {"anyio", "asyncio", "trio", "time", "datetime", "socket", "threading", "starlette", "random"}
+    for module in sorted(PURE):
+        assert not {found.name.partition(".")[0] for found in imports(FILES[module])} & outside, module
+        waits = [node for node in nodes(FILES[module]) if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
+        assert waits == [], module
+
+
+def test_no_file_is_too_long() -> None:
+    lines = {module: len(source(path).splitlines()) for module, path in FILES.items()}
+    assert {module: number for module, number in lines.items() if number > MAX_LINES} == {}

@@ -67,6 +67,10 @@ def note_given_up(coroutine: object, counts: Counter[str] | None) -> None:
     IGNORED.note("cancellation_ignored", logger, text, name, len(PAUSES), sum(PAUSES), level=logging.ERROR)
 
 
+PASSED_ON: set[object] = set()
+"""Tasks that were cancelled, have cancelled the code that they wait for, and end when it has ended or is given up."""
+
+
 # asyncio
 
 _being_cancelled: "set[asyncio.Task[Any]]" = set()
@@ -95,7 +99,7 @@ def _cancel_again(
     give_up: Callable[[], None],
 ) -> None:
     loop = task.get_loop()
-    if task.done() or not wanted():
+    if task.done() or not wanted() or task in PASSED_ON:
         _being_cancelled.discard(task)
     elif asyncio.current_task(loop) is task:  # it calls this itself, and may be about to end
         loop.call_soon(_cancel_again, task, times, counts, wanted, give_up)
@@ -198,7 +202,7 @@ class TrioRun:
                 await trio.lowlevel.checkpoint()  # for a function that is not waiting right now
                 self._inner.shield = True
                 await trio.sleep(pause)
-                if not self.wanted():
+                if not self.wanted() or self.task in PASSED_ON:
                     return
             if self.task is not None:
                 note_given_up(self.task.coro, self.counts)

@@ -19,6 +19,7 @@ import anyio
 from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.runtime.cancellation import (
     GIVEN_UP_SECONDS,
+    PASSED_ON,
     TRIO_RUN,
     TrioRun,
     always,
@@ -262,8 +263,13 @@ async def within(seconds: float, counts: Counter[str] | None, coroutine: Corouti
                 await ended.wait()
         except BaseException:
             cancel()
-            with anyio.CancelScope(shield=True):
-                await _wait_stubbornly(ended)
+            task = current_task()
+            PASSED_ON.add(task)
+            try:
+                with anyio.CancelScope(shield=True):
+                    await _wait_stubbornly(ended)
+            finally:
+                PASSED_ON.discard(task)
             raise
     if attempt.given_up or (timed_out and attempt.error is not None and not isinstance(attempt.error, Exception)):
         raise OutOfTime

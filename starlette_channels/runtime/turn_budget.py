@@ -1,9 +1,8 @@
-"""Turns: how much of what all clients send is dealt with in one turn of the event loop.
+"""Turns: the budget for handling messages in one turn (iteration) of the event loop.
 
-Each client is bounded by itself already, but a thousand clients that send at once would make one long turn, in which
-nobody else is served. So all clients of an event loop share a budget for each turn. Those for whom there is none left
-wait in a queue, which is served in order in the turns that follow. A client that sends seldom goes before those that
-have much to send: it has a queue of its own.
+Each client has limits of its own, but a thousand clients that send at once would make one long turn, in which nothing
+else runs. So all clients of an event loop share a budget for each turn. When it is used up, clients wait in a queue for
+the turns that follow. Clients that send seldom have a queue of their own, which goes first.
 """
 
 import asyncio
@@ -19,42 +18,43 @@ from anyio.lowlevel import RunVar
 T = TypeVar("T")
 
 TURN_SECONDS = 0.003
-"""So long one turn of the event loop deals with messages: half of it with those that wait, half with new ones."""
+"""Time for messages in one turn: half of it for those that wait, half for new ones."""
 
 LONGEST_TURN_SECONDS = 8 * TURN_SECONDS
-"""So long it may be if all else takes long as well: then short turns would only make those wait longer who wait."""
+"""The most time, if all else in a turn takes long, too: then short turns would only make clients wait longer."""
 
 MOST_AT_ONCE = 192
-"""So many messages are dealt with in `TURN_SECONDS` at most, however little they cost."""
+"""Messages handled in `TURN_SECONDS` at most, however little they cost."""
 
 AT_ONCE = 4
-"""So much of what one client has begun goes on in a row before others have their turn."""
+"""Steps of one client's work, such as queued messages of a channel, before others have their turn."""
 
 EVENTS_AT_ONCE = 16
-"""So many messages and control frames of one client are dealt with in one turn."""
+"""Messages and control frames of one client handled in one turn at most."""
 
 SELDOM_SECONDS = 0.005
-"""A client that sends at such intervals or longer waits with others that send seldom,"""
+"""A client sends seldom if so much time, or more, is between its messages;"""
 
 SELDOM_BURST = 2
-"""and so it does with the first few after a rest,"""
+"""the first few messages after a pause count as seldom, too,"""
 
 SELDOM_BYTES = 512
-"""if it sends no more than this at once."""
+"""unless one has more bytes than this."""
 
 LEARNING = 0.25
+"""Weight of a new measurement in the average cost of a message."""
 
 
 class Waiting(Protocol):
-    """A client that has something to be dealt with."""
+    """A client with messages, or other work, that wait for a turn."""
 
     def visit(self, most: int) -> int:
-        """Deal with some of it, `most` messages at most, and return how many there were; enter again if more waits."""
+        """Handle `most` messages at most, and return how many there were; enter again if more wait."""
         ...
 
 
 class Turns:
-    """The budget of each turn of one event loop. What a message costs is measured, not assumed."""
+    """The budget of each turn of one event loop. The cost of a message is measured, not assumed."""
 
     __slots__ = (
         *("_began", "_clock", "_cost", "_ended", "_fresh", "_least", "_longest", "_marked", "_measured", "_own"),
@@ -69,7 +69,7 @@ class Turns:
         longest: float = LONGEST_TURN_SECONDS,
     ) -> None:
         self.left: int = 0
-        """Messages that may be dealt with before `goes_on` is asked: whoever takes one subtracts it."""
+        """Messages that may be handled before `goes_on` must be called; the caller subtracts each one."""
         self._soon = soon
         self._clock = clock
         self._least = least_cost
@@ -84,9 +84,9 @@ class Turns:
         self._measured = 0
 
     def goes_on(self) -> bool:
-        """Return whether there is time for one more message in this turn, when there is none `left`.
+        """Return whether there is time for one more message in this turn, when `left` is used up.
 
-        Whoever is told that there is not enters the queue.
+        If not, the caller enters the queue.
         """
         now = self._clock()
         if not self._scheduled:
@@ -104,7 +104,7 @@ class Turns:
         return True
 
     def enter(self, client: Waiting, *, fresh: bool) -> None:
-        """Visit a client in one of the next turns. A `fresh` one goes before those that are not."""
+        """Queue a client for one of the next turns. A `fresh` one, which sends seldom, goes first."""
         (self._fresh if fresh else self._rest).append(client)
         if not self._scheduled:
             self._scheduled = True
@@ -112,21 +112,21 @@ class Turns:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether somebody waits."""
+        """Whether clients wait in the queue."""
         return bool(self._rest or self._fresh)
 
     @property
     def _allowance(self) -> int:
-        """How many messages fit into one turn."""
+        """The number of messages that fit into one turn."""
         return max(1, int(min(MOST_AT_ONCE * self._seconds / TURN_SECONDS, self._seconds / self._cost)))
 
     @property
     def _window(self) -> int:
-        """How many messages are dealt with between two looks at the clock: about a quarter of a turn."""
+        """The number of messages between two looks at the clock: about a quarter of a turn."""
         return max(1, self._allowance // 4)
 
     def _turn(self) -> None:
-        """Begin a turn: visit those who wait, and leave half of the budget to those who come."""
+        """Begin a turn: visit clients that wait, and leave half of the budget for new messages."""
         now = self._clock()
         self._learn(now)
         waiting = len(self._fresh) + len(self._rest)
@@ -153,23 +153,23 @@ class Turns:
                 self._soon(self._turn)
 
     def _mark(self) -> None:
-        """Note when the tasks begin that the last turn has started: they cost what its messages cost."""
+        """Note when the tasks begin that the last turn has started: they are part of the cost of its messages."""
         self._marked = self._clock()
 
     def _learn(self, now: float) -> None:
-        """Take note of what a message has cost, and of how long all else has taken since the last turn began."""
+        """Measure the cost of a message, and the time of all else since the last turn began."""
         self._seconds = TURN_SECONDS
         if self._measured:
             self._seconds = min(max(TURN_SECONDS, (self._marked - self._ended) / 2), self._longest)
             cost = (self._own + now - self._marked) / self._measured
-            # The processor may have been somebody else's meanwhile, so one measurement may only double it.
+            # Other processes may have had the CPU meanwhile, so one measurement may not more than double the average.
             self._cost += LEARNING * (min(cost, 4 * self._cost) - self._cost)
             self._cost = max(self._cost, self._least)
             self._measured = 0
 
 
 class Room:
-    """What waits until there is time for more of what a client has begun: letters of a channel, ends of channels."""
+    """Work of a client that waits for a turn: queued messages of a channel, ends of channels."""
 
     __slots__ = ("_granted", "_visited")
 
@@ -178,23 +178,23 @@ class Room:
         self._visited = anyio.Event()
 
     async def wait(self, turns: Turns) -> int:
-        """Return how much may go on, as soon as something may."""
+        """Wait for a turn; return the number of steps that may be done in it."""
         turns.enter(self, fresh=False)
         await self._visited.wait()
         return self._granted
 
     def visit(self, most: int) -> int:
-        """Let some of it go on."""
+        """Wake the waiting task."""
         self._granted = max(1, min(most, AT_ONCE))
         self._visited.set()
         return self._granted
 
 
 async def in_turns(many: Iterable[T], act: Callable[[T], object]) -> None:
-    """Call a function for one after the other, out of the budget of each turn.
+    """Call a function for each item, within the budget of each turn.
 
-    While there is time, nothing waits. Much at once, such as the ends of all channels of a thousand clients that a
-    proxy has dropped, takes as many turns as it needs.
+    It does not wait while there is time left. Much work at once, such as the ends of all channels of a thousand clients
+    that a proxy has dropped, takes as many turns as it needs.
     """
     turns, room = turns_of_this_loop(), 0
     for one in many:
@@ -216,7 +216,7 @@ class Pace:
         self._rested_at = 0.0
 
     def is_fresh(self, now: float) -> bool:
-        """Return whether a message goes with those of clients that send seldom, and count it if it does."""
+        """Return whether a message at time `now` counts as one of a client that sends seldom; if so, it is counted."""
         rested_at = max(self._rested_at, now) + SELDOM_SECONDS
         if rested_at - now > SELDOM_BURST * SELDOM_SECONDS:
             return False
@@ -229,7 +229,7 @@ _turns_of_trio: RunVar[Turns] = RunVar("starlette_channels_turns")
 
 
 def turns_of_this_loop() -> Turns:
-    """Return the turns of the event loop, on asyncio, in its callbacks as well as in tasks, and on trio."""
+    """Return the turns of the event loop, on asyncio and trio. It may be called from plain callbacks."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -246,7 +246,7 @@ def _turns_of_this_trio() -> Turns:
     except LookupError:
         import trio  # it is there if its event loop runs, and not needed otherwise
 
-        # Its order is random, so what a message costs cannot be measured.
+        # The order of trio's tasks is random, so the cost of a message cannot be measured.
         soon = trio.lowlevel.current_trio_token().run_sync_soon
         turns = Turns(soon, least_cost=TURN_SECONDS / 16, longest=TURN_SECONDS)
         _turns_of_trio.set(turns)

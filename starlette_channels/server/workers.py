@@ -1,4 +1,4 @@
-"""Several workers without a broker are refused: what one holds in memory, the others do not have."""
+"""Several workers without a broker are refused: they would not share topics, clients or commands."""
 
 import inspect
 import logging

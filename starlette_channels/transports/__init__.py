@@ -7,7 +7,7 @@ STEP_SECONDS = HANGING_SECONDS / 10
 """That time passes in such steps: when the event loop stalls, it is only one of them, and clients have a turn."""
 
 TURNS_TO_READ = 10
-"""Steps before a silent client is closed: meanwhile the event loop reads what may lie in the socket."""
+"""Steps before a silent client is closed: meanwhile the event loop reads messages that may lie in the socket."""
 
 BEHIND_BYTES = 65_536
 """A client with so many bytes queued is behind with reading; servers and kernels buffer about as much below us."""

@@ -43,18 +43,19 @@ SLOWEST = 1_000_000
 class WebSocketTransport:
     """Frames to and from one client.
 
-    The ASGI call of the server reads. On asyncio the writer of the event loop sends, and a client has a queue and a
-    task to send only while the server does not take what is sent. On trio that task exists while frames are sent.
+    The ASGI call of the server reads. On asyncio the shared writer of the event loop sends. A client has a queue, and a
+    task of its own that sends, only while a send is suspended. On trio it has that task whenever there is a frame.
     """
 
     __slots__ = (
-        *("leaving", "state", "send"),  # what a broadcast needs of each client, side by side in memory
+        *("in_flight", "state", "send"),  # read for each client of a broadcast; side by side in memory
         "_behind",
+        "_behind_bytes",
         "_cancel_send",
         "_clock",
         "_connection",
         "_error_log",
-        "_leaving_bytes",
+        "_in_flight_bytes",
         "_limits",
         "_pace",
         "_paused",
@@ -85,11 +86,12 @@ class WebSocketTransport:
         # Sending.
         self._shared_writer = writer_of_this_loop()
         self.outlet: Outlet = self._shared_writer or ONE_BY_ONE
-        self.leaving: SendItem | None = None
-        self._leaving_bytes = 0
+        self.in_flight: SendItem | None = None
+        self._in_flight_bytes = 0
         self._cancel_send: Cancel | None = None
         self._queue: SendQueue[SendItem] | None = None
         self._behind = False
+        self._behind_bytes = min(BEHIND_BYTES, limits.outbox_bytes // 2)
         self._slow_check: SlowClientCheck | None = None
         # Reading.
         self._reading: anyio.CancelScope | None = None
@@ -112,17 +114,17 @@ class WebSocketTransport:
             self._send_soon(frame, place)
 
     def close(self, code: int, reason: str = "") -> None:
-        """Send what is queued, then close. The first call decides."""
+        """Send the queued frames, then close. Calls after the first do nothing."""
         if self.state is OPEN:
             self.state = CLOSING
             self._send_soon(CloseMessage(code, reason))
             self._stop_reading()
 
     def unfetched(self) -> None:
-        """Nothing is lost by closing: what is queued goes first."""
+        """Return `None`: nothing is lost by closing, since queued frames are sent first."""
 
     def pause(self) -> None:
-        """Read nothing more until `resume`."""
+        """Stop reading until `resume`."""
         self._paused = True
 
     def resume(self) -> None:
@@ -152,7 +154,7 @@ class WebSocketTransport:
         turns, clock = turns_of_this_loop(), self._clock
         in_a_row = 0
         while self.state is OPEN:
-            if self._paused or self._leaving_bytes:
+            if self._paused or self._in_flight_bytes:
                 await self._wait_for_room()
             message = await receive()
             self.heard = now = clock()
@@ -175,7 +177,7 @@ class WebSocketTransport:
                     continue
             connection.receive(frame)
             in_a_row += 1
-            if in_a_row == MESSAGES_IN_A_ROW:  # servers hand over what they have in store without a wait
+            if in_a_row == MESSAGES_IN_A_ROW:  # servers may return buffered messages without suspending
                 in_a_row = 0
                 await anyio.lowlevel.checkpoint()
         return False
@@ -183,7 +185,7 @@ class WebSocketTransport:
     def visit(self, most: int) -> int:
         """Handle the message for which there was no time left in an earlier turn of the event loop.
 
-        Servers hand over what they have in store at once, so a client with much of it would always be the next.
+        Servers return buffered messages without suspending, so a client with many of them would always be the next.
         """
         frame, self._postponed = self._postponed, None
         if frame is None or self._connection is None:
@@ -198,7 +200,7 @@ class WebSocketTransport:
             await self._wait_for_progress()
 
     async def _wait_for_room(self) -> None:
-        """Wait while handlers are too far behind, or the client is with reading what it asked for."""
+        """Wait while handlers are too far behind, or too much is queued for the client."""
         while self._paused or self._waiting_bytes > self._limits.outbox_bytes // 2:
             await self._wait_for_progress()
             self.heard = self._clock()
@@ -215,7 +217,7 @@ class WebSocketTransport:
         return self._limits.idle_seconds
 
     def check_silence(self, now: float) -> None:
-        """Close if the client has been silent for too long, and what it has sent has been read."""
+        """Close if the client has been silent for too long, after another look for unread messages."""
         if self._is_silent(now) and self._silence_check != self.heard:
             self._silence_check = self.heard
             self.tasks.spawn(self._read_first, self.heard)
@@ -246,109 +248,112 @@ class WebSocketTransport:
     def _send_soon(self, item: SendItem, place: Place | None = None) -> None:
         if place is not None:
             hash(place)  # raises TypeError here, where the caller of `push` sees it
-        if self._shared_writer is None or (self.leaving is not None and self._shared_writer.is_idle):
+        if self._shared_writer is None or (self.in_flight is not None and self._shared_writer.is_idle):
             self.enqueue(item, place)
         else:
             self._shared_writer.send(self, item, place)
 
     def enqueue(self, item: SendItem, place: Place | None = None) -> None:
-        """Queue an item behind what is leaving, or have it sent in a task of its own if nothing is."""
+        """Queue an item behind the one in flight; if there is none, send it in a task of its own."""
         if self.state is ABORTING or self.state is CLOSED:
             return
-        if self.leaving is None:
-            self._leave(item)
+        if self.in_flight is None:
+            self._put_in_flight(item)
             self._cancel_send = self.tasks.spawn(self.flush)
         else:
             self._queue = self._queue or SendQueue(self._limits.outbox_bytes, self._error_log.counts)
             self._queue.add(item, _size(item), place)
-            if self._is_over_limit and self._slow_check is None and self.state is OPEN:
+            if self._is_queue_full and self._slow_check is None and self.state is OPEN:
                 self._slow_check = SlowClientCheck(sys.maxsize)
                 self.tasks.spawn(self._watch_slow_client, self._slow_check)
         self._note_whether_behind()
 
     def suspended(self, item: SendItem, cancel: Cancel) -> None:
         """Note that the server has not taken an item at once; `cancel` ends the send."""
-        if self.leaving is None:
-            self._leave(item)
+        if self.in_flight is None:
+            self._put_in_flight(item)
         self._cancel_send = cancel
         self._note_whether_behind()
 
     async def flush(self) -> None:
-        """Send what is leaving and what is queued behind it; on an error the client is gone."""
+        """Send the item in flight and the queued ones; an error means that the client is gone."""
         try:
             if self.state is CLOSED:
-                self.leaving = None
-            while self.leaving is not None and self._cancel_send is not None:
-                if isinstance(self.leaving, CloseMessage):
-                    code, reason = self.leaving
+                self.in_flight = None
+            while self.in_flight is not None and self._cancel_send is not None:
+                if isinstance(self.in_flight, CloseMessage):
+                    code, reason = self.in_flight
                     await self.send({"type": "websocket.close", "code": code, "reason": reason})
                     self._end()
                 else:
-                    key = "text" if isinstance(self.leaving, str) else "bytes"
-                    await self.send({"type": "websocket.send", key: self.leaving})
+                    key = "text" if isinstance(self.in_flight, str) else "bytes"
+                    await self.send({"type": "websocket.send", key: self.in_flight})
                 self.sent()
-        except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
-            self.lose(error)
+        except Exception as error:  # noqa: BLE001 - its type depends on the server
+            self.connection_lost(error)
         finally:
             self.stopped()
 
     def sent(self) -> None:
-        """Note that what was leaving has been taken, and turn to what is next."""
+        """Note that the item in flight has been sent, and take the next one from the queue."""
         if self.state is ABORTING and self._cancel_send is None:
             return  # the close is sent by another task: this one has been cancelled
-        self.leaving, self._leaving_bytes = None, 0
+        self.in_flight, self._in_flight_bytes = None, 0
         if self._queue is not None:
-            self._leave(self._queue.pop())
+            self._put_in_flight(self._queue.pop())
             if not self._queue:
                 self._queue = None
         if self._behind:
             self._note_whether_behind()
-        if not self._is_over_limit:
+        if not self._is_queue_full:
             self._slow_check = None
         self._note_progress()
 
     def stopped(self) -> None:
         """Note that the task that was sending ends."""
-        was_cancelled = self.leaving is not None
-        self.leaving, self._leaving_bytes, self._cancel_send = None, 0, None
+        was_cancelled = self.in_flight is not None
+        self.in_flight, self._in_flight_bytes, self._cancel_send = None, 0, None
         if self.state is ABORTING and self._queue is not None:
-            self._leave(self._queue.pop())
+            self._put_in_flight(self._queue.pop())
             self._queue = None
             self._cancel_send = self.tasks.spawn(self.flush)
         elif was_cancelled:  # with the event loop
             self._end()
         self._note_progress()
 
-    def _leave(self, item: SendItem) -> None:
-        self.leaving, self._leaving_bytes = item, _size(item)
+    def _put_in_flight(self, item: SendItem) -> None:
+        self.in_flight, self._in_flight_bytes = item, _size(item)
 
     @property
     def _waiting_bytes(self) -> int:
-        return self._leaving_bytes + (self._queue.bytes if self._queue is not None else 0)
+        return self._in_flight_bytes + (self._queue.bytes if self._queue is not None else 0)
 
     @property
-    def _is_over_limit(self) -> bool:
-        return self._waiting_bytes > self._limits.outbox_bytes
+    def _is_queue_full(self) -> bool:
+        """Whether more is queued than may be, although nothing more can be dropped."""
+        return self._queue is not None and self._queue.is_full
 
     def _note_whether_behind(self) -> None:
         """Tell the channels that they may drop something now, or need not any more."""
-        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > BEHIND_BYTES
+        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > self._behind_bytes
         if behind is not self._behind and self._connection is not None:
             self._behind = behind
             (self._connection.hold if behind else self._connection.flow)()
 
     async def _watch_slow_client(self, check: SlowClientCheck) -> None:
-        """Abort a client for which too much waits and no less after a moment, or after what a large frame needs."""
-        while check is self._slow_check and self.state is OPEN:
-            if check.is_confirmed(self._waiting_bytes, min(self._leaving_bytes / SLOWEST, CLOSE_SECONDS)):
+        """Abort if the queue stays full for `HANGING_SECONDS`, and for the time that a large frame in flight needs."""
+        while check is self._slow_check and self._is_queue_full and self.state is OPEN:
+            if check.is_confirmed(self._waiting_bytes, min(self._in_flight_bytes / SLOWEST, CLOSE_SECONDS)):
                 self._abort_slow_client()
-                return
-            await anyio.sleep(STEP_SECONDS)
+            else:
+                await anyio.sleep(STEP_SECONDS)
+        if check is self._slow_check:
+            self._slow_check = None
 
     # Ending.
 
     def _abort_slow_client(self) -> None:
-        """Drop what is queued, and close; the task that sends hangs in the middle of a frame, so it is cancelled."""
+        """Drop the queued frames, and close. The task that sends hangs in the middle of a frame, so it is cancelled."""
         self._error_log.note("slow_client", logger, "Connection closed with 1008: %d bytes wait", self._waiting_bytes)
         self.state = ABORTING
         self._queue = SendQueue(self._limits.outbox_bytes, self._error_log.counts)
@@ -358,7 +363,7 @@ class WebSocketTransport:
             cancel()
         self._stop_reading()
 
-    def lose(self, error: Exception) -> None:
+    def connection_lost(self, error: Exception) -> None:
         """Note that a send has failed: the client is gone."""
         logger.debug("The client is gone: %r", error)
         self._end()
@@ -371,9 +376,9 @@ class WebSocketTransport:
 
     async def closed(self) -> None:
         """Wait until the last frame and the close have been sent, for as long as that may take."""
-        await anyio.lowlevel.checkpoint()  # what is logged with the writer is sent, or leaving
+        await anyio.lowlevel.checkpoint()  # items in the log of the writer are sent, or in flight
         with anyio.move_on_after(CLOSE_SECONDS):
-            while self.leaving is not None or self.state is CLOSING:
+            while self.in_flight is not None or self.state is CLOSING:
                 await self._wait_for_progress()
         self._end()
         self._connection = None  # the two would keep each other until the garbage collector comes
@@ -421,15 +426,15 @@ async def serve_websocket(
         error_log.note("transport_failed", logger, "The connection failed", cause=error)
         transport.close(1011, "transport_failed")
     except BaseException:
-        connection.abort()  # a server that cancels us has no more patience
+        connection.abort()  # the server has cancelled this call
         raise
     finally:
-        # In a task of its own, because a server's cancelling may come while we wait, and must not cut it short.
+        # In a task of its own: if the server cancels this call meanwhile, the end goes on.
         tasks.spawn(end)
         await _wait_for_end(over, connection)
         await tasks.finish(limits.shutdown_seconds)
     if not is_client_gone:
-        forget_what_comes(receive)
+        discard_incoming(receive)
 
 
 async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
@@ -441,26 +446,26 @@ async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
         raise
 
 
-def forget_what_comes(receive: Receive) -> None:
-    """Let hypercorn get rid of what comes after the close; it closes when the ASGI call has ended, so nobody waits."""
+def discard_incoming(receive: Receive) -> None:
+    """Discard the messages that hypercorn hands over after the close, in a task; the ASGI call need not wait for it."""
     if "hypercorn" in sys.modules:
-        Tasks().spawn(_forget_what_comes, receive)
+        Tasks().spawn(_discard_incoming, receive)
 
 
-async def _forget_what_comes(receive: Receive) -> None:
-    """Read on until nothing comes for a while.
+async def _discard_incoming(receive: Receive) -> None:
+    """Read until nothing comes for a while.
 
-    Hypercorn 0.18 hands over each message and then the end by way of a queue of ten, and waits for ever, with all that
-    the connection holds, when that is full and the call has ended.
+    Hypercorn 0.18 hands over messages, and the end, in a queue of ten. When the queue is full and the ASGI call has
+    ended, it waits for ever, with all that the connection holds.
     """
-    nothing_came = False
-    while not nothing_came:
+    is_over = False
+    while not is_over:
         with anyio.move_on_after(CLOSE_SECONDS) as waiting:
             await receive()
-        nothing_came = waiting.cancelled_caught
+        is_over = waiting.cancelled_caught
 
 
 def warn_about_server() -> None:
-    """Warn of a server that does not wait for slow clients: what it buffers for them, no limit of ours can see."""
+    """Log a warning under daphne: it does not wait for slow clients, and buffers without limit for them."""
     if "daphne" in sys.modules:
         logger.warning("daphne buffers without bound for clients that do not read: prefer uvicorn or hypercorn")

@@ -36,11 +36,11 @@ class Recipient(Protocol):
 
     send: Send
     state: TransportState
-    leaving: SendItem | None
-    """What the server has been given and has not taken yet; whatever comes is queued behind it."""
+    in_flight: SendItem | None
+    """The item whose send is suspended; others are queued behind it."""
 
     def enqueue(self, item: SendItem, place: Place | None = None) -> None:
-        """Queue an item behind what is leaving, or have it sent in a task of its own if nothing is."""
+        """Queue an item behind the one in flight; if there is none, send it in a task of its own."""
         ...
 
     def suspended(self, item: SendItem, cancel: Callable[[], object]) -> None:
@@ -48,14 +48,14 @@ class Recipient(Protocol):
         ...
 
     def sent(self) -> None:
-        """Note that what was leaving has been taken."""
+        """Note that the item in flight has been sent."""
         ...
 
     async def flush(self) -> None:
-        """Send what is queued. It must not raise."""
+        """Send the item in flight and the queued ones. It must not raise."""
         ...
 
-    def lose(self, error: Exception) -> None:
+    def connection_lost(self, error: Exception) -> None:
         """Note that a send has failed: the client is gone."""
         ...
 
@@ -114,14 +114,14 @@ class SharedWriter:
             item = self._item
             key, is_close = "text" if isinstance(item, str) else "bytes", isinstance(item, CloseMessage)
             for recipient in self._recipients:
-                if recipient.leaving is not None or recipient.state is CLOSED or is_close:
+                if recipient.in_flight is not None or recipient.state is CLOSED or is_close:
                     recipient.enqueue(item, self._place)
                     continue
                 current.recipient = recipient
                 try:
                     await recipient.send({"type": "websocket.send", key: item})
-                except Exception as error:  # noqa: BLE001 - servers raise what they like when the client is gone
-                    recipient.lose(error)
+                except Exception as error:  # noqa: BLE001 - its type depends on the server
+                    recipient.connection_lost(error)
                 except asyncio.CancelledError:
                     recipient.stopped()
                     raise

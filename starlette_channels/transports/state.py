@@ -10,10 +10,10 @@ class TransportState(Enum):
     """Messages go both ways."""
 
     CLOSING = auto()
-    """`close` was called: nothing more is read or queued; what is queued is sent first, then the close."""
+    """`close` was called: the queued frames are sent, then the close. Nothing more is read or queued."""
 
     ABORTING = auto()
-    """The client does not read: what was queued is dropped, and only the close is still sent."""
+    """The client does not read: the queued frames are dropped, and only the close is sent."""
 
     CLOSED = auto()
     """It is over: the close has been sent, or the client is gone."""

@@ -58,7 +58,7 @@ def decode_query(query: str) -> Params:
     pairs = [pair for pair in query.split("&") if pair]
     if len(pairs) > MAX_PAIRS:
         raise ValueError("too many parameters")
-    if _NOT_PLAIN.isdisjoint(query):
+    if query.isascii() and _NOT_PLAIN.isdisjoint(query):
         return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
     for pair in pairs:
         key, _, value = pair.partition("=")

@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 from msgspec import Raw, Struct
 
-from starlette_channels import Channels, LaterReply, Reply, SerializerError, Socket, channel
+from starlette_channels import Channels, LaterReply, Limits, Reply, SerializerError, Socket, channel
 from starlette_channels.testing import Received, connect
 from tests.conftest import OK, error, frames, lines
 
@@ -55,7 +55,7 @@ class Desk:
             socket.stop()
             return {"stopping": True}
 
-        self.channels = Channels([desk])
+        self.channels = Channels([desk], limits=Limits(shutdown_seconds=0.1))
 
 
 @pytest.mark.parametrize(

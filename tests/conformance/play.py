@@ -4,7 +4,7 @@ import asyncio
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import httpx
 
@@ -70,3 +70,18 @@ async def play(server: Server, scenarios: Mapping[str, Scenario]) -> dict[str, s
     await asyncio.gather(*(one(name) for name in timed))
     await asyncio.gather(*(one_of_many(name) for name in scenarios if name not in timed))
     return wrong
+
+
+class Outcomes(NamedTuple):
+    """What went wrong in each scenario, `None` if nothing did, and the end of the server's log."""
+
+    wrong: dict[str, str | None]
+    log: str
+
+
+def play_on(kind: Kind, scenarios: Mapping[str, Scenario]) -> Outcomes:
+    """Play scenarios against a server of their own, which must be well afterwards."""
+    with serve_slowly(kind) as server:
+        wrong = asyncio.run(play(server, scenarios))
+        assert httpx.get(server.http, trust_env=False).text == "ok"
+        return Outcomes(wrong, server.tail())

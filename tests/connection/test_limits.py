@@ -5,85 +5,18 @@ from typing import Any
 
 import anyio
 import pytest
-from starlette.types import Message, Receive, Scope, Send
 from trio.testing import MockClock
 
-from starlette_channels import Channels, Limits, Reply, Socket, channel
+from starlette_channels import Reply
 from starlette_channels.connection.connection import Connection
 from starlette_channels.testing import Client, JoinRefused, Received, connect
 from starlette_channels.transports.asgi_idle_sweep import SLOWEST_SWEEP, pause
 from tests.conftest import error, frames, until
+from tests.support.slow_readers import Hall, Server
 
 pytestmark = pytest.mark.anyio
 
 MEGABYTE = 1_048_576
-
-
-class Hall:
-    """Channels with a handler that waits for a gate."""
-
-    def __init__(self, **limits: Any) -> None:
-        self.gate = anyio.Event()
-        self.sockets: list[Socket] = []
-        self.handled: list[Any] = []
-        self.ends: list[str] = []
-
-        @channel("hall:*")
-        async def hall(socket: Socket, payload: Any) -> None:
-            self.sockets.append(socket)
-
-        @hall.on("wait")
-        async def wait(socket: Socket, payload: Any) -> dict[str, Any]:
-            await self.gate.wait()
-            self.handled.append(payload)
-            return {}
-
-        @hall.on("flood")
-        async def flood(socket: Socket, payload: dict[str, int]) -> dict[str, Any]:
-            for n in range(payload["frames"]):
-                socket.push("flood", {"n": n, "text": "x" * payload["size"]})
-            return {}
-
-        @hall.info(object)
-        async def info(socket: Socket, message: object) -> None:
-            self.handled.append(message)
-
-        @hall.terminate
-        async def terminate(socket: Socket, reason: str) -> None:
-            self.ends.append(reason)
-
-        self.channels = Channels([hall], limits=Limits(**limits))
-
-
-class Server:
-    """An ASGI server in front of some channels whose client can stop reading, and that counts what it reads itself."""
-
-    def __init__(self, channels: Channels[Any]) -> None:
-        self.channels = channels
-        self.reading = anyio.Event()
-        self.reading.set()
-        self.taken = 0
-        self.sent = 0
-        self.stuck = 0
-
-    def stop_reading(self) -> None:
-        self.reading = anyio.Event()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def take() -> Message:
-            message = await receive()
-            self.taken += 1
-            return message
-
-        async def give(message: Message) -> None:
-            if message["type"] == "websocket.send":
-                self.stuck += 1
-                await self.reading.wait()
-                self.stuck -= 1
-                self.sent += 1
-            await send(message)
-
-        await self.channels(scope, take, give)
 
 
 async def refusal(client: Client, topic: str) -> Any:

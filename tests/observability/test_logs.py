@@ -1,4 +1,4 @@
-"""What is logged, at which level, and of which client and topic (feature inventory, 1.9)."""
+"""What is logged, at which level, and of which client and topic."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What logs show of parameters and payloads: no secrets, no control characters, not much (feature inventory, 1.9)."""
+"""What logs show of parameters and payloads: no secrets, no control characters, not much."""
 
 import json
 import string

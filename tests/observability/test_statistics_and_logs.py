@@ -10,80 +10,19 @@ import anyio
 import pytest
 
 from starlette_channels import (
-    V2,
-    Channels,
-    ConnectError,
-    Handshake,
-    JoinError,
-    Limits,
     SerializerError,
-    Socket,
-    channel,
 )
 from starlette_channels.testing import Client, HandshakeRefused, Joined, connect
-from starlette_channels.wire.messages import Message as ClientMessage
+from tests.support.mishap_lab import Lab
 
 pytestmark = pytest.mark.anyio
 
-Mishap = Callable[["Lab", Client, Joined], Awaitable[object]]
+Mishap = Callable[[Lab, Client, Joined], Awaitable[object]]
 
 
-class Fragile(V2):
-    """Version 2 with a bug."""
-
-    def decode(self, frame: str | bytes) -> ClientMessage:
-        if frame == "bug":
-            raise ZeroDivisionError("a bug in the serializer")
-        return super().decode(frame)
-
-    def broadcast(self, topic: str, event: str, body: Any) -> str | bytes:
-        if event == "bug":
-            raise ZeroDivisionError("a bug in the serializer")
-        return super().broadcast(topic, event, body)
-
-
-class Lab:
-    """Channels in which everything can go wrong, with limits that are soon reached."""
-
-    def __init__(self) -> None:
-        self.sockets: list[Socket[Any]] = []
-
-        async def enter(conn: Handshake) -> dict[str, Any]:
-            match conn.params.get("user"):
-                case "refused":
-                    raise ConnectError("no")
-                case "crash":
-                    raise ZeroDivisionError("in connect")
-                case _:
-                    return {}
-
-        @channel("lab:*", "trap:*")
-        async def lab(socket: Socket[Any], payload: dict[str, Any]) -> None:
-            self.sockets.append(socket)
-            if "refuse" in payload:
-                raise JoinError("no")
-            if "crash" in payload:
-                raise ZeroDivisionError("in the join")
-
-        @lab.on("crash")
-        async def crash(socket: Socket[Any], payload: dict[str, Any]) -> None:
-            raise ZeroDivisionError("in a handler")
-
-        @lab.on("wait")
-        async def wait(socket: Socket[Any], payload: Any) -> None:
-            await anyio.sleep_forever()
-
-        @lab.intercept("intercepted")
-        async def intercepted(socket: Socket[Any], payload: dict[str, int]) -> None:
-            pass
-
-        @lab.terminate
-        async def terminate(socket: Socket[Any], reason: str) -> None:
-            if socket.topic.startswith("trap"):
-                raise ZeroDivisionError("in terminate")
-
-        limits = Limits(channels=3, message_bytes=1000, mailbox=5, shutdown_seconds=0.01)
-        self.channels = Channels([lab], connect=enter, limits=limits, serializers=[Fragile()])
+def small_lab() -> Lab:
+    """Limits that are soon reached."""
+    return Lab(channels=3, message_bytes=1000, mailbox=5)
 
 
 async def refused_handshake(lab: Lab, user: str) -> None:
@@ -107,7 +46,7 @@ async def overflow(lab: Lab, room: Joined) -> None:
 
 
 async def fail_at_the_end(client: Client) -> None:
-    room = await client.join("trap:a")
+    room = await client.join("lab:trap")
     await room.leave()
     await client.join("lab:b")
 
@@ -118,7 +57,7 @@ async def push_after_the_end(lab: Lab, room: Joined) -> None:
 
 
 async def send_info(lab: Lab) -> None:
-    lab.sockets[0].send_info("x")
+    lab.sockets[0].send_info(5)
 
 
 def tell(client: Client, event: str, payload: Any = None, *, topic: str = "lab:a", join_ref: Any = None) -> Any:
@@ -136,7 +75,7 @@ async def broadcast(lab: Lab, client: Client, event: str, payload: Any) -> None:
 MISHAPS: dict[str, tuple[int | None, Mishap]] = {
     "connect_refused": (logging.WARNING, lambda lab, client, room: refused_handshake(lab, "refused")),
     "connect_crashed": (logging.ERROR, lambda lab, client, room: refused_handshake(lab, "crash")),
-    "join_refused": (logging.INFO, lambda lab, client, room: tell(client, "phx_join", {"refuse": 1}, topic="lab:b")),
+    "join_refused": (logging.INFO, lambda lab, client, room: tell(client, "phx_join", {"refuse": True}, topic="lab:b")),
     "join_crashed": (logging.ERROR, lambda lab, client, room: tell(client, "phx_join", {"crash": 1}, topic="lab:b")),
     "invalid_payload": (logging.WARNING, lambda lab, client, room: tell(client, "crash", [])),
     "unmatched_event": (logging.WARNING, lambda lab, client, room: tell(client, "nonsense")),
@@ -162,7 +101,7 @@ FATAL: dict[str, tuple[int, str]] = {
 async def test_a_mishap_is_counted_by_its_code_and_logged(code: str, caplog: pytest.LogCaptureFixture) -> None:
     level, mishap = MISHAPS[code]
     caplog.set_level(logging.INFO, "starlette_channels")
-    lab = Lab()
+    lab = small_lab()
     async with connect(lab.channels) as client:
         room = await client.join("lab:a")
         assert lab.channels.statistics().counts == {}
@@ -183,7 +122,7 @@ async def test_a_mishap_that_closes_the_connection_is_counted_and_logged_too(
     code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     close_code, frame = FATAL[code]
-    lab = Lab()
+    lab = small_lab()
     async with connect(lab.channels) as client:
         await client.join("lab:a")
         client.send_frame(frame)
@@ -193,15 +132,15 @@ async def test_a_mishap_that_closes_the_connection_is_counted_and_logged_too(
 
 
 async def test_a_bug_in_a_serializer_closes_with_1011_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    lab = Lab()
+    lab = small_lab()
     async with connect(lab.channels) as client:
         client.send_frame("bug")
         assert await client.closed() == 1011
-    assert "ZeroDivisionError: a bug in the serializer" in caplog.text
+    assert "ZeroDivisionError: in the serializer" in caplog.text
 
 
 async def test_a_receive_that_fails_closes_with_1011_and_the_channels_end(caplog: pytest.LogCaptureFixture) -> None:
-    lab = Lab()
+    lab = small_lab()
     broken = anyio.Event()
 
     async def server(scope: Any, receive: Any, send: Any) -> None:
@@ -224,7 +163,7 @@ async def test_a_receive_that_fails_closes_with_1011_and_the_channels_end(caplog
 
 
 async def test_what_a_client_says_cannot_forge_log_lines_or_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    lab = Lab()
+    lab = small_lab()
     evil = "x\nWARNING forged: all is lost\r\x1b[31m"
     async with connect(lab.channels) as client:
         await tell(client, evil, topic=evil)
@@ -243,20 +182,20 @@ async def test_what_a_client_says_cannot_forge_log_lines_or_fill_the_log(caplog:
 
 async def test_nothing_secret_of_a_clients_payload_or_query_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "starlette_channels")
-    lab = Lab()
+    lab = small_lab()
     async with connect(lab.channels, token="hunter2") as client:
         room = await client.join("lab:a", {"password": "hunter2"})
         await client.heartbeat()
         await room.push("nonsense", {"password": "hunter2"})
         room.send("crash", {"password": "hunter2"})
         await room.receive("phx_error")
-        await tell(client, "phx_join", {"refuse": {"token": "hunter2"}})
+        await tell(client, "phx_join", {"refuse": True, "token": "hunter2"})
     assert caplog.records
     assert "hunter2" not in caplog.text
 
 
 async def test_the_numbers_follow_the_clients_and_return_to_nothing() -> None:
-    lab = Lab()
+    lab = small_lab()
 
     def numbers() -> tuple[int, int, int]:
         now = lab.channels.statistics()

@@ -146,17 +146,23 @@ async def test_it_is_cancelled_a_bounded_number_of_times_and_named_and_the_conne
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio has the virtual clock
-@pytest.mark.parametrize("where", ["join", "event", "child", "terminate"])
-async def test_it_burns_no_core_and_the_connection_ends(where: str) -> None:
-    house = House()
-    async with connect(house.channels, timeout=30) as client:
-        await house.begin(where, client)
+async def test_it_burns_no_core_and_the_connection_ends() -> None:
+    houses = {where: House() for where in ("join", "event", "child", "terminate")}
+
+    async def come_and_go(where: str, house: House) -> None:
+        async with connect(house.channels, timeout=30) as client:
+            await house.begin(where, client)
+
+    async with anyio.create_task_group() as tasks:
+        for where, house in houses.items():
+            tasks.start_soon(come_and_go, where, house)
     before = time.process_time()
     await anyio.sleep(0.5)
     assert time.process_time() - before < 0.25
-    assert house.stubborn.cancelled <= MOST
-    assert house.channels.statistics().connections == 0
-    house.stubborn.released = True  # trio waits for it
+    for where, house in houses.items():
+        assert 1 <= house.stubborn.cancelled <= MOST, where
+        assert house.channels.statistics().connections == 0, where
+        house.stubborn.released = True
 
 
 async def test_a_handler_that_takes_too_long_and_cannot_be_cancelled_ends_its_channel_all_the_same(

@@ -40,7 +40,7 @@ CASES = [
 EACH = [pytest.param(app, f"{mount}/{path.name}", id=path.name) for paths, mount, app in CASES for path in paths]
 
 
-@pytest.fixture(params=["text/plain", "application/octet-stream", "video/mp2t"])
+@pytest.fixture(scope="module", params=["text/plain", "application/octet-stream", "video/mp2t"])
 def registry(request: pytest.FixtureRequest) -> Generator[None]:
     """A machine that has content types of its own for all files, as the registry of many Windows machines has."""
     for suffix in (*EXPECTED, ".mjs"):

@@ -20,7 +20,8 @@ PLENTY = 1 << 20
 
 
 def masked(data: bytes, mask: bytes = MASK) -> bytes:
-    return bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
+    masks = mask * (len(data) // 4 + 1)
+    return (int.from_bytes(data) ^ int.from_bytes(masks[: len(data)])).to_bytes(len(data))
 
 
 def header(first: int, size: int, *, form: int | None = None, mask: bool = True) -> bytes:

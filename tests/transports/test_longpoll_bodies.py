@@ -19,7 +19,7 @@ from tests.fuzzing.mutate import TOPICS, mutated
 from tests.support.effort import some
 from tests.support.polling import BEAT, BEATEN, Poller
 
-BODIES = int(os.environ.get("FUZZ_BODIES") or 2_000)
+BODIES = int(os.environ.get("FUZZ_BODIES") or some(of=2_000))
 SEED = int(os.environ.get("FUZZ_SEED") or random.randrange(1 << 32))
 
 bounded = settings(max_examples=some(of=60), derandomize=True, database=None, deadline=None)

@@ -141,7 +141,7 @@ class HTTPExchange(Request):
         """Send the response; raises `Unsent` if the server raises."""
         try:
             await response(self.scope, self.receive, self._send)
-        except Exception as error:  # servers raise what they like when the client is gone
+        except Exception as error:  # its type depends on the server
             raise Unsent from error
 
     def answer_with(self, token: str) -> Callable[..., Coroutine[Any, Any, None]]:

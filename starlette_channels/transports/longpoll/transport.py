@@ -84,7 +84,7 @@ class PollAnswer(Protocol):
     """Sends the response to a poll."""
 
     def __call__(self, status: int, frames: Iterable[Frame] = ()) -> Coroutine[Any, Any, object]:
-        """Send it; raises what the server raises when the client is gone."""
+        """Send it; raises the exception of the server if the client is gone."""
         ...
 
 
@@ -118,6 +118,7 @@ class LongPollTransport:
         self._taken_bytes = 0
         self._answering = False
         self._behind = False
+        self._behind_bytes = min(BEHIND_BYTES, limits.outbox_bytes // 2)
         self._slow_check: Cancel | None = None
         self._polls: set[anyio.Event] = set()
         self._newest: anyio.Event | None = None
@@ -160,13 +161,13 @@ class LongPollTransport:
 
     def _note_whether_behind(self) -> None:
         """Tell the channels that they may drop something now, or need not any more."""
-        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > BEHIND_BYTES
+        behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > self._behind_bytes
         if behind is not self._behind:
             self._behind = behind
             (self._connection.hold if behind else self._connection.flow)()
 
     def close(self, code: int, reason: str = "") -> None:
-        """Close the session. A poll that waits gets what is queued; later requests are answered 410."""
+        """Close the session. A poll that waits gets the queued messages; later requests are answered 410."""
         if self.is_closed:
             return
         self.state = TransportState.CLOSED
@@ -185,7 +186,7 @@ class LongPollTransport:
         )
 
     def unfetched(self) -> anyio.Event | None:
-        """Return an event that is set when the client has fetched what is queued; `None` if nothing is."""
+        """Return an event that is set when the client has fetched the queued messages; `None` if there are none."""
         if self.is_closed or not (self._taken or self._outbox):
             return None
         self._fetched = self._fetched or anyio.Event()

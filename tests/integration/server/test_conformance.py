@@ -4,14 +4,12 @@
 which takes seconds; each is a test case all the same.
 """
 
-import asyncio
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pytest
 
-from tests.conformance.play import play, serve_slowly
+from tests.conformance.play import Outcomes, play_on
 from tests.conformance.selection import (
     DIFFERENT,
     FAST_LANE_ONLY,
@@ -23,14 +21,6 @@ from tests.conformance.selection import (
 )
 from tests.support.servers import Kind
 
-
-class Outcomes(NamedTuple):
-    """What went wrong in each scenario, `None` if nothing did, and the end of the server's log."""
-
-    wrong: dict[str, str | None]
-    log: str
-
-
 CASES = [pytest.param(kind, name, id=f"{kind}:{name}") for kind in SERVERS for name in chosen(kind)]
 
 
@@ -41,9 +31,7 @@ def outcomes(request: pytest.FixtureRequest) -> Callable[[Kind], Outcomes]:
     @functools.cache
     def of(kind: Kind) -> Outcomes:
         ids = {item.name.partition("[")[2].removesuffix("]") for item in request.session.items}
-        with serve_slowly(kind) as server:
-            scenarios = {name: SCENARIOS[name] for name in chosen(kind) if f"{kind}:{name}" in ids}
-            return Outcomes(asyncio.run(play(server, scenarios)), server.tail())
+        return play_on(kind, {name: SCENARIOS[name] for name in chosen(kind) if f"{kind}:{name}" in ids})
 
     return of
 

@@ -15,63 +15,9 @@ from starlette_channels import Channels, Limits, Reply, Socket, channel
 from starlette_channels.testing import connect
 from starlette_channels.transports.asgi_idle_sweep import pause
 from tests.conftest import frames, until
+from tests.support.slow_readers import Hall, Server
 
 pytestmark = pytest.mark.anyio
-
-
-class Hall:
-    """Channels that can flood a client."""
-
-    def __init__(self, **limits: Any) -> None:
-        self.ends: list[str] = []
-        self.sending = 0
-
-        @channel("hall:*")
-        async def hall(socket: Socket, payload: Any) -> None:
-            pass
-
-        @hall.on("flood")
-        async def flood(socket: Socket, payload: dict[str, int]) -> dict[str, Any]:
-            for n in range(payload["frames"]):
-                socket.push("flood", {"n": n, "text": "x" * payload["size"]})
-            return {}
-
-        @hall.terminate
-        async def terminate(socket: Socket, reason: str) -> None:
-            self.ends.append(reason)
-            socket.push("bye", {})
-
-        self.channels = Channels([hall], limits=Limits(**limits))
-
-
-class Server:
-    """An ASGI server in front of the channels whose client can stop reading."""
-
-    def __init__(self, hall: Hall, *, close_hangs: bool = False) -> None:
-        self.hall = hall
-        self.reading = anyio.Event()
-        self.reading.set()
-        self.taken = 0
-        self.handed_over = 0
-        self.close_hangs = close_hangs
-
-    def stop_reading(self) -> None:
-        """Let every send wait from now on."""
-        self.reading = anyio.Event()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def take() -> Message:
-            message = await receive()
-            self.taken += 1
-            return message
-
-        async def give(message: Message) -> None:
-            if message["type"] == "websocket.send" or self.close_hangs:
-                self.handed_over += 1
-                await self.reading.wait()
-            await send(message)
-
-        await self.hall.channels(scope, take, give)
 
 
 def waiting_bytes(hall: Hall) -> int:
@@ -82,8 +28,8 @@ def waiting_bytes(hall: Hall) -> int:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "uvloop", "virtual"], indirect=True)
 async def test_a_client_that_does_not_read_is_closed_with_1008_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    hall = Hall(outbox_bytes=100_000)
-    server = Server(hall)
+    hall = Hall(pushes_at_the_end=True, outbox_bytes=100_000)
+    server = Server(hall.channels)
     async with connect(server) as slow, connect(hall.channels) as quick:
         await slow.join("hall:a")
         there = await quick.join("hall:a")
@@ -186,7 +132,7 @@ async def test_large_frames_have_the_time_that_they_need(virtual_clock: MockCloc
 
 async def test_a_client_that_reads_again_in_time_gets_everything_in_order() -> None:
     hall = Hall(outbox_bytes=1_000_000)
-    server = Server(hall)
+    server = Server(hall.channels)
     async with connect(server) as client:
         await client.join("hall:a")
         server.stop_reading()
@@ -202,7 +148,7 @@ async def test_a_client_that_reads_again_in_time_gets_everything_in_order() -> N
 
 async def test_a_client_that_does_not_read_is_not_read_from_either() -> None:
     hall = Hall(outbox_bytes=100_000)
-    server = Server(hall)
+    server = Server(hall.channels)
     async with connect(server) as client:
         room = await client.join("hall:a")
         server.stop_reading()
@@ -216,8 +162,8 @@ async def test_a_client_that_does_not_read_is_not_read_from_either() -> None:
 
 
 async def test_a_client_that_never_reads_again_is_closed_in_the_end(virtual_clock: MockClock) -> None:
-    hall = Hall(outbox_bytes=100_000, idle_seconds=30)
-    server = Server(hall)
+    hall = Hall(pushes_at_the_end=True, outbox_bytes=100_000, idle_seconds=30)
+    server = Server(hall.channels)
     async with connect(server, timeout=1000) as client:
         room = await client.join("hall:a")
         server.stop_reading()
@@ -232,8 +178,8 @@ async def test_a_client_that_never_reads_again_is_closed_in_the_end(virtual_cloc
 
 @pytest.mark.parametrize("how", ["server", "lifespan", "slow", "client"])
 async def test_a_server_that_hangs_even_in_the_close_is_left_after_a_while(how: str, virtual_clock: MockClock) -> None:
-    hall = Hall(outbox_bytes=1000, shutdown_seconds=3)
-    server = Server(hall, close_hangs=True)
+    hall = Hall(pushes_at_the_end=True, outbox_bytes=1000, shutdown_seconds=3)
+    server = Server(hall.channels, close_hangs=True)
     async with connect(server) as client:
         room = await client.join("hall:a")
         server.stop_reading()
@@ -284,22 +230,23 @@ async def test_a_burst_of_more_than_may_wait_reaches_a_client_that_reads() -> No
 
 @pytest.mark.parametrize("blocked_seconds", [0, 0.1])
 async def test_a_burst_while_a_send_is_under_way_reaches_a_client_that_reads(blocked_seconds: float) -> None:
-    hall = Hall(outbox_bytes=10_000)
+    hall, sending = Hall(outbox_bytes=10_000), 0
 
     async def server(scope: Scope, receive: Receive, send: Send) -> None:
         async def give(message: Message) -> None:
-            hall.sending += 1
+            nonlocal sending
+            sending += 1
             for _ in range(3):  # the server gives way to others, as some do at every send
                 await anyio.lowlevel.checkpoint()
             await send(message)
-            hall.sending -= 1
+            sending -= 1
 
         await hall.channels(scope, receive, give)
 
     async with connect(server) as client:
         await client.join("hall:a")
         hall.channels.broadcast("hall:a", "first", {})
-        await until(lambda: hall.sending > 0)
+        await until(lambda: sending > 0)
         time.sleep(blocked_seconds)  # noqa: ASYNC251 - a handler that blocks the event loop
         for n in range(100):
             hall.channels.broadcast("hall:a", "news", {"n": n, "text": "x" * 1000})
@@ -337,3 +284,30 @@ async def test_a_send_that_fails_ends_its_connection_and_nothing_else(
         hall.channels.broadcast("hall:a", "news", {})
         assert await there.receive("news") == {}
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize(("limit", "size"), [(100_000, 10_000), (100_000, 9_000), (10_000, 900)])
+async def test_a_client_of_a_channel_that_drops_the_oldest_stays_connected_however_long_it_does_not_read(
+    limit: int, size: int, virtual_clock: MockClock
+) -> None:
+    hall = Hall()
+
+    @channel("pictures", when_slow="drop_oldest")
+    async def pictures(socket: Socket, payload: Any) -> None: ...
+
+    hall.channels = Channels([pictures], limits=Limits(outbox_bytes=limit))
+    server = Server(hall.channels)
+    async with connect(server) as client:
+        await client.join("pictures")
+        server.stop_reading()
+        for n in range(100):
+            hall.channels.broadcast("pictures", "picture", {"n": n, "text": "x" * size})
+            await anyio.sleep(0.05)
+        server.reading.set()
+        came = await frames(client, 1)
+        while came[-1].payload["n"] != 99:
+            came += await frames(client, 1)
+        assert len(came) < 15
+    counts = hall.channels.statistics().counts
+    assert "slow_client" not in counts
+    assert counts["dropped_oldest"] > 80
