@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure, and show what was measured."""
+"""The command line: `python -m benchmarks` measures, and shows results."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -16,13 +16,13 @@ def print_table(options: Namespace) -> int:
 
 
 def write_chart(options: Namespace) -> int:
-    """Draw results."""
+    """Draw results as SVG."""
     options.svg.write_text(chart.svg(results.load(options.results)))
     return 0
 
 
 def parser() -> ArgumentParser:
-    """The commands and their options."""
+    """Build the parser of commands and options."""
     main = ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = main.add_subparsers(required=True)
 
@@ -66,7 +66,7 @@ def parser() -> ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the command line says."""
+    """Run the command line."""
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["run", *arguments]
     options = parser().parse_args(arguments)

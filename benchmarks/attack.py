@@ -1,4 +1,4 @@
-"""The command `attack`: how much longer honest clients wait for their answers while a server is under attack."""
+"""The command `attack`: latencies of honest clients while a server is under attack."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ WARM_UP_SECONDS = 3.0
 
 @dataclass
 class Phase:
-    """What the honest clients saw while an attack went on."""
+    """Latencies of the honest clients during one attack."""
 
     name: str
     waits: list[float]
@@ -33,12 +33,12 @@ class Phase:
 
     @property
     def p99(self) -> float:
-        """The time that one in a hundred answers took, or longer."""
+        """Return the 99th percentile of the latencies."""
         return self.waits[len(self.waits) * 99 // 100]
 
     @property
     def median(self) -> float:
-        """The time that half of the answers took, or longer."""
+        """Return the median of the latencies."""
         return self.waits[len(self.waits) // 2]
 
 
@@ -96,14 +96,14 @@ def _say(phase: Phase, calm: Phase) -> None:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """What can be asked for."""
+    """Add the options of the command."""
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each attack")
     parser.add_argument("--portable", action="store_true", help="attack the portable transport, not the fast lane")
     parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"all by default: {', '.join(ATTACKS)}")
 
 
 def run(options: Namespace) -> int:
-    """Attack, and say what the honest clients noticed; 1 if they lost anything."""
+    """Run the attacks and print the latencies; return 1 if honest clients lost anything."""
     _, load_core = machine.cores()
     machine.permit_files(20_000)
     transport = next(server for server in SERVERS if server.name == ("portable" if options.portable else "fast-lane"))

@@ -1,7 +1,7 @@
-"""Those who mean harm: each attack is an async function that goes on until it is cancelled.
+"""Attacks: async functions that run until they are cancelled.
 
-They run in a process of their own, with less right to the processor than the honest clients, so that what these see is
-the server's doing.
+They run in a process of their own, with a lower priority than the honest clients, whose latencies are therefore the
+server's.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ Attack: TypeAlias = Callable[[int], Coroutine[Any, Any, None]]
 HALF_OPEN = 10_000
 SLOW_READERS = 1_000
 SLOW_SECONDS = 6.0, 12.0
-"""How long each of them stays, at least and at most, before it comes again: long enough to be found slow."""
+"""Minimum and maximum time of a slow reader's connection, long enough to be detected as slow."""
 
 FLOODERS = 20
 USERS = 5
-"""Accounts that the flooders have between them: tokens do not grow on trees."""
+"""Number of accounts of the flooding clients."""
 
 TINY = 1_000
-"""Tiny messages that are written at once."""
+"""Number of tiny messages per write."""
 
 HUGE_BYTES = 990_000
 AT_ONCE = 50
 PAUSE_AFTER_REFUSAL = 0.05
 
 GONE = (OSError, Closed, Refused, TimeoutError, EOFError, ValueError)
-"""How an attacker learns that the server has had enough of it."""
+"""Errors that mean that the server has closed the connection."""
 
 
 def _path(name: str) -> str:
@@ -45,7 +45,7 @@ def _path(name: str) -> str:
 
 
 async def half_open_handshakes(port: int) -> None:
-    """Ten thousand connections whose request never ends."""
+    """Open ten thousand connections with an incomplete request."""
     kept: list[asyncio.StreamWriter] = []
     while len(kept) < HALF_OPEN:
         with suppress(OSError):
@@ -81,11 +81,11 @@ async def _listen_lazily(port: int) -> None:
 
 
 slow_readers = _many(_listen_lazily, SLOW_READERS)
-"""A thousand clients that listen to the feed, never read, and come again."""
+"""Connect a thousand clients to the feed that never read, and reconnect."""
 
 
 async def _flood(port: int, message: Callable[[int], str | bytes], many: int) -> None:
-    """Write as fast as the server reads, and read what it says, until it closes."""
+    """Write as fast as the server reads, and read its answers, until it closes."""
     wire = await Wire.open(Address(port), _path(f"flood {next(_names) % USERS}"))
     try:
         await wire.join("room:flood")
@@ -106,19 +106,19 @@ async def _read(wire: Wire) -> None:
 
 @_many
 async def floods_of_joins(port: int) -> None:
-    """Join and leave as fast as one can."""
+    """Join and leave as fast as possible."""
     await _flood(port, lambda n: text(str(n), str(n), f"room:{n % 7}", "phx_join"), TINY)
 
 
 @_many
 async def floods_of_tiny_messages(port: int) -> None:
-    """Echoes without end."""
+    """Push tiny events without end."""
     await _flood(port, lambda n: text("1", str(n), "room:flood", "echo"), TINY)
 
 
 STORMERS = 300
 JOINS = 100
-"""As many as a client may have topics by default."""
+"""The default of `Limits.channels`."""
 
 
 async def _storm(port: int) -> None:
@@ -133,15 +133,15 @@ async def _storm(port: int) -> None:
 
 
 join_storms = _many(_storm, STORMERS)
-"""Three hundred clients that join a hundred topics at once, stay for a while, and come again."""
+"""Connect three hundred clients that join a hundred topics at once, stay a while, and reconnect."""
 
 
 DROPPED = 50
-"""So many clients go at the same moment, as those of a proxy that is killed."""
+"""Number of clients that disconnect at the same moment, as if their proxy was killed."""
 
 
 async def joins_then_drop(port: int) -> None:
-    """Waves of clients that join a hundred topics each, and are gone at the same moment, without leaving."""
+    """Connect waves of clients that join a hundred topics each, and disconnect at the same moment."""
     joins = b"".join(frame(text(str(n), str(n), f"room:{n}", "phx_join")) for n in range(JOINS))
 
     async def join(wires: list[Wire]) -> None:
@@ -161,7 +161,7 @@ async def joins_then_drop(port: int) -> None:
 
 @_many
 async def empty_fragments(port: int) -> None:
-    """A message that begins, and then goes on with nothing for ever; pings, too."""
+    """Send a message of endless empty fragments, and pings."""
     wire = await Wire.open(Address(port), _path(f"flood {next(_names) % USERS}"))
     try:
         reading = asyncio.create_task(_read(wire))
@@ -189,7 +189,7 @@ async def _send_early(port: int) -> None:
 
 EARLY_BYTES = 60_000
 early_data = _many(_send_early, 150)
-"""A hundred and fifty clients that do not wait for the answer to their handshake, and send what they can."""
+"""Connect 150 clients that send as much as possible before the answer to their handshake."""
 
 LARGE_REF = "[" + "1e15," * 190_000 + "1e15]"
 LONG_REF = "x" * 3_900
@@ -209,20 +209,20 @@ async def _send_large_refs(port: int, ref: str) -> None:
 
 @_many
 async def large_refs(port: int) -> None:
-    """Joins whose join_ref is large, which would go back with each of many small replies."""
+    """Join with a large `join_ref`, which would be sent back with many small replies."""
     await _send_large_refs(port, LARGE_REF)
     await _send_large_refs(port, json.dumps(LONG_REF))
 
 
 @_many
 async def floods_of_broken_messages(port: int) -> None:
-    """What no message is."""
+    """Send malformed messages."""
     await _flood(port, lambda n: f"[{n}", TINY)
 
 
 @_many
 async def huge_messages(port: int) -> None:
-    """Messages that are nearly too big, and some that are."""
+    """Send messages of nearly the maximum size, and some larger ones."""
     body = json.dumps({"x": "x" * HUGE_BYTES})
     await _flood(port, lambda n: f'["1",{n},"room:flood","echo",{body if n % 3 else [body] * 3}]', 1)
 
@@ -238,13 +238,13 @@ POLLERS = 50
 BODY_BYTES = 7_990_000
 NEWLINES = b"\n" * BODY_BYTES
 MALFORMED = b'["1",[' + b"[]," * 325_000 + b']],"room:a","x",{}]'
-"""Nearly a megabyte that is wrong at its end."""
+"""Nearly a megabyte of JSON with an error at its end."""
 
 FROM_ELSEWHERE = "sec-fetch-site: same-site\r\n"
 
 
 class Http:
-    """One connection over which requests are written as they are."""
+    """An HTTP connection for raw requests."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -252,11 +252,11 @@ class Http:
 
     @classmethod
     async def open(cls, port: int) -> "Http":
-        """Connect."""
+        """Open the connection."""
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     async def ask(self, method: str, path: str, head: str = "", body: bytes = b"", announced: int | None = None) -> Any:
-        """Make a request, and return what the answer says; with a larger body announced, it never ends."""
+        """Send a request and return the response; a larger `content-length` than the body never ends."""
         length = f"content-length: {len(body) if announced is None else announced}\r\n" if method == "POST" else ""
         self._writer.write(f"{method} {path} HTTP/1.1\r\nhost: x\r\n{length}{head}\r\n".encode() + body)
         await self._writer.drain()
@@ -267,7 +267,7 @@ class Http:
         return json.loads(await self._reader.readexactly(size))
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._writer.close()
 
 
@@ -277,7 +277,7 @@ def _poll_path(token: str = "") -> str:
 
 
 async def _post(port: int, body: bytes, head: str = "", announced: int | None = None) -> None:
-    """Open a session, and post the same until it is over."""
+    """Open a session, and post the same body until the session ends."""
     http = await Http.open(port)
     try:
         session = _poll_path((await http.ask("GET", _poll_path()))["token"])
@@ -290,13 +290,13 @@ async def _post(port: int, body: bytes, head: str = "", announced: int | None = 
 
 @_many
 async def floods_of_newlines(port: int) -> None:
-    """Bodies of long-polling with eight million empty lines."""
+    """Post long-polling bodies of eight million empty lines."""
     await _post(port, NEWLINES, "content-type: application/x-ndjson\r\n")
 
 
 @_many
 async def malformed_bodies(port: int) -> None:
-    """Bodies of long-polling that are wrong at their end."""
+    """Post long-polling bodies with an error at the end."""
     await _post(port, MALFORMED)
 
 
@@ -305,12 +305,12 @@ async def _stall(port: int) -> None:
 
 
 stalled_bodies = _many(_stall, POLLERS)
-"""Bodies of long-polling that never end, in as many sessions."""
+"""Post long-polling bodies that never end, in many sessions."""
 
 
 @_many
 async def pictures_of_elsewhere(port: int) -> None:
-    """What a page of another host makes a visitor's browser ask for: no session is to be opened for it."""
+    """Send requests of a visitor's browser for images of another host's page: they must not open sessions."""
     http = await Http.open(port)
     try:
         while True:
@@ -337,13 +337,13 @@ RESERVED = ("phx_close", "phx_error", "phx_reply", "chan_reply_2")
 
 @_many
 async def reserved_events(port: int) -> None:
-    """Events that would end the channels of others, sent to an application that passes all on."""
+    """Send reserved events, which would end channels of other clients, to an application that passes all events on."""
     await _flood_relay(port, lambda n: text("1", None, "relay:a", RESERVED[n % len(RESERVED)]))
 
 
 @_many
 async def lines_in_the_log(port: int) -> None:
-    """Crashes of a handler, refused joins and unknown events: each would be a line, or a traceback."""
+    """Cause log lines and tracebacks: crashes of a handler, refused joins and unknown events."""
     deeds: tuple[Callable[[int], str], ...] = (
         lambda n: text(str(n), str(n), "room:log", "phx_join"),
         lambda n: text(str(n - 1), str(n), "room:log", "crash"),

@@ -1,4 +1,4 @@
-"""Results as a picture, for README and the documentation: bars in SVG that suit light pages and dark ones."""
+"""A bar chart of results in SVG, for light and dark pages of README and documentation."""
 
 from collections.abc import Iterator
 from xml.sax.saxutils import escape
@@ -23,7 +23,7 @@ text { font: 12px system-ui, sans-serif; fill: #1f2328; }
 
 
 def svg(results: Results) -> str:
-    """One panel for each scenario that is shown, one bar for each server, on the panel's own scale."""
+    """Draw one panel for each scenario, with its own scale, and one bar for each server."""
     panels = [scenario for scenario in results.scenarios() if scenario.name in SHOWN]
     drawn: list[str] = []
     top = 0

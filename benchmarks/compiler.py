@@ -1,4 +1,4 @@
-"""The programs in C: the load generator and the floor, compiled when they are needed and kept in a cache."""
+"""Compilation of the C programs, the load generator and the floor, with a cache."""
 
 import functools
 import hashlib
@@ -14,12 +14,12 @@ FLAGS = ("-O2", "-Wall")
 
 
 class CannotCompile(Exception):
-    """There is no C compiler, or it refuses our program; the text says which."""
+    """There is no C compiler, or it fails; the text says which."""
 
 
 @functools.cache
 def compiled(name: str) -> Path:
-    """The program made of `native/NAME.c`; raises `CannotCompile`."""
+    """Compile `native/NAME.c` unless it is cached; raises `CannotCompile`."""
     source = SOURCES / f"{name}.c"
     program = CACHE / f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
     if program.exists():

@@ -1,4 +1,4 @@
-"""Honest clients that talk all the time, know how long each answer took, and notice what is missing."""
+"""Honest clients: they push all the time, measure latencies, and detect missing messages."""
 
 import asyncio
 import json
@@ -20,11 +20,11 @@ PATIENCE = 60.0
 
 
 class Lost(AssertionError):
-    """An answer or a broadcast has not come, or a connection has ended."""
+    """A reply or broadcast is missing, or a connection has ended."""
 
 
 class Honest:
-    """One client in one room: it asks for echoes, and now and then says something to its room."""
+    """A client in one room that pushes for echoes, and sometimes broadcasts to its room."""
 
     def __init__(self, wire: Wire, number: int) -> None:
         self.topic = f"room:{number % ROOMS}"
@@ -37,11 +37,11 @@ class Honest:
 
     @property
     def waiting(self) -> int:
-        """How many answers have not come."""
+        """The number of missing replies."""
         return len(self._sent)
 
     async def talk(self) -> None:
-        """Say one thing after the other, until cancelled."""
+        """Push until cancelled."""
         random_ = random.Random(self._number)
         count = 0
         while True:
@@ -55,7 +55,7 @@ class Honest:
             self._wire.send(text("1", ref, self.topic, "echo", {"n": count}))
 
     async def listen(self) -> None:
-        """Take what comes, until cancelled. Raises `Lost` if a broadcast is missing, doubled or out of order."""
+        """Receive until cancelled. Raises `Lost` if a broadcast is missing, duplicated or out of order."""
         while True:
             _, ref, _, event, payload = json.loads(await self._wire.receive())
             if event == "shout":
@@ -70,7 +70,7 @@ class Honest:
 
 
 class Crowd:
-    """A hundred of them."""
+    """A hundred honest clients."""
 
     def __init__(self, clients: Sequence[Honest]) -> None:
         self.clients = clients
@@ -78,7 +78,7 @@ class Crowd:
 
     @classmethod
     async def gather(cls, port: int) -> "Crowd":
-        """Connect them all."""
+        """Connect all clients."""
         clients: list[Honest] = []
         for number in range(CLIENTS):
             token = tokens.sign(f"honest {number}")
@@ -91,7 +91,7 @@ class Crowd:
         return crowd
 
     async def talk(self, seconds: float) -> list[float]:
-        """Let all talk for so long; return how long each answer took, sorted. Raises `Lost`."""
+        """Let all clients push for a time; return the sorted latencies. Raises `Lost`."""
         for client in self.clients:
             client.waits.clear()
         talking = [asyncio.create_task(client.talk()) for client in self.clients]
@@ -103,7 +103,7 @@ class Crowd:
         return sorted(wait for client in self.clients for wait in client.waits)
 
     async def _hear_out(self) -> None:
-        """Wait until every answer and every broadcast has come."""
+        """Wait for all replies and broadcasts."""
         deadline = time.monotonic() + PATIENCE
         while missing := self._missing():
             ended = [task for task in self._listening if task.done()]
@@ -123,7 +123,7 @@ class Crowd:
         return missing
 
     async def part(self) -> None:
-        """Let all go home."""
+        """Disconnect all clients."""
         for task in self._listening:
             task.cancel()
         await asyncio.wait(self._listening)

@@ -1,4 +1,4 @@
-"""The command `drain`: a server with a crowd is told to stop, and its clients come back to another one."""
+"""The command `drain`: a server with many clients stops, and they reconnect to another one."""
 
 import asyncio
 import os
@@ -18,14 +18,14 @@ from tests.support.servers import FAST_LANE, Server, serve
 
 APP = "benchmarks.apps.drain_app:app"
 AT_ONCE = 50
-"""So many clients connect side by side in the beginning."""
+"""Number of clients that connect concurrently at the beginning."""
 
 RETRY_AFTER = re.compile(r"retry_after=([\d.]+)")
 BAR = 60
 
 
 class Crowd:
-    """Clients of one server, which go to another one when they are sent away."""
+    """Clients of one server that reconnect to another when it closes them."""
 
     def __init__(self, old: Server, new: Server) -> None:
         self.back: list[float] = []
@@ -35,16 +35,16 @@ class Crowd:
         self._gate = asyncio.Semaphore(AT_ONCE)
 
     async def arrive(self, number: int) -> None:
-        """Connect and join, so many of them."""
+        """Connect and join a number of clients."""
         await asyncio.gather(*[self._arrive() for _ in range(number)])
 
     async def move(self) -> None:
-        """Wait until all have been sent away, and have joined at the other server or failed to."""
+        """Wait until all have been closed, and have joined at the other server or failed to."""
         began = time.monotonic()
         await asyncio.gather(*[self._move(wire, began) for wire in self._wires], return_exceptions=True)
 
     async def leave(self) -> None:
-        """Be gone, all of them."""
+        """Disconnect all clients."""
         for wire in self._wires:
             await wire.discard()
 
@@ -70,7 +70,7 @@ async def _joined(where: Address) -> Wire:
 
 
 async def drain(old: Server, new: Server, clients: int) -> list[float]:
-    """Let clients connect to a server, tell it to stop, and return when each had joined at another: seconds later."""
+    """Connect clients, stop their server, and return the seconds after which each has joined at another."""
     crowd = Crowd(old, new)
     await crowd.arrive(clients)
     os.kill(old.pid, signal.SIGTERM)
@@ -80,7 +80,7 @@ async def drain(old: Server, new: Server, clients: int) -> list[float]:
 
 
 def histogram(moments: list[float], step: float) -> str:
-    """Draw how many came in each step of time."""
+    """Draw a histogram of the times."""
     found = Counter(int(moment / step) for moment in moments)
     most = max(found.values(), default=1)
     lines = [f"{'seconds':>9} {'joins':>7}"]
@@ -91,7 +91,7 @@ def histogram(moments: list[float], step: float) -> str:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """What can be asked for."""
+    """Add the options of the command."""
     usual = Drain()
     parser.add_argument("--clients", metavar="N", type=int, default=10_000)
     parser.add_argument("--batch-size", metavar="N", type=int, default=usual.batch_size)
@@ -101,7 +101,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Drain, and print when clients came back; 1 if one did not."""
+    """Drain, and print when clients reconnected; return 1 if one did not."""
     if not machine.permit_files(2 * options.clients + 200):
         raise machine.Unfit(f"{options.clients:,} clients need {2 * options.clients + 200:,} open files: `ulimit -Hn`")
     pace = Drain(

@@ -1,4 +1,4 @@
-"""The other process of the command `relays`: it answers pings, and says how much it has heard and at what cost."""
+"""The subscribing process of the command `relays`: it answers pings, counts messages and measures its CPU time."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ ANSWERS = "bench:answers"
 
 
 class Hearer:
-    """A subscriber that answers what asks for an answer, and counts the rest."""
+    """A subscriber that answers pings and counts other messages."""
 
     def __init__(self, broker: Broker) -> None:
         self.heard = 0
@@ -25,7 +25,7 @@ class Hearer:
         self._cpu = 0.0
 
     def deliver(self, publication: Publication) -> None:
-        """Take a message."""
+        """Handle a message."""
         match publication.event:
             case "news":
                 self.heard += 1
@@ -41,12 +41,12 @@ class Hearer:
                 self.stop.set()
 
     def miss(self, gap: Gap) -> None:
-        """Take the news of a gap."""
+        """Handle a gap."""
         self.lost += gap.lost
 
 
 async def hear(url: str) -> None:
-    """Hear until somebody says "stop"."""
+    """Run until the message "stop"."""
     broker = Broker(url)
     hearer = Hearer(broker)
     broker.hub().subscribe(TOPIC, hearer)
@@ -55,7 +55,7 @@ async def hear(url: str) -> None:
 
 
 def report(publication: Publication) -> Any:
-    """What an answer says."""
+    """Return the counts and CPU time for an answer."""
     return msgspec.json.decode(bytes(publication.body))
 
 

@@ -1,4 +1,4 @@
-"""What the load generator is asked to do, and what it found."""
+"""Loads and reports of the load generator."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ CONNECTIONS_PER_ADDRESS = (
 
 
 class Timing(Struct, frozen=True, kw_only=True):
-    """Seconds: before the measured window, of the window, and bounds for the joins and for what is late."""
+    """Seconds: before the measured window, of the window, and limits for joins and late messages."""
 
     warmup: float
     window: float
@@ -26,7 +26,7 @@ class Timing(Struct, frozen=True, kw_only=True):
 
     @property
     def bound(self) -> float:
-        """After so long, something is wrong."""
+        """The timeout of the run in seconds."""
         return self.joining + self.warmup + self.window + self.drain + 30
 
 
@@ -34,7 +34,7 @@ class Load(Struct, frozen=True, kw_only=True):
     """One run of the load generator.
 
     `window` is the number of messages in flight: for each publisher, until all its subscribers have it, or for each
-    connection that waits for its echo. With `rate` instead, messages are sent at so many a second, whatever comes back.
+    connection that waits for its echo. With `rate` instead, messages are sent at that rate per second.
     """
 
     mode: Mode
@@ -48,11 +48,11 @@ class Load(Struct, frozen=True, kw_only=True):
 
     @property
     def files(self) -> int:
-        """Open files that the server needs for it, and the load generator as well."""
+        """Number of open files that server and load generator need each."""
         return self.connections + 200
 
     def options(self, wire: Wire, timing: Timing) -> list[str]:
-        """The load generator's options, without those that say where the server is."""
+        """The load generator's options, without the server's address."""
         options = ["--mode", self.mode, "--conns", self.connections, "--rooms", self.rooms]
         options += ["--send", wire.join.replace("{topic}", self.topic), *wire.options]
         options += ["--inflight", JOINING_AT_ONCE, "--timeout", timing.joining]
@@ -70,7 +70,7 @@ class Load(Struct, frozen=True, kw_only=True):
 
 
 class Measured(Struct, frozen=True, kw_only=True):
-    """What the load generator reports; its names. Times of latency are in milliseconds."""
+    """The load generator's report, with its names. Latencies are in milliseconds."""
 
     mode: Mode
     conns: int
@@ -94,7 +94,7 @@ class Measured(Struct, frozen=True, kw_only=True):
 
     @property
     def fault(self) -> str:
-        """What makes the run worthless, or nothing."""
+        """The reason why the run is invalid, or an empty text."""
         if self.failed:
             return f"{self.failed:,} of {self.conns:,} connections failed"
         if self.closed:
@@ -107,21 +107,21 @@ class Measured(Struct, frozen=True, kw_only=True):
 
     @property
     def client(self) -> float:
-        """How busy the load generator was; near 1 it is what has been measured."""
+        """The load generator's share of its core; near 1, it limits the result."""
         return self.client_cpu_s / self.secs
 
     @property
     def others(self) -> float:
-        """Cores that other programs of the machine kept busy meanwhile."""
+        """Number of cores used by other programs meanwhile."""
         return self.other_cpu_s / self.secs
 
 
 class NoReport(Exception):
-    """The load generator ended without a report; the text is what it wrote."""
+    """The load generator ended without a report; the text is its output."""
 
 
 def parse(output: str) -> Measured:
-    """Read what the load generator wrote; its report is the last line."""
+    """Parse the load generator's output; the report is the last line."""
     last = output.rstrip().rpartition("\n")[2]
     try:
         return msgspec.json.decode(last, type=Measured)

@@ -1,4 +1,4 @@
-"""The machine that the benchmark runs on: what kind it is, what is installed, and what it permits."""
+"""The machine of a benchmark: its kind, its cores, installed versions and permissions."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ class Unfit(Exception):
 
 
 def cores() -> tuple[int, int]:
-    """The cores of the server and of the load; raises `Unfit` if there is only one."""
+    """Choose the cores of server and load; raises `Unfit` if there is only one."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         raise Unfit("the benchmark needs two cores: one for the server, one for the load")
@@ -40,7 +40,7 @@ def cores() -> tuple[int, int]:
 
 
 def permit_files(wanted: int) -> bool:
-    """Let this process, and what it starts, have so many open files; whether that could be done."""
+    """Raise the limit of open files for this process and its children; return whether it is permitted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -50,7 +50,7 @@ def permit_files(wanted: int) -> bool:
 
 
 def take_precedence(pid: int) -> None:
-    """Let a process, and what it starts, go before what else runs on the machine, where that is permitted.
+    """Give a process and its children precedence over other programs, if it is permitted.
 
     Where Linux shares its cores fairly between sessions, it is the session's priority that counts.
     """
@@ -60,7 +60,7 @@ def take_precedence(pid: int) -> None:
 
 
 def installed(python: str, names: set[str]) -> dict[str, str]:
-    """The versions that an interpreter has of some distributions, and its own."""
+    """Return the version of an interpreter and of some distributions installed for it."""
     command = [python, "-c", ASK, *DISTRIBUTIONS, *sorted(names)]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
@@ -69,7 +69,7 @@ def installed(python: str, names: set[str]) -> dict[str, str]:
 
 
 def kind() -> Machine:
-    """What kind of machine this is; nothing that tells which."""
+    """Describe the kind of the machine, without anything that identifies it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -82,5 +82,5 @@ def kind() -> Machine:
 
 
 def today() -> str:
-    """The date, for the results."""
+    """Return the date for the results."""
     return datetime.now(UTC).date().isoformat()

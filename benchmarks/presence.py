@@ -1,4 +1,4 @@
-"""The command `presence`: many come into one hall at once, and then some come and go all the time."""
+"""The command `presence`: many clients join one topic at once, and then some join and leave all the time."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from benchmarks.servers import FAST_LANE, HOST, Server
 
 JOIN = '["1","1","hall:1","phx_join",{}]'
 TICKS = 100.0
-"""In a second, of the times in /proc."""
+"""Units per second of the times in /proc."""
 
 PATIENCE = 300.0
 
@@ -39,7 +39,7 @@ def _clients(running: Running, mode: str, options: Sequence[object]) -> list[str
 
 
 class Spell:
-    """A stretch of time, and what it cost the server."""
+    """A period of time, and the server's cost in it."""
 
     def __init__(self, running: Running) -> None:
         self._running = running
@@ -47,7 +47,7 @@ class Spell:
         self._cpu, self._began = _cpu_seconds(running), time.monotonic()
 
     def line(self, title: str) -> str:
-        """What has happened since the beginning, as a line of a table."""
+        """Return the changes since the beginning as a row of the table."""
         after = _statistics(self._running)
         spent, took = _cpu_seconds(self._running) - self._cpu, time.monotonic() - self._began
         diffs, changes, size = (after[name] - self._before[name] for name in ("diffs", "changes", "bytes"))
@@ -56,7 +56,7 @@ class Spell:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """What can be asked for."""
+    """Add the options of the command."""
     parser.add_argument("--members", metavar="N", type=int, default=2_000, help="who come at once, and stay")
     parser.add_argument("--churn", metavar="N", type=int, default=100, help="joins a second, each gone at once again")
     parser.add_argument("--seconds", type=float, default=10.0, help="of churn")

@@ -1,4 +1,4 @@
-"""The command `relays`: what it costs to reach another process, engine by engine."""
+"""The command `relays`: latency and CPU time of a broadcast to another process, for each engine."""
 
 import contextlib
 import subprocess
@@ -20,16 +20,16 @@ NEWS = {"body": "x" * 70, "ts": 0}
 """About 100 bytes."""
 
 AT_ONCE = 200
-"""Messages between two looks at what the event loop has to do otherwise."""
+"""Messages published before other callbacks of the event loop run."""
 
 AHEAD = 4_000
-"""So many may be on their way: less than a relay's queue holds."""
+"""Messages in flight at most, fewer than a relay's queue holds."""
 
 PATIENCE = 30.0
 
 
 class Result(Struct, frozen=True):
-    """What was measured with one engine; times in milliseconds, rates per second."""
+    """The result for one engine; times in milliseconds, rates per second."""
 
     engine: str
     median: float
@@ -42,7 +42,7 @@ class Result(Struct, frozen=True):
 
 
 class Asker:
-    """Speaks to the hearer, and hears its answers."""
+    """Publishes to the subscribing process, and receives its answers."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -51,15 +51,15 @@ class Asker:
         broker.hub().subscribe(ANSWERS, self)
 
     def deliver(self, publication: Publication) -> None:
-        """Take an answer."""
+        """Handle an answer."""
         self._answer = publication
         self._news.set()
 
     def miss(self, gap: Gap) -> None:
-        """An answer is missing: whoever waits for it will say so."""
+        """Ignore a gap: the missing answer will time out."""
 
     async def ask(self, event: str, wanted: str) -> Publication:
-        """Say something and wait for the answer."""
+        """Publish a message and wait for the answer."""
         self._news = anyio.Event()
         self._broker.broadcast(TOPIC, event, NEWS)
         with anyio.fail_after(PATIENCE):
@@ -70,7 +70,7 @@ class Asker:
                 self._news = anyio.Event()
 
     async def until_heard(self) -> None:
-        """Wait for the way there and back: nobody waits for an engine when a topic is subscribed to."""
+        """Wait until a message and its answer arrive, because subscribing does not wait for the engine."""
         for _ in range(int(PATIENCE / 0.2)):
             with contextlib.suppress(TimeoutError), anyio.fail_after(0.2):
                 await self.ask("begin", "begun")
@@ -78,13 +78,13 @@ class Asker:
         raise TimeoutError("the other process does not answer")
 
     async def round_trip(self) -> float:
-        """How many seconds there and back."""
+        """Measure the seconds of a round trip."""
         began = time.perf_counter()
         await self.ask("ping", "pong")
         return time.perf_counter() - began
 
     async def flood(self, seconds: float) -> int:
-        """Say as much as gets through, and return how many messages that were."""
+        """Publish as fast as possible, and return the number of messages received."""
         said = 0
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:
@@ -139,7 +139,7 @@ async def _measure(name: str, url: str, seconds: float) -> Result:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """What can be asked for."""
+    """Add the options of the command."""
     parser.add_argument("--seconds", type=float, default=5.0, help="for the latency, and again for the throughput")
     parser.add_argument("engines", nargs="*", metavar="ENGINE", help=f"all by default: {', '.join(ENGINES)}")
 

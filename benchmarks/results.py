@@ -1,4 +1,4 @@
-"""What was measured, as it is kept in a file, and the arithmetic over several runs."""
+"""Results of the benchmark as kept in a file, and medians over several runs."""
 
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ class Sample(Struct, frozen=True, kw_only=True):
 
 
 class Machine(Struct, frozen=True, kw_only=True):
-    """What kind of machine it was."""
+    """The kind of machine."""
 
     processor: str
     cores: int

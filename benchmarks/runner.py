@@ -1,4 +1,4 @@
-"""Starts servers and puts loads on them, one at a time: server on one core, load on another."""
+"""Starts servers and runs loads against them, one at a time: server on one core, load on another."""
 
 import contextlib
 import os
@@ -78,7 +78,7 @@ def wait_until_it_accepts(running: Running, process: subprocess.Popen[bytes], se
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]

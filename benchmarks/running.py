@@ -1,4 +1,4 @@
-"""The command `run`: everything that was asked for, so many times, and the table."""
+"""The command `run`: runs the chosen scenarios and servers several times, and prints the table."""
 
 import fnmatch
 import os
@@ -19,7 +19,7 @@ QUICK = Timing(warmup=0.3, window=1.0)
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """What can be asked for."""
+    """Add the options of the command."""
     parser.add_argument("--only", metavar="PATTERN", nargs="+", default=["*"], help="scenarios: fanout-1000-* echo-*")
     parser.add_argument("--servers", metavar="NAME", nargs="+", default=["*"], help="servers; the floor runs always")
     parser.add_argument("--runs", metavar="N", type=int, default=3, help="runs of each, of which the median counts")
@@ -57,7 +57,7 @@ def run(options: Namespace) -> int:
 
 
 def say(text: str) -> None:
-    """Tell how far it is."""
+    """Print the progress."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What is measured."""
+"""The scenarios of the benchmark."""
 
 from typing import Literal
 
@@ -28,7 +28,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
 
     @property
     def has_floor(self) -> bool:
-        """Whether the floor is run: memory and patience are none of its virtues, and it has but one topic."""
+        """Whether the floor can run it: it has one topic only, and no meaningful memory figure."""
         return self.figure == "per_cpu_s" and not self.reference
 
     @property
@@ -41,7 +41,7 @@ FANOUT = "fanout-1000-w1"
 
 
 def fanout(subscribers: int, window: int, at_least: float | None = None) -> Scenario:
-    """Everybody is on one topic, and one of them publishes."""
+    """Build a scenario with all clients on one topic, one of which publishes."""
     return Scenario(
         name=f"fanout-{subscribers}-w{window}",
         title=f"fan-out to {subscribers:,}, {window} in flight",
@@ -52,7 +52,7 @@ def fanout(subscribers: int, window: int, at_least: float | None = None) -> Scen
 
 
 def echo(window: int, at_least: float) -> Scenario:
-    """100 clients push, wait for the reply, and push again."""
+    """Build a scenario with 100 clients that push and wait for the reply."""
     return Scenario(
         name=f"echo-w{window}",
         title=f"push and reply, 100 clients, {window} in flight each",

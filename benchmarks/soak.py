@@ -1,4 +1,4 @@
-"""The command `soak`: clients come and go, politely or not, and the server must be afterwards what it was before."""
+"""The command `soak`: clients connect and disconnect in all ways; the server must not keep tasks or memory."""
 
 import asyncio
 import json
@@ -15,22 +15,22 @@ from tests.support.servers import Server, serve
 
 AT_ONCE = 20
 LINGERING = 100
-"""So many clients are still connected, and say and read nothing, when others come and go."""
+"""Number of idle clients that stay connected meanwhile."""
 
 MEGABYTE = 1 << 20
 FLOOD = 200
-"""Messages of 10,000 bytes, for all clients that do not read; the second or third flood is too much for each."""
+"""Messages of 10,000 bytes to all clients that do not read; the second or third flood exceeds their limit."""
 
 LAZY = 0.02
-"""The share of clients that do not read."""
+"""Share of clients that do not read."""
 
 
 class Left(AssertionError):
-    """The server has kept something."""
+    """The server has more tasks or memory than before."""
 
 
 class Visitors:
-    """Clients each of whom connects, joins, pushes, leaves, and ends in a way of its own."""
+    """Clients that connect, join, push, leave, and disconnect in different ways."""
 
     def __init__(self, server: Server, seed: int) -> None:
         self._server = server
@@ -38,7 +38,7 @@ class Visitors:
         self._lingering: deque[Wire] = deque()
 
     async def come_and_go(self, cycles: int) -> Figures:
-        """So many, some at the same time; return what the server says when it is at rest again."""
+        """Run a number of clients, some concurrently; return the server's statistics when it is idle again."""
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def one() -> None:
@@ -118,7 +118,7 @@ def _is_end(message: str | bytes) -> bool:
 
 
 def only_the_pair_is_left(found: Figures) -> bool:
-    """Whether nobody is connected but the two honest clients, and nothing of the others is left."""
+    """Whether only the two honest clients are connected, and nothing of the others is left."""
     objects = found["objects"]
     transports = objects["WebSocketTransport"] + objects["Lane"]
     left = (found["connections"], found["channels"], objects["Connection"], objects["Member"], transports)
@@ -126,7 +126,7 @@ def only_the_pair_is_left(found: Figures) -> bool:
 
 
 async def soak(server: Server, cycles: int, rounds: int, seed: int) -> Figures:
-    """Let clients come and go, in rounds, beside two honest ones; return what the server says in the end.
+    """Connect and disconnect clients, in rounds, beside two honest ones; return the server's final statistics.
 
     Raises `Left` if it has kept tasks, or has grown by more than a few megabytes since the first half of the rounds, in
     which it warms up: what Python keeps for later, it has then, and what malloc does, it gives back before we look.
@@ -150,7 +150,7 @@ async def soak(server: Server, cycles: int, rounds: int, seed: int) -> Figures:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """What can be asked for."""
+    """Add the options of the command."""
     parser.add_argument("--cycles", metavar="N", type=int, default=1_000_000, help="clients in all")
     parser.add_argument("--rounds", metavar="N", type=int, default=20, help="how often all is looked at")
     parser.add_argument("--seed", metavar="N", type=int, default=1)
@@ -158,7 +158,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Soak, and say what is left; 1 if something is that should not be."""
+    """Soak, and print what is left; return 1 if it is too much."""
     kind = LANES[0 if options.portable else 1]
     with serve("tests.fuzzing.app:app", kind) as server:
         try:

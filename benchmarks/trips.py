@@ -31,7 +31,7 @@ from starlette_channels.wire.serializers import V2
 
 ROOT = Path(starlette_channels.__file__).parent
 TURNS = 20
-"""So many turns of the event loop are more than any of the trips takes."""
+"""Turns of the event loop, more than any of the trips takes."""
 
 
 class Trip(Struct):
@@ -55,7 +55,7 @@ class Trip(Struct):
 
 
 class Pipe(asyncio.Transport):
-    """A transport that keeps what is written."""
+    """A transport that records writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Pipe(asyncio.Transport):
         self.written.append(bytes(data))
 
     def get_write_buffer_size(self) -> int:
-        """Say that the client has taken everything."""
+        """Return 0: the client has read everything."""
         return 0
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -81,7 +81,7 @@ class Pipe(asyncio.Transport):
         """Do nothing: nothing is read."""
 
     def is_closing(self) -> bool:
-        """Say no."""
+        """Return false."""
         return False
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class Client:
         self._lane, self._pipe = lane, pipe
 
     async def send(self, *message: object) -> None:
-        """Send a message, and wait until all that follows from it is done."""
+        """Send a message, and wait until it is fully handled."""
         self._lane.data_received(text(json.dumps(message)))
         for _ in range(TURNS):
             await asyncio.sleep(0)
@@ -135,12 +135,12 @@ def text(message: str) -> bytes:
 
 @channel("room:*")
 async def room(socket: Socket, payload: dict[str, Any]) -> None:
-    """Let everybody in."""
+    """Accept every join."""
 
 
 @room.on("say")
 async def say(socket: Socket, payload: dict[str, Any]) -> Payload:
-    """Tell everybody."""
+    """Broadcast."""
     socket.broadcast("said", payload)
     return payload
 
@@ -150,7 +150,7 @@ presence = Presence()
 
 @channel("hall:*")
 async def hall(socket: Socket, payload: dict[str, Any]) -> None:
-    """Let everybody in, and show who is there."""
+    """Accept every join, and track it."""
     presence.track(socket, "ann", {"status": "here"})
     presence.push_state(socket)
 
@@ -172,7 +172,7 @@ def counted() -> Generator[Trip]:
 
 
 async def trips() -> dict[str, Trip]:
-    """Make each trip once, after one that nobody counts."""
+    """Make each trip once, after an uncounted one."""
     crowd = Crowd()
     one, other = crowd.client(), crowd.client()
     for client in (one, other):

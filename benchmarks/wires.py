@@ -1,4 +1,4 @@
-"""What clients write: the address, the join, and the frames of a publication and of an echo.
+"""Wire formats of the servers: address, join, and the frames of a publication and an echo.
 
 The load generator fills in `{ts}` and `{pad}` for each frame, and `{i}` and `{room}` for each connection; `{topic}` is
 filled in before, by the load.

@@ -1,4 +1,4 @@
-"""The command `workers`: what a broadcast costs when the subscribers are spread over several processes."""
+"""The command `workers`: cost of a broadcast to subscribers in several processes."""
 
 import contextlib
 import sys
@@ -38,7 +38,7 @@ def _broker(name: str) -> Generator[str]:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """What can be asked for."""
+    """Add the options of the command."""
     parser.add_argument("--workers", metavar="N", type=int, default=4)
     parser.add_argument("--subscribers", metavar="N", type=int, default=1_000)
     parser.add_argument("--seconds", type=float, default=5.0, help="for each figure")

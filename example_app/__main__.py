@@ -15,10 +15,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m example_app", description="A chat on starlette_channels.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", default=8000, type=int, help="port to listen on (default: %(default)s)")
-    parser.add_argument("--workers", default=1, type=int, help="how many processes serve (default: %(default)s)")
+    parser.add_argument("--workers", default=1, type=int, help="number of processes (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chat-") as folder:
-        if options.workers > 1:  # what they share, unless the environment says where
+        if options.workers > 1:  # shared broker and history, unless the environment sets them
             os.environ.setdefault("CHAT_BROKER", f"zenoh://?prefix={Path(folder).name}")
             os.environ.setdefault("CHAT_HISTORY", str(Path(folder, "history.sqlite")))
         print(f"The chat is at http://{options.host}:{options.port} - open it in two windows.", flush=True)

@@ -1,4 +1,4 @@
-"""A chat: several rooms over one connection, who is in them, one of them private, and announcements over HTTP.
+"""A chat with several rooms over one connection, presence, a private room, and announcements over HTTP.
 
 `python -m example_app` runs it, and so does `uvicorn example_app.app:app`. Open the page in two windows.
 """
@@ -39,13 +39,13 @@ Body = Annotated[str, Meta(min_length=1, max_length=2000, pattern=r"\S")]
 
 
 class User(Struct, frozen=True):
-    """Who sits at the other end of a connection."""
+    """The user of a connection."""
 
     name: Annotated[str, Meta(min_length=1, max_length=24, pattern=r"^\S(.*\S)?\Z")]
 
 
 class Room(Struct, frozen=True):
-    """A room as the page lists it."""
+    """A room in the page's list."""
 
     id: str
     title: str
@@ -54,20 +54,20 @@ class Room(Struct, frozen=True):
 
 
 class JoinRoom(Struct):
-    """What a client sends to enter a room; only the private one looks at it."""
+    """The payload of a join; only the private room checks it."""
 
     passphrase: str = ""
 
 
 class NewMessage(Struct):
-    """A message on its way in. Its author chooses the id, so that sending it again does not say it twice."""
+    """A message from a client. Its author chooses the id, so that a message that is sent again is not stored twice."""
 
     body: Body
     id: Annotated[str, Meta(min_length=8, max_length=36)] = field(default_factory=new_id)
 
 
 class Announcement(Struct):
-    """The JSON that `POST /announce` takes."""
+    """The JSON body of `POST /announce`."""
 
     room: str
     body: Body
@@ -86,7 +86,7 @@ presence = Presence(timing=PresenceTiming(news_seconds=0.5))
 
 
 async def connect(conn: Handshake) -> User:
-    """Let a client in under the name it gives; it becomes `socket.assigns` of every channel."""
+    """Accept a client under the name that it gives; the user is `socket.assigns` in all channels."""
     try:
         return msgspec.convert(conn.params, User)
     except msgspec.ValidationError as error:
@@ -95,23 +95,23 @@ async def connect(conn: Handshake) -> User:
 
 @channel("room:*")
 async def room(socket: Socket[User], join: JoinRoom) -> dict[str, list[Message]]:
-    """Join a room, and be seen in it: its latest messages, oldest first, are the answer."""
+    """Join a room: track the user, and reply with the latest messages, oldest first."""
     if socket.subtopic not in known:
         raise JoinError("there is no such room")
     if socket.subtopic in private and not secrets.compare_digest(join.passphrase.encode(), PASSPHRASE.encode()):
         raise JoinError("that is not the passphrase")
-    await socket.admit()  # what is said while we read the history follows the answer
+    await socket.admit()  # subscribe before reading: no message is missed in between
     try:
         presence.track(socket, socket.assigns.name)
     except PresenceError as error:
-        raise JoinError("that name has a meaning to computers") from error
+        raise JoinError("that name is reserved") from error
     presence.push_state(socket)
     return {"messages": await anyio.to_thread.run_sync(history.latest, socket.subtopic)}
 
 
 @room.on("new_msg")
 async def new_msg(socket: Socket[User], new: NewMessage) -> Message:
-    """Say something: the others get it as an event, its author as the reply."""
+    """Store a message; the others get it as an event, its author as the reply."""
     message = Message(socket.assigns.name, new.body, new.id)
     kept = await anyio.to_thread.run_sync(history.add, socket.subtopic, message)
     if kept is message:  # else the first reply was lost, and this is the retry
@@ -121,7 +121,7 @@ async def new_msg(socket: Socket[User], new: NewMessage) -> Message:
 
 @room.on("typing")
 async def typing(socket: Socket[User], _: dict[str, Any]) -> None:
-    """Tell the others who is typing; nobody waits for an answer, so there is none."""
+    """Tell the others who is typing, without a reply."""
     socket.broadcast_from("typing", socket.assigns)
 
 
@@ -131,7 +131,7 @@ async def rooms(_: Request) -> JSONResponse:
 
 
 async def announce(request: Request) -> JSONResponse:
-    """Say something to a room from outside of it. Ask for your own authorization before you copy this."""
+    """Broadcast an announcement to a room. Add authorization before you copy this."""
     try:
         new = msgspec.json.decode(await request.body(), type=Announcement)
     except (ValueError, RecursionError) as error:
@@ -153,12 +153,12 @@ CONTENT_TYPES = {
 
 
 class PageFiles(StaticFiles):
-    """The page's files. Their content types are ours: the machine's registry or `mime.types` may say other ones, and a
-    browser runs no module that comes as plain text.
+    """The page's files, with fixed content types; those in the registry or `mime.types` of some machines would keep
+    browsers from running modules.
     """
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Return the answer to a request."""
+        """Return the response with its content type."""
         response = await super().get_response(path, scope)
         if isinstance(response, FileResponse):
             response.headers["content-type"] = CONTENT_TYPES.get(Path(response.path).suffix, "application/octet-stream")

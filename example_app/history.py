@@ -1,4 +1,4 @@
-"""What was said, in SQLite: in memory, or in a file that all workers share and a restart leaves alone."""
+"""Message history in SQLite: in memory, or in a file that all workers share and that survives a restart."""
 
 import secrets
 import sqlite3
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from msgspec import Struct, field
 
 LENGTH = 50
-"""How many messages of each room are kept: those that a newcomer gets to see."""
+"""Number of messages kept for each room, which a joining client gets."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS said (
@@ -19,12 +19,12 @@ CREATE TABLE IF NOT EXISTS said (
 
 
 def new_id() -> str:
-    """Return an id that no other message has, not even one from before a restart."""
+    """Return a random id, unique across restarts."""
     return secrets.token_hex(8)
 
 
 class Message(Struct, frozen=True):
-    """A message as everybody sees it; an announcement has no author."""
+    """A stored message; an announcement has no author."""
 
     author: str | None
     body: str
@@ -33,7 +33,7 @@ class Message(Struct, frozen=True):
 
 
 class History:
-    """The latest messages of each room. All methods may wait for the disk, and be called from any thread."""
+    """The latest messages of each room. All methods block for the disk, and may be called from any thread."""
 
     def __init__(self, file: str = ":memory:") -> None:
         self._lock = threading.Lock()
@@ -43,14 +43,14 @@ class History:
         self._database.execute(SCHEMA)
 
     def latest(self, room: str) -> list[Message]:
-        """Return what was said last in a room, oldest first."""
+        """Return the latest messages of a room, oldest first."""
         query = "SELECT author, body, id, at FROM said WHERE room = ? ORDER BY number DESC LIMIT ?"
         with self._lock:
             rows = self._database.execute(query, (room, LENGTH)).fetchall()
         return [Message(author, body, id, datetime.fromisoformat(at)) for author, body, id, at in reversed(rows)]
 
     def add(self, room: str, message: Message) -> Message:
-        """Keep a message and return it; one that is sent again is the one that was kept before."""
+        """Store and return a message; if its id exists, return the stored one."""
         values = (room, message.id, message.author, message.body, message.at.isoformat())
         with self._lock:
             added = self._database.execute(
@@ -66,10 +66,10 @@ class History:
         return next((kept for kept in self.latest(room) if kept.id == message.id), message)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the database."""
         self._database.close()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all messages."""
         with self._lock:
             self._database.execute("DELETE FROM said")

@@ -4,6 +4,7 @@ Type checkers find most of these mistakes, but not everyone runs one, and config
 variables.
 """
 
+import inspect
 import math
 import types
 import typing
@@ -47,10 +48,27 @@ def check_seconds(value: object, where: str) -> None:
 
 
 def shown_argument(value: object) -> str:
-    """Return the `repr` of an argument for an error message, at most 60 characters; a function by its name."""
+    """Return the `repr` of an argument for an error message, at most 60 characters; a function by its name.
+
+    A coroutine is shown as the call that has made it, and closed.
+    """
+    called = close_called(value)
+    if called is not None:
+        return f"{called}(...)"
     name = getattr(value, "__name__", None)
     text = name if isinstance(name, str) and callable(value) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def close_called(value: object) -> str | None:
+    """Return the name of the function if a value is what calling an async one returns, a coroutine; close that.
+
+    Else Python would warn, after the error, that the coroutine was never awaited.
+    """
+    if not inspect.iscoroutine(value):
+        return None
+    value.close()
+    return value.__name__
 
 
 def _tuple(kinds: type | tuple[type, ...]) -> tuple[type, ...]:
@@ -107,6 +125,8 @@ def _fix(value: object, kinds: tuple[Any, ...]) -> str:
     is_rate = any(getattr(kind, "__name__", "") == "Rate" for kind in kinds)
     if is_rate and isinstance(value, int | float) and not isinstance(value, bool):
         return f": {value!r} a second is Rate({value!r}, burst={max(1, round(value * 10))})"
+    if inspect.iscoroutine(value) and Callable in kinds:
+        return f": write {value.__name__}, without calling it"
     if isinstance(value, str) and value.replace(".", "", 1).isdecimal():
         return f": write {value}, without quotes"
     return ""

@@ -2,6 +2,7 @@
 """Arguments of a wrong type: each is refused where it is given, with what the user wrote and what to write instead."""
 
 import functools
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -244,6 +245,43 @@ def test_a_password_that_looks_like_a_port_is_not_shown() -> None:
     with pytest.raises(ValueError, match="must be quoted") as caught:
         Broker("redis://user:hun/ter2@host:6379")
     assert "hun" not in str(caught.value)
+
+
+CALLED: dict[str, tuple[Callable[[Any], object], str]] = {
+    "channel": (
+        lambda it: channel("a")(it),
+        "channel('a'): waits(...) calls the function itself; write waits, without",
+    ),
+    "channel, bare": (lambda it: channel(it), 'channel: say for what, as in @channel("room:*")'),
+    "on": (lambda it: lobby.on("e")(it), "room.on('e'): waits(...) calls the function itself; write waits, without"),
+    "on, bare": (lambda it: lobby.on(it), 'room.on: say for what, as in @room.on("new_msg")'),
+    "on_any": (lambda it: lobby.on_any(it), "room.on_any(): waits(...) calls the function itself; write waits"),
+    "intercept": (lambda it: lobby.intercept("e")(it), "room.intercept('e'): waits(...) calls the function itself"),
+    "info": (lambda it: lobby.info(int)(it), "room.info('int'): waits(...) calls the function itself"),
+    "on_refresh": (lambda it: lobby.on_refresh(it), "room.on_refresh(): waits(...) calls the function itself"),
+    "terminate": (lambda it: lobby.terminate(it), "room.terminate(): waits(...) calls the function itself"),
+    "channels": (lambda it: Channels([it]), "Channels([waits(...)]): it is coroutine; list the functions that"),
+    "connect": (
+        lambda it: Channels([lobby], connect=it),
+        "Channels(connect=...): waits(...) calls the function itself",
+    ),
+    "socket_id": (lambda it: Channels([lobby], socket_id=it), "Channels(socket_id=...): waits(...) calls the function"),
+    "check_origin": (lambda it: Channels([lobby], check_origin=it), "Channels(check_origin=waits(...)): give a list"),
+    "limits": (lambda it: Channels([lobby], limits=it), "Channels(limits=waits(...)): write limits=Limits(...)"),
+    "expiry": (lambda it: Expiry(at=it), "Expiry(at=waits(...)): it must be a function: write waits, without calling"),
+    "fetch": (lambda it: Presence(fetch=it), "Presence(fetch=...): waits(...) calls the function itself"),
+    "on_diff": (lambda it: Presence().on_diff(it), "Presence.on_diff: waits(...) calls the function itself"),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("place", CALLED)
+def test_a_function_that_is_called_where_it_is_given_is_refused_and_python_warns_of_no_coroutine(place: str) -> None:
+    give, text = CALLED[place]
+    with pytest.raises(TypeError) as caught:
+        give(waits(None))
+    gc.collect()
+    assert text in str(caught.value)
 
 
 MISUSES: dict[str, tuple[Callable[[Socket], object], str]] = {

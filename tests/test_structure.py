@@ -109,6 +109,16 @@ IF_THERE = {
 
 MAX_LINES = 600
 
+PLAIN = {"top", "base", "wire", "runtime"}
+"""The folders whose docstrings are checked for riddles; "top" and "base" are the modules beside the folders."""
+
+RIDDLE = re.compile(
+    r"(What|Who|Whoever|Whatever|Which|So many|So long) "
+    r"|.*\b(nobody|somebody|whoever|say goodbye|in vain|as good as|hang up|lets? go of)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+"""The beginning of a relative clause where a noun belongs, which is the word to search for; and metaphors."""
+
 
 class Import(NamedTuple):
     """One import in a file: of what, where, whether only for Pythons before 3.13, and whether in a function."""
@@ -301,3 +311,15 @@ def test_a_pure_module_knows_no_event_loop_no_clock_and_no_socket() -> None:
 def test_no_file_is_too_long() -> None:
     lines = {module: len(source(path).splitlines()) for module, path in FILES.items()}
     assert {module: number for module, number in lines.items() if number > MAX_LINES} == {}
+
+
+def test_docstrings_begin_with_a_noun_or_a_verb_and_have_no_riddles() -> None:
+    found = [
+        f"{module}, line {node.lineno}: {node.value.value.strip()}"
+        for module in FILES
+        if folder(module) in PLAIN
+        for node in nodes(FILES[module])
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        if RIDDLE.match(node.value.value.strip())
+    ]
+    assert found == []

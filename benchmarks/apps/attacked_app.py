@@ -1,4 +1,4 @@
-"""What is attacked: an application with signed tokens, a feed, and the limits that are there by default."""
+"""The application under attack, with signed tokens, a feed, and default limits."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -21,49 +21,49 @@ tokens = Tokens("the key of a benchmark is no secret", salt="attack")
 
 
 class User(Struct):
-    """Who has shown a token."""
+    """The owner of a token."""
 
     name: str
 
 
 async def connect(conn: Handshake) -> User:
-    """Let in whoever has a token of ours."""
+    """Accept clients with a valid token."""
     return User(tokens.verify(conn.params.get("token"), str))
 
 
 @channel("room:*", "feed")
 async def room(socket: Socket[User], payload: dict[str, Any]) -> None:
-    """Let everybody in."""
+    """Accept every join."""
 
 
 @room.on("echo")
 async def echo(socket: Socket[User], payload: Raw) -> Raw:
-    """Answer with what came."""
+    """Echo the payload."""
     return payload
 
 
 @room.on("shout")
 async def shout(socket: Socket[User], payload: Raw) -> None:
-    """Tell everybody in the room."""
+    """Broadcast to the room."""
     socket.broadcast("shout", payload)
 
 
 @room.on("crash")
 async def crash(socket: Socket[User], payload: Raw) -> None:
-    """Have a bug."""
+    """Crash."""
     raise ZeroDivisionError
 
 
 @channel("relay:*")
 async def relay(socket: Socket[User], payload: dict[str, Any]) -> None:
-    """Let everybody in who is not to be refused."""
+    """Accept all joins but those that ask to be refused."""
     if "refuse" in payload:
         raise JoinError("no")
 
 
 @relay.on_any
 async def pass_on(socket: Socket[User], event: str, payload: Raw) -> None:
-    """Tell everybody whatever it is, by the name that the client has chosen."""
+    """Broadcast an event with the name and payload that the client has chosen."""
     socket.broadcast(event, payload)
 
 
@@ -72,7 +72,7 @@ channels = Channels([room, relay], connect=connect, socket_id=lambda user: f"use
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncGenerator[None]:
-    """Feed those who listen, and those who only pretend to."""
+    """Broadcast the feed."""
     async with channels.lifespan(app), anyio.create_task_group() as tasks:
         tasks.start_soon(_feed)
         yield
@@ -86,7 +86,7 @@ async def _feed() -> None:
 
 
 async def statistics(request: Request) -> JSONResponse:
-    """Say what there is, and what has been counted."""
+    """Return the statistics."""
     found = channels.statistics()
     return JSONResponse({"connections": found.connections, "counts": found.counts})
 

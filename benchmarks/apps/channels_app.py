@@ -1,4 +1,4 @@
-"""Ours; the transport is chosen on the server's command line."""
+"""The application of this library; the server's command line chooses the transport."""
 
 import os
 from typing import Any
@@ -11,7 +11,7 @@ from starlette_channels import Channels, Limits, Rate, Socket, channel
 
 
 class Message(Struct):
-    """What the load generator publishes: when it did, and padding up to the size of the frame."""
+    """A payload of the load generator: a timestamp, and padding up to the size of the frame."""
 
     ts: int
     body: str
@@ -19,18 +19,18 @@ class Message(Struct):
 
 @channel("room:*")
 async def room(socket: Socket, payload: dict[str, Any]) -> None:
-    """Let everybody in."""
+    """Accept every join."""
 
 
 @room.on("new_msg")
 async def new_msg(socket: Socket, message: Message) -> None:
-    """Tell everybody in the room."""
+    """Broadcast to the room."""
     socket.broadcast("new_msg", message)
 
 
 @room.on("echo")
 async def echo(socket: Socket, message: Message) -> Message:
-    """Answer with what came."""
+    """Echo the payload."""
     return message
 
 

@@ -20,12 +20,12 @@ class Consumer(AsyncWebsocketConsumer):
     groups: list[str]
 
     async def connect(self) -> None:
-        """Let everybody in."""
+        """Accept every client."""
         self.groups = []
         await self.accept()
 
     async def receive(self, text_data: str = "", bytes_data: bytes = b"") -> None:
-        """Join, answer or tell everybody."""
+        """Join, reply or broadcast."""
         join_ref, ref, topic, event, payload = json.loads(text_data)
         group = topic.replace(":", ".")  # names of groups have no colon
         match event:

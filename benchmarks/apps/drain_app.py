@@ -12,7 +12,7 @@ from starlette_channels import Channels, Drain, Socket, channel
 
 @channel("room:*")
 async def room(socket: Socket, payload: dict[str, Any]) -> None:
-    """Let everybody in."""
+    """Accept every client."""
 
 
 channels = Channels([room], drain=msgspec.convert(msgspec.json.decode(os.environ["DRAIN"]), Drain))

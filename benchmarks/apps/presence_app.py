@@ -1,4 +1,4 @@
-"""A hall: everybody who comes in is seen by everybody."""
+"""One topic with presence."""
 
 import os
 from itertools import count
@@ -19,7 +19,7 @@ diffs = {"diffs": 0, "changes": 0, "bytes": 0}
 
 @channel("hall:*")
 async def hall(socket: Socket, payload: dict[str, Any]) -> None:
-    """Be seen, and see who is there."""
+    """Track the client, and push the state."""
     presence.track(socket, f"user-{os.getpid()}-{next(keys)}", {"online_at": 1_800_000_000})
     presence.push_state(socket)
 
@@ -33,7 +33,7 @@ async def changed(topic: str, diff: PresenceDiff) -> None:
 
 
 async def statistics(request: Request) -> JSONResponse:
-    """Say how many diffs there were, what was in them, and how many are there."""
+    """Return the numbers of diffs, changes and presences."""
     return JSONResponse({**diffs, "members": presence.count("hall:1")})
 
 

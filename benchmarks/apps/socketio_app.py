@@ -11,20 +11,20 @@ server = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*")
 
 @server.event
 async def connect(sid: str, environ: dict[str, Any]) -> None:
-    """Let everybody in, and into the room that the address names."""
+    """Accept every client, and enter the room in its address."""
     (room,) = parse_qs(environ["QUERY_STRING"])["room"]
     await server.enter_room(sid, room)
 
 
 @server.event
 async def new_msg(sid: str, message: dict[str, Any]) -> None:
-    """Tell everybody in the room."""
+    """Broadcast to the room."""
     await server.emit("new_msg", message, room=message["room"])
 
 
 @server.event
 async def echo(sid: str, message: dict[str, Any]) -> dict[str, Any]:
-    """Answer with what came."""
+    """Echo the payload."""
     return message
 
 

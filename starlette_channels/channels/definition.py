@@ -1,9 +1,10 @@
-"""A channel: the handlers of the topics that fit its patterns."""
+"""Channels: the handlers of topics that match a pattern, and the decorators that register them."""
 
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, Protocol, TypeAlias, TypeVar
 
+from starlette_channels.arguments import close_called
 from starlette_channels.channels.backpressure import WhenSlow, check_policy
 from starlette_channels.channels.handlers import Handler, make_handler
 from starlette_channels.channels.socket import EndReason, Socket
@@ -39,7 +40,7 @@ class _RegisterChannel(Protocol):
 
 
 def _pusher_of_gaps(event: str) -> Callable[[Socket[Any], Gap], Coroutine[Any, Any, None]]:
-    """Tell the client how much it has missed, but neither whose broadcasts nor of which topic."""
+    """Return a handler of `Gap` that pushes the number of lost broadcasts, without publisher and topic."""
 
     async def push_resync(socket: Socket[Any], gap: Gap) -> None:
         socket.push(event, {"lost": gap.lost})
@@ -48,21 +49,22 @@ def _pusher_of_gaps(event: str) -> Callable[[Socket[Any], Gap], Coroutine[Any, A
 
 
 def _check_resync(event: object) -> None:
-    """Refuse what is no name for an event that clients hear."""
+    """Raise `TypeError` unless `resync` is `None` or the name of an event that is not reserved."""
     if event is not None and (not isinstance(event, str) or not event or not is_ordinary(event)):
         raise TypeError('channel(resync=...): it must be the name of an event of yours, as in resync="resync"')
 
 
 def _called(name: object, decorator: str, example: str, kind: type = str) -> None:
-    """Refuse a decorator that was written without its parentheses, and would swallow its handler."""
+    """Raise `TypeError` if a decorator was written without its argument, so that it got the handler instead."""
     if not isinstance(name, kind):
+        close_called(name)
         raise TypeError(f"{decorator}: say for what, as in @{decorator}({example})")
 
 
 class Channel(Generic[A]):
-    """The handlers of the topics that fit its patterns; `channel()` makes one.
+    """The handlers of topics that match a pattern, created by the decorator `channel`.
 
-    It is a value: list it in `Channels([...])`, mount it twice, test it alone.
+    List it in `Channels([...])`, in several ones if you like. It holds no state of clients.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Channel(Generic[A]):
         self.terminator: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]] | None = None
 
     def match(self, pattern: Pattern, topic: str) -> Match | None:
-        """Return how a topic fits one of the patterns: its text, and what the join handler's annotations say of it."""
+        """Return the match of a topic with a pattern, its segments decoded for the join handler, or `None`."""
         match = pattern.match(topic)
         if match is None or not self.join.segments:
             return match
@@ -106,11 +108,15 @@ class Channel(Generic[A]):
         return match._replace(decoded={**match.params, **decoded})
 
     def on(self, event: str) -> _Register[A]:
-        """Handle an event of the client: `async def new_msg(socket, payload)`.
+        """Register the handler of a client's event: `async def new_msg(socket, payload)`.
 
-        The payload is decoded to its annotation; what does not fit is answered `invalid payload` and never reaches
-        the handler. A returned payload is the reply `ok`, a `Reply` any other, `None` none. A handler that raises
-        ends the channel with `phx_error`; the connection and its other channels go on.
+        The payload is decoded to the annotation of its parameter; an invalid one gets the reply `invalid payload`
+        instead. A returned payload is the reply `ok`; return a `Reply` for another status, `None` for no reply. To
+        reply with an error, raise `EventError`. Another exception ends the channel with `phx_error`; the connection and
+        its other channels go on.
+
+        Raises `TypeError` for a handler that is not async or has the wrong parameters, and `ValueError` for a reserved
+        event, or one that has a handler.
         """
         _called(event, f"{self.name}.on", '"new_msg"')
         label = self._label("on", event)
@@ -134,11 +140,11 @@ class Channel(Generic[A]):
     def on_any(
         self, handler: Callable[[Socket[A], str, P], Coroutine[Any, Any, R]], /
     ) -> Callable[[Socket[A], str, P], Coroutine[Any, Any, R]]:
-        """Handle every event that has no handler of its own: `async def anything(socket, event, payload)`.
+        """Register the handler of all events without a handler: `async def anything(socket, event, payload)`.
 
-        An event that is not a string, which no client of ours sends, comes as its JSON text. Without such a handler,
-        unknown events are answered `unmatched event`; so are those that begin with `phx_` or `chan_reply_` in any case,
-        which are the protocol's own: to pass them on would end the channels of other clients, or answer their pushes.
+        Without one, unknown events get the reply `unmatched event`. Reserved events, which begin with `phx_` or
+        `chan_reply_`, always do: passed on, they would end channels of other clients, or resolve their pushes. An event
+        that is not a string is passed as its JSON text; known clients send none.
         """
         label = self._label("on_any")
         if self.any_event is not None:
@@ -147,9 +153,9 @@ class Channel(Generic[A]):
         return handler
 
     def intercept(self, event: str) -> _RegisterSilent[A]:
-        """Handle a broadcast of this topic on its way to this client: `async def seen(socket, payload)`.
+        """Register a handler that replaces a broadcast for each client: `async def seen(socket, payload)`.
 
-        Nothing reaches the client but what the handler pushes. It costs one decoding and one encoding for each client.
+        The client gets only what the handler pushes. Each broadcast is decoded and encoded again for each client.
         """
         _called(event, f"{self.name}.intercept", '"new_msg"')
         label = self._label("intercept", event)
@@ -162,8 +168,10 @@ class Channel(Generic[A]):
         return register
 
     def info(self, kind: type[T]) -> Callable[[EventHandler[A, T, None]], EventHandler[A, T, None]]:
-        """Handle the messages of a class (and its subclasses) that `socket.send_info` sent, or `Broadcast`s of other
-        topics.
+        """Register the handler of messages of a class, and its subclasses: `async def price(socket, message)`.
+
+        Messages come from `socket.send_info`; `Broadcast`s from topics of `socket.subscribe`; `Gap`s from the broker,
+        when broadcasts of other processes were lost.
         """
         _called(kind, f"{self.name}.info", "Tick", type)
         label = self._label("info", kind.__name__)
@@ -178,10 +186,10 @@ class Channel(Generic[A]):
     def on_refresh(
         self, handler: Callable[[Socket[A], A], Coroutine[Any, Any, None]], /
     ) -> Callable[[Socket[A], A], Coroutine[Any, Any, None]]:
-        """Handle that the client has a new identity: `async def refreshed(socket, assigns)`.
+        """Register a handler that runs when a client's identity is renewed: `async def refreshed(socket, assigns)`.
 
-        `assigns` is a copy of what `Expiry(refresh=...)` has returned; `socket.assigns` stays as it is unless the
-        handler changes it. `socket.stop()` ends the channel for who may not be here any more.
+        `assigns` is a copy of the value that `Expiry(refresh=...)` returned. `socket.assigns` does not change unless
+        the handler changes it. Call `socket.stop()` if the client may no longer be on the topic.
         """
         label = self._label("on_refresh")
         if self.refreshed is not None:
@@ -193,9 +201,10 @@ class Channel(Generic[A]):
     def terminate(
         self, handler: Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]], /
     ) -> Callable[[Socket[A], EndReason], Coroutine[Any, Any, None]]:
-        """Handle the end of a joined channel: `async def left(socket, reason)`, exactly once, whatever the reason.
+        """Register a handler that runs once at the end of a joined channel: `async def left(socket, reason)`.
 
-        What it pushes follows `phx_close`; after a lost connection and after a second join it goes nowhere.
+        `reason` is an `EndReason`. Pushes of the handler follow `phx_close`; after a lost connection or a second join
+        they are dropped. Its time limit is `Limits.shutdown_seconds`.
         """
         label = self._label("terminate")
         if self.terminator is not None:
@@ -205,7 +214,7 @@ class Channel(Generic[A]):
         return handler
 
     def info_handler(self, message: object) -> Callable[[Socket[A], Any], Coroutine[Any, Any, None]] | None:
-        """Return the handler for a message, that of its own class before those of its bases."""
+        """Return the handler of a message: that of its class, or of the nearest base class."""
         return next((self.infos[kind] for kind in type(message).__mro__ if kind in self.infos), None)
 
     def _segments(self) -> tuple[str, ...]:
@@ -236,18 +245,25 @@ def channel(
     log_join: Level = "info",
     log_handle_in: Level = "debug",
 ) -> _RegisterChannel:
-    """Make a channel of a join handler: `@channel("room:*") async def room(socket, payload)`.
+    """Decorate a join handler to create a `Channel`: `@channel("room:*") async def room(socket, payload)`.
 
-    The handler decides who may join: `raise JoinError(...)` refuses, a returned payload is the join reply. Patterns
-    are exact topics, `prefix*`, and named segments, which the handler takes by name: `@channel("room:{room_id}")`,
-    `room(socket, payload, room_id)`. A segment is text, unless its parameter is annotated otherwise: with
-    `room_id: int` the handler gets an `int`, and `room:abc` does not fit the pattern; then the next one is tried.
-    `when_slow` says what becomes of broadcasts and pushes while a client is behind
-    with reading: `"disconnect"` it, `"drop_oldest"`, or keep the `latest_by_key(...)`.
-    `resync` names an event that is pushed to the client when broadcasts of other processes are lost, with how many:
-    `resync="resync"` pushes `{"lost": 3}`, or 0 if nobody can say how many, see `Gap`.
-    `log_join` and `log_handle_in` are the levels at which its joins and the events of clients are logged, `None` not
-    at all.
+    The join handler runs when a client joins a matching topic. It returns the payload of the reply `ok`, or `None` for
+    an empty one, and raises `JoinError` to refuse.
+
+    Args:
+        *patterns: Topics: exact (`"lobby"`), by prefix (`"room:*"`), or with named segments (`"room:{room_id}"`), which
+            the handler takes as parameters: `async def room(socket, payload, room_id: int)`. A topic whose segment
+            cannot be decoded to the annotation does not match.
+        when_slow: What happens to broadcasts and pushes for a client that reads slowly: `"disconnect"` closes the
+            connection at `Limits.outbox_bytes`, `"drop_oldest"` and `latest_by_key(...)` drop messages.
+        resync: The event to push when broadcasts of other processes were lost, with the payload `{"lost": 3}`, or 0 if
+            the number is unknown. `None` pushes nothing. See `Gap`.
+        log_join: The log level of joins: `"debug"`, `"info"`, `"warning"`, `"error"`, or `None` for no logging.
+        log_handle_in: The log level of events of clients.
+
+    Raises:
+        TypeError: The handler is not async, has the wrong parameters, or an annotation that cannot be decoded.
+        ValueError: A pattern is malformed, or a log level is unknown.
     """
     check_policy(when_slow)
     _check_resync(resync)

@@ -35,6 +35,7 @@ from starlette_channels.wire.messages import (
     message_size,
     shown,
 )
+from starlette_channels.wire.nodes import TooManyNodes, weigh
 from starlette_channels.wire.protocol import (
     UNMATCHED,
     Answer,
@@ -122,11 +123,15 @@ class Connection(Sender):
             return
         try:
             if size > self._service.plainly_small:
+                size = self.weigh(frame)
                 message = self.read(frame)
             elif not is_plain(message := self.serializer.decode(frame)):
                 message = check_header(
                     message, frame, self.limits.header_bytes, raw_refs=keeps_refs_raw(self.serializer)
                 )
+        except TooManyNodes as error:
+            self._fail(1009, error.code, str(error))
+            return
         except ProtocolError as error:
             self._fail(1011, "malformed_message", str(error))
             return
@@ -146,15 +151,15 @@ class Connection(Sender):
         else:
             self._curb(decision, message, excess, size, now)
 
-    def take(self, message: Message) -> None:
-        """Take a message that has been read, and whose bytes have been counted."""
+    def take(self, message: Message, weight: int) -> None:
+        """Take a message that has been read, and whose bytes have been counted; `weight` is what comes on top."""
         decision = self._protocol.receive(message)
         now = self._transport.heard
-        excess = self._draw(0, now, is_join=type(decision) is Join)
+        excess = self._draw(weight, now, is_join=type(decision) is Join)
         if excess is None:
             self._obey(decision, message)
         else:
-            self._curb(decision, message, excess, 0, now)
+            self._curb(decision, message, excess, weight, now)
 
     def count_bytes(self, before: int, after: int) -> Excess | None:
         """Count the bytes of a body that grows; return what they are beyond, if they are."""
@@ -177,6 +182,10 @@ class Connection(Sender):
         self._service.error_log.note(excess.code, logger, "%s: control frames or fragments", excess.code, number=number)
         if not self._draw_refusal(number, now):
             self._fail(1008, "flooding", f"too many frames beyond the limits, the last {excess.code}")
+
+    def weigh(self, frame: Frame) -> int:
+        """Return the bytes or characters that a message counts for; raises `TooManyNodes`, a `ProtocolError`."""
+        return weigh(self.serializer, frame, self.limits.message_nodes)
 
     def read(self, frame: Frame) -> Message:
         """Decode a message and check its header; raises `ProtocolError`, or what the serializer should not."""

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import NamedTuple, TypeAlias, cast
 
+from starlette_channels.arguments import shown_argument
 from starlette_channels.handshake.handshake import Handshake
 from starlette_channels.handshake.refusal import Refused
 from starlette_channels.runtime.callables import check_function, is_async
@@ -162,7 +163,7 @@ def _rule(setting: CheckOrigin) -> Callable[[Handshake], bool]:
         allowed = [parse_allowed(entry) for entry in setting]
     except TypeError:
         wanted = "give a list of strings, a function, True or False"
-        raise TypeError(f"Channels(check_origin={setting!r}): {wanted}") from None
+        raise TypeError(f"Channels(check_origin={shown_argument(setting)}): {wanted}") from None
 
     def from_the_list(conn: Handshake) -> bool:
         origin = parse_origin(conn.headers["origin"])

@@ -1,7 +1,7 @@
 """Error log: errors and refusals, counted each time by their code, and logged through one throttle.
 
-Whoever can make a server write a line can fill its disk. So whatever a client can cause is logged here and nowhere
-else: of each kind a few lines, and then one now and then.
+A client that can make a server log can fill its disk. So everything that clients can cause is logged here and nowhere
+else: a few lines of each kind, then one every ten seconds.
 """
 
 import logging
@@ -14,19 +14,19 @@ from types import TracebackType
 from starlette_channels.rates import FULL, Meter, Rate
 
 LINES = Rate(0.1, burst=20)
-"""Log lines of each kind: twenty at once, and then one every ten seconds that says how many there were not."""
+"""Log lines of each kind: a burst of twenty, then one every ten seconds, with the number of suppressed lines."""
 
 MOST_KINDS = 200
-"""So many functions that raise have lines of their own; the lines of further ones are throttled together, by code."""
+"""Number of raising functions that are throttled separately; further ones share one throttle for each code."""
 
 PACKAGE = __name__.partition(".")[0]
 
 
 class ErrorLog:
-    """Counts and logs error_log; it may be called from any thread.
+    """Counts and logs errors and refusals; thread-safe.
 
     Lines are throttled by their code. A line with a traceback is throttled by its code and by the function of the
-    application that raised: a handler that crashes all the time does not hide the first tracebacks of another one.
+    application that raised, so that a handler that crashes all the time does not hide the tracebacks of another one.
     """
 
     def __init__(self, counts: Counter[str], clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,6 +36,10 @@ class ErrorLog:
         self._buckets: dict[tuple[str, str], float] = {}
         self._silenced: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
+
+    def count(self, code: str, number: int = 1) -> None:
+        """Count errors of one kind without a log line."""
+        self.counts[code] += number
 
     def note(
         self,
@@ -47,10 +51,10 @@ class ErrorLog:
         number: int = 1,
         level: int | None = None,
     ) -> None:
-        """Count a mishap, or several of one kind, and log it unless there were too many lines of that kind.
+        """Count `number` errors of the kind `code`, and log a line unless the throttle for that kind is exhausted.
 
-        The level is WARNING; with a cause, whose traceback is logged, it is ERROR. What is not logged is not formatted:
-        an argument that is costly to show may be `Lazily` made.
+        The default level is WARNING; with a `cause`, whose traceback is logged, it is ERROR. Suppressed lines are not
+        formatted; wrap arguments that are costly to format in `Lazily`.
         """
         self.counts[code] += number
         if level is None:
@@ -65,9 +69,9 @@ class ErrorLog:
         logger.log(level, text, *args, exc_info=cause)
 
     def _draw(self, code: str, origin: str) -> int | None:
-        """Take a line of a kind out of its bucket.
+        """Draw a line of a kind from its token bucket.
 
-        Returns how many lines of it were not logged since the last one, or `None` if there is none left now.
+        Returns the number of lines suppressed since the last one, or `None` if the bucket is empty.
         """
         with self._lock:
             kind = code, origin
@@ -82,7 +86,7 @@ class ErrorLog:
 
 
 class Lazily:
-    """An argument of a log line that is made only when the line is formatted."""
+    """A log argument that is computed only when the line is formatted."""
 
     __slots__ = ("_make",)
 
@@ -94,7 +98,7 @@ class Lazily:
 
 
 def raiser(traceback: TracebackType | None) -> str:
-    """Return the name of the first function in a traceback that is not the library's, or "" if there is none."""
+    """Return the name of the first function in a traceback outside this library, or ""."""
     while traceback is not None:
         frame = traceback.tb_frame
         module = str(frame.f_globals.get("__name__", ""))

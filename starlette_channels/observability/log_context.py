@@ -1,7 +1,7 @@
-"""Which client and which topic a log record is about.
+"""Log context: the client, topic and event that a log record is about.
 
-Handlers, what they await and the tasks that they start know it by a context variable. It is set only once somebody
-wants to know: until a `LogContext` has been made, it costs a look at a flag for each message.
+A context variable carries it to handlers, to what they await and to the tasks that they start. It is set only after a
+`LogContext` was created; before that it costs the check of a flag for each message.
 """
 
 import logging
@@ -15,7 +15,7 @@ NOTHING = "-"
 
 
 class Scene(NamedTuple):
-    """Where something happens."""
+    """The topic, `socket_id` and connection number of a log context."""
 
     topic: str
     socket_id: str | None
@@ -23,30 +23,30 @@ class Scene(NamedTuple):
 
 
 class HasScene(Protocol):
-    """What handlers run for."""
+    """A channel or connection whose handlers are running."""
 
     @property
     def scene(self) -> Scene:
-        """Where that is."""
+        """Its log context."""
         ...
 
 
 class Here:
-    """Where the running code is."""
+    """Log context of the running code."""
 
     __slots__ = ("_variable", "wanted")
 
     def __init__(self) -> None:
         self.wanted: bool = False
-        """Whether anybody asks."""
+        """Whether a `LogContext` was created."""
         self._variable: ContextVar[tuple[HasScene, object] | None] = ContextVar("starlette_channels_here", default=None)
 
     def enter(self, actor: HasScene, letter: object) -> None:
-        """Let the running code, and what it starts, be about a letter to somebody."""
+        """Set the log context of the running code, and of the tasks it starts, to a message for an actor."""
         self._variable.set((actor, letter))
 
     def describe(self) -> Mapping[str, str]:
-        """Return where the running code is, as texts that a log line may have."""
+        """Return the log context as texts that are safe in a log line."""
         found = self._variable.get()
         if found is None:
             return {}
@@ -65,10 +65,10 @@ HERE = Here()
 
 
 class LogContext(logging.Filter):
-    """Gives each record the attributes `topic`, `event`, `socket_id` and `connection`, for a formatter to show.
+    """Logging filter that adds `topic`, `event`, `socket_id` and `connection` to each record, for use in a format.
 
-    Add it to a handler of `logging`, so that the records of all loggers pass it, yours included. Outside handlers of
-    channels, and for what is not there, they are `-`. What an attribute of that name is already, it stays.
+    Add it to a handler of `logging`, so that it sees the records of all loggers, including yours. Unknown values are
+    `-`, as they are outside channel handlers. Existing attributes of the record are not overwritten.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -76,7 +76,7 @@ class LogContext(logging.Filter):
         HERE.wanted = True
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the attributes; no record is left out but by `name`, as with any filter."""
+        """Add the attributes. Records are filtered by `name` only, as by `logging.Filter`."""
         known = self.current()
         for attribute in ("topic", "event", "socket_id", "connection"):
             if not hasattr(record, attribute):
@@ -85,9 +85,9 @@ class LogContext(logging.Filter):
 
     @staticmethod
     def current() -> Mapping[str, str]:
-        """Return those of the four that there are now, for loggers that are not `logging`'s.
+        """Return the current values of the four attributes, for loggers other than `logging`.
 
-        It is empty outside handlers, and before the first `LogContext` was made.
+        Empty outside handlers, and before the first `LogContext` is created.
         """
         return HERE.describe()
 

@@ -1,4 +1,4 @@
-"""What is logged of connections, joins and events, and how much of what clients send with them."""
+"""Log options: levels for connections, joins and events, and which parameters are shown."""
 
 import logging
 from typing import Literal, TypeAlias
@@ -9,28 +9,31 @@ from starlette_channels.arguments import check_fields
 from starlette_channels.observability.redaction import SECRETS
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"] | None
-"""A level of `logging`; `None`, not at all."""
+"""A level of `logging`; `None` logs nothing."""
 
 
 class LogOptions(Struct, frozen=True, kw_only=True):
-    """What is logged: `Channels(log=LogOptions(connect="debug"))`; each channel says for itself of joins and events."""
+    """Log options of an application, as in `Channels(log=LogOptions(connect="debug"))`.
+
+    The levels for joins and events are options of each channel.
+    """
 
     connect: Level = "info"
-    """When a client has connected, with its parameters, and when it has gone."""
+    """Level of the lines for connects, with parameters, and for disconnects."""
 
     filter_parameters: tuple[str, ...] = SECRETS
-    """Parts of names, in any case, whose values are shown as `[FILTERED]`, wherever in parameters and payloads."""
+    """Substrings of names, in any case, whose values are shown as `[FILTERED]` in parameters and payloads."""
 
     keep_parameters: tuple[str, ...] | None = None
-    """If given, names whose values are shown, and no others."""
+    """If given, only the values of these names are shown."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no option."""
+        """Raise `TypeError` or `ValueError` for an invalid option."""
         check_fields(self)
 
 
 def level_of(level: Level, what: str) -> int | None:
-    """Return the number of a level. Raises `ValueError` if there is no such level."""
+    """Return the number of a log level. Raises `ValueError` if it does not exist."""
     if level is None:
         return None
     number = logging.getLevelNamesMapping().get(str(level).upper())

@@ -1,4 +1,4 @@
-"""What clients send, as logs may have it: without secrets, on one line, and not long.
+"""Redaction: parameters and payloads of clients for logs, without secrets, on one line, with a bounded length.
 
 Source of the two ways to filter: `Phoenix.Logger` and its `filter_parameters`.
 """
@@ -18,26 +18,26 @@ SECRETS = (
     *("password", "passwd", "passphrase", "secret", "token", "authorization", "bearer", "cookie", "credential"),
     *("api_key", "access_key", "private_key", "session_id", "signature", "jwt", "csrf"),
 )
-"""Whatever has a name that contains one of these."""
+"""A value is secret if its name contains one of these."""
 
 MOST_BYTES = 10_000
-"""A larger payload is not decoded for the sake of a log line."""
+"""Payloads above this size are logged as their size only."""
 
 MOST_SHOWN = 500
-"""So many characters of parameters are shown."""
+"""Maximal length of the logged text, in characters."""
 
 DEEPEST = 16
 
 _WORD = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.%"
 _SIGNED = re.compile(r"(?<![\w-])[\w-]{6,}\.[\w-]{4,}\.[\w-]{16,}(?:\.[\w-]+)*", re.ASCII)
-"""A signed token of any kind, whatever its name: some parts, and a signature."""
+"""A signed token, such as a JWT, under any name."""
 _SCHEME = re.compile(r"\b(bearer|basic|digest)\s+[^\s\"']+", re.IGNORECASE)
 
 
 class ParameterFilter:
-    """Shows parameters, but for the values whose names contain one of `filtered`.
+    """Formats parameters for logs, without the values whose names contain one of `filtered`.
 
-    Case does not matter, nor do `_` and `-`. With `kept`, only the values of exactly those names are shown.
+    Case, `_` and `-` are ignored. With `kept`, only the values of exactly these names are shown.
     """
 
     def __init__(self, filtered: Sequence[str], kept: Sequence[str] | None = None) -> None:
@@ -52,7 +52,7 @@ class ParameterFilter:
             self._assigned = re.compile(rf"((?:{names})[\w-]{{0,30}}{sign}){value}", re.IGNORECASE)
 
     def show(self, body: Body) -> str:
-        """Return a payload as a log line may have it; bytes by their number only."""
+        """Format an encoded payload; binary payloads as their size."""
         if not isinstance(body, Raw):
             return f"<{len(body)} bytes>"
         size = memoryview(body).nbytes
@@ -64,7 +64,7 @@ class ParameterFilter:
             return f"<{size} bytes that cannot be decoded>"
 
     def show_value(self, value: object) -> str:
-        """Return what was decoded as a log line may have it."""
+        """Format a decoded payload."""
         clean = self._discard(value, 0) if self._kept is None else self._keep(value, self._kept, 0)
         text = _printable(msgspec.json.encode(clean).decode())
         return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
@@ -99,7 +99,7 @@ class ParameterFilter:
         return any(secret in plain for secret in self._names)
 
     def _clean(self, text: str) -> str:
-        """Return a text without the secrets in it: those of a query, a header, or JSON inside of JSON."""
+        """Remove secrets inside a text, such as a query string, a header, or JSON in a string."""
         if len(text) > 2 * MOST_SHOWN:
             text = text[: 2 * MOST_SHOWN].rstrip(_WORD)  # not half a token
         text = _SCHEME.sub(rf"\1 {FILTERED}", text)

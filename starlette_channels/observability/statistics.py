@@ -1,4 +1,4 @@
-"""Numbers for a health page or a test."""
+"""Statistics for health pages and tests."""
 
 from collections.abc import Mapping
 
@@ -6,16 +6,16 @@ from msgspec import Struct
 
 
 class Statistics(Struct, frozen=True):
-    """What a `Channels` holds now, and what has gone wrong so far."""
+    """Current numbers of a `Channels`, and error counts since its start."""
 
     connections: int
     """Open connections."""
 
     channels: int
-    """Topics joined (or being joined), over all connections."""
+    """Joined channels, including those being joined, over all connections."""
 
     topics: int
     """Topics with at least one subscriber."""
 
     counts: Mapping[str, int]
-    """How often each kind of mishap has happened, by its stable code; see the page on limits and errors."""
+    """Number of errors and refusals by their stable code; see the page on limits and errors."""

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 from msgspec import Struct
 
-from starlette_channels.observability.reports import Reports
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.presence.codec import Assembler, Splitter
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Part
@@ -61,7 +61,7 @@ class Replication:
         self._settings = settings
         self._lock = lock
         self._publisher = publisher
-        self._reports = Reports(publisher.counts, logger=logger)
+        self._error_log = ErrorLog(publisher.counts)
         self._scheduler = scheduler
         self._splitter = Splitter(self._me)
         self._replica = Replica(self._me, settings.timing, state)
@@ -118,13 +118,15 @@ class Replication:
 
     def _report_silent(self, replica: ReplicaId) -> None:
         seconds = self._settings.timing.down_seconds
-        self._reports.warn("presence_node_down", "%s is silent for %g s: its presences leave", replica.name, seconds)
+        self._error_log.note(
+            "presence_node_down", logger, "%s is silent for %g s: its presences leave", replica.name, seconds
+        )
 
     def _hear(self, assembler: Assembler, data: bytes) -> None:
         try:
             message = assembler.take(data)
         except ValueError as error:
-            self._reports.warn("presence_message_malformed", "%d bytes: %s", len(data), error)
+            self._error_log.note("presence_message_malformed", logger, "%d bytes: %s", len(data), error)
             return
         if message is None:
             return

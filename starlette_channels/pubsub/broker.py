@@ -5,8 +5,8 @@ Source: `Phoenix.PubSub`.
 
 import logging
 import threading
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
 
 import anyio
 import anyio.lowlevel
@@ -18,12 +18,10 @@ from starlette_channels.exceptions import SerializerError
 from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.commands import Command, Disconnect, check_socket_id, decode_command, encode_command
 from starlette_channels.pubsub.engines.url import MEMORY, read_address
-from starlette_channels.pubsub.exchange import Exchange
 from starlette_channels.pubsub.hub import Hub, Publication
-from starlette_channels.pubsub.inbox import Inbox
 from starlette_channels.pubsub.relay.channel_names import from_bytes, is_topic, line_channel, name_of, topic_channel
 from starlette_channels.pubsub.relay.command_log import HeardCommand, LostCommands
-from starlette_channels.pubsub.relay.envelope import Kind, payload_kind, payload_of
+from starlette_channels.pubsub.relay.envelope import Envelope, Kind, payload_kind, payload_of
 from starlette_channels.pubsub.relay.receiver import Arrival
 from starlette_channels.pubsub.relay.relay import Relay
 from starlette_channels.pubsub.relay.subscriptions import TopicInterests
@@ -33,6 +31,13 @@ from starlette_channels.wire.messages import Gap, encode_payload, shown
 from starlette_channels.wire.serializers import refuse_inexpressible
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
+
+
+BATCH = 256
+"""How many messages of other processes are dispatched before the event loop has a turn for something else."""
+
+OVERHEAD = 500
+"""About what one message takes in memory beside its payload, in bytes."""
 
 
 def _never_mind(_: Gap) -> None:
@@ -99,6 +104,118 @@ class Subscriptions:
         """End all subscriptions."""
         for topic in self.topics:
             self.remove(topic)
+
+
+class Exchange:
+    """One end of a line; `Broker.exchange` makes it."""
+
+    def __init__(
+        self,
+        name: str,
+        hub: Hub,
+        relay: Relay | None,
+        receive: Callable[[bytes], None],
+        stopping: Callable[[], None] | None,
+    ) -> None:
+        self.hub: Hub = hub
+        self.channel: str = line_channel(name)
+        self._relay = relay
+        self._receive = receive
+        self._stopping = stopping
+        self.closed: bool = False
+        if relay is not None:
+            relay.interests.add(self.channel)
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether what other processes send on this line is delivered."""
+        return self._relay is None or self._relay.interests.is_in_force(self.channel)
+
+    def send(self, data: bytes, to: str | None = None) -> None:
+        """Send bytes to this line's ends in all other processes, or to those of the line `to`, from any thread, without
+        waiting.
+
+        They arrive in order, once, or not at all; what is lost is counted as it is for broadcasts. This process gets
+        nothing of it. With `memory://`, and after `close`, it does nothing.
+        """
+        if self._relay is not None and not self.closed:
+            self._relay.publish(Kind.LINE, self.channel if to is None else line_channel(to), "", data)
+
+    def close(self) -> None:
+        """Hear no more; it may be called twice, from any thread."""
+        if not self.closed:
+            self.closed = True
+            if self._relay is not None:
+                self._relay.interests.remove(self.channel)
+
+    def take(self, data: bytes) -> None:
+        """Pass on what has come."""
+        if not self.closed:
+            self._call(self._receive, data)
+
+    def stop(self) -> None:
+        """Say that the broker stops: what is sent now still leaves."""
+        if self._stopping is not None and not self.closed:
+            self._call(self._stopping)
+
+    def _call(self, function: Callable[..., None], *args: bytes) -> None:
+        try:
+            function(*args)
+        except Exception as error:  # noqa: BLE001 - the line goes on
+            text = "%r failed for what has come on %r"
+            self.hub.error_log.note("delivery_failed", logger, text, function, self.channel, cause=error)
+
+
+class Inbox:
+    """Arrivals from other processes on their way from the relay's thread into one event loop.
+
+    The loop is woken once for all that has come; after `BATCH` messages it has a turn for something else.
+    """
+
+    __slots__ = ("_dispatch", "_is_woken", "_put", "_taken", "_waiting", "hub")
+
+    def __init__(self, hub: Hub, dispatch: Callable[[Hub, Arrival], None]) -> None:
+        self.hub: Hub = hub
+        self._dispatch = dispatch
+        self._waiting: deque[tuple[Arrival, int]] = deque()
+        self._is_woken = False
+        self._put = self._taken = 0  # each is changed by one thread only
+
+    @property
+    def waiting_bytes(self) -> int:
+        """About how much memory is taken by what waits."""
+        return self._put - self._taken
+
+    def put(self, arrivals: Sequence[tuple[Arrival, int]]) -> bool:
+        """Take arrivals, each with its size in bytes; false if the event loop is over."""
+        self._put += sum([size for _, size in arrivals])
+        self._waiting.extend(arrivals)
+        return self._is_woken or self._wake()
+
+    def _wake(self) -> bool:
+        self._is_woken = True
+        return self.hub.run_later(self._work)
+
+    def _work(self) -> None:
+        self._is_woken = False
+        left = BATCH
+        while left > 0 and self._waiting:
+            arrival, size = self._waiting.popleft()
+            self._taken += size
+            left -= 1 + len(arrival.following) if type(arrival) is Envelope else 1
+            self._dispatch(self.hub, arrival)
+        if self._waiting and not self._is_woken:
+            self._wake()
+
+
+def _size(arrival: Arrival) -> int:
+    """About how much memory an arrival takes."""
+    if type(arrival) is not Envelope:
+        return OVERHEAD
+    size = OVERHEAD + len(arrival.body)
+    for message in arrival.following:
+        size += OVERHEAD + len(message.body)
+    return size
 
 
 class Broker:
@@ -280,9 +397,10 @@ class Broker:
     def _has_room(self) -> bool:
         return all(inbox.waiting_bytes < self._max_waiting for inbox in self._inboxes.values())
 
-    def _hand_on(self, arrivals: list[Arrival]) -> None:
+    def _hand_on(self, arrivals: Sequence[Arrival]) -> None:
+        sized = [(arrival, _size(arrival)) for arrival in arrivals]
         for inbox in self._inboxes.values():
-            if not inbox.put(arrivals):
+            if not inbox.put(sized):
                 self._let_go(inbox)
 
     def _confirm(self, channels: Collection[str]) -> None:
@@ -296,22 +414,34 @@ class Broker:
                     self._let_go(inbox)
 
     def _arrive(self, hub: Hub, arrival: Arrival) -> None:
-        if isinstance(arrival, Gap):
+        """Dispatch what has come from another process in a hub's event loop."""
+        if type(arrival) is Envelope:
+            if arrival.kind is Kind.LINE:
+                self._arrive_on_line(hub, arrival)
+            else:
+                self._arrive_on_topic(hub, arrival)
+        elif isinstance(arrival, Gap):
             hub.miss(arrival)
         elif isinstance(arrival, HeardCommand):
             self._obey(hub, arrival)
         elif isinstance(arrival, LostCommands):
             hub.resync(arrival.said_at)
-        elif arrival.kind is Kind.LINE:
+
+    def _arrive_on_topic(self, hub: Hub, envelope: Envelope) -> None:
+        topic = name_of(envelope.channel)
+        for message in (envelope, *envelope.following):
+            event = message.event
+            if event in ORDINARY_EVENTS or is_ordinary(event):
+                self._dispatch_for_another(hub, Publication(topic, event, payload_of(message)))
+            else:
+                text = "Another process broadcast the reserved event %s: no client gets it"
+                self._error_log.note("reserved_event", logger, text, shown(event))
+
+    def _arrive_on_line(self, hub: Hub, envelope: Envelope) -> None:
+        for message in (envelope, *envelope.following):
             for exchange in self._exchanges:
-                if exchange.hub is hub and exchange.channel == arrival.channel:
-                    exchange.take(arrival.body)
-        elif arrival.event not in ORDINARY_EVENTS and not is_ordinary(arrival.event):
-            text = "Another process broadcast the reserved event %s: no client gets it"
-            self._error_log.note("reserved_event", logger, text, shown(arrival.event))
-        else:
-            publication = Publication(name_of(arrival.channel), arrival.event, payload_of(arrival))
-            self._dispatch_for_another(hub, publication)
+                if exchange.hub is hub and exchange.channel == envelope.channel:
+                    exchange.take(message.body)
 
     def _obey(self, hub: Hub, arrival: HeardCommand) -> None:
         try:

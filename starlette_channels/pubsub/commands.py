@@ -1,4 +1,4 @@
-"""What the server does to the clients of an identity, in whatever process they are; no broadcast can mean it."""
+"""Commands: disconnect or kick the clients with a `socket_id`, in all processes. Broadcasts cannot express them."""
 
 from typing import TypeAlias
 
@@ -10,7 +10,7 @@ from starlette_channels.close_codes import check_close
 
 
 class Disconnect(Struct, frozen=True, tag="disconnect"):
-    """Close the connection. Raises `ValueError` for what no close frame can say."""
+    """Close the connection. Raises `ValueError` if a close frame cannot carry the code or the reason."""
 
     code: int = 1001
     reason: str = "disconnected"
@@ -20,12 +20,12 @@ class Disconnect(Struct, frozen=True, tag="disconnect"):
 
     @property
     def slot(self) -> str:
-        """What the command is about: the later of two to one identity with the same slot does for both."""
+        """Deduplication key: of two commands to a `socket_id` with the same slot, only the later one is kept."""
         return "disconnect"
 
 
 class Kick(Struct, frozen=True, tag="kick"):
-    """End the channel of one topic, and say why if there is a reason. Raises `ValueError` for what is no Unicode."""
+    """Close the channel of one topic, with an optional reason. Raises `ValueError` for lone surrogates."""
 
     topic: str
     reason: str | None = None
@@ -36,7 +36,7 @@ class Kick(Struct, frozen=True, tag="kick"):
 
     @property
     def slot(self) -> str:
-        """What the command is about: the later of two to one identity with the same slot does for both."""
+        """Deduplication key: of two commands to a `socket_id` with the same slot, only the later one is kept."""
         return f"kick {self.topic}"
 
 
@@ -44,7 +44,7 @@ Command: TypeAlias = Disconnect | Kick
 
 
 def check_socket_id(socket_id: object, command: Command) -> None:
-    """Raise `TypeError` for what no connection has for its name: a number of a user would close nothing, in silence."""
+    """Raise `TypeError` unless `socket_id` is a `str`: a user's number would match no connection, silently."""
     name = type(command).__name__.lower()
     check_type(
         socket_id, str, f"{name}(socket_id=", "it takes the text that the function of Channels(socket_id=...) returns"
@@ -52,12 +52,12 @@ def check_socket_id(socket_id: object, command: Command) -> None:
 
 
 def encode_command(command: Command) -> bytes:
-    """Return a command as it travels."""
+    """Encode a command."""
     return _encode(command)
 
 
 def decode_command(data: bytes) -> Command:
-    """Return the command that has come. Raises `msgspec.MsgspecError` for what is none of ours."""
+    """Decode a command. Raises `msgspec.MsgspecError` if it is invalid or unknown."""
     return _decode(data)
 
 

@@ -1,33 +1,36 @@
-"""Waiting until a subscription is in force at the engine between the processes, in one event loop."""
+"""Confirmations: wait in an event loop until the engine has confirmed subscriptions."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 import anyio
 
-from starlette_channels.observability.reports import Reports
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.wire.messages import Gap, shown
 
+logger: logging.Logger = logging.getLogger("starlette_channels.broker")
+
 WAIT_SECONDS = 2.0
-"""How long a join waits for the engine, at most."""
+"""Maximal wait of a join for the engine, in seconds."""
 
 TIMEOUT_CODE = "relay_subscribe_timeout"
 
 BATCH = 64
-"""How many topics are confirmed before the event loop has a turn for something else."""
+"""Number of topics that are confirmed in one turn of the event loop."""
 
 
 class Waiter(Protocol):
-    """Who waits for a subscription to be in force."""
+    """Waits for the confirmation of a subscription."""
 
     def miss(self, gap: Gap) -> None:
-        """Take the news that broadcasts may be lost, without waiting."""
+        """Take a gap; must not block."""
         ...
 
 
 class Pending:
-    """A topic whose subscription is waited for."""
+    """A topic whose subscription is not confirmed yet, and the number of its waiters."""
 
     __slots__ = ("confirmed", "waiting")
 
@@ -37,31 +40,31 @@ class Pending:
 
 
 class Confirmations:
-    """The topics of one event loop that are waited for, and who has gone on without.
+    """The unconfirmed topics of one event loop, and the waiters that have timed out.
 
-    All methods but `is_wanted` belong to that loop's thread.
+    All methods but `is_wanted` must be called in that loop's thread.
     """
 
-    __slots__ = ("_confirmed", "_is_in_force", "_late", "_pending", "_reports", "_run_later")
+    __slots__ = ("_confirmed", "_error_log", "_is_in_force", "_late", "_pending", "_run_later")
 
     def __init__(
-        self, is_in_force: Callable[[str], bool], run_later: Callable[[Callable[[], None]], object], reports: Reports
+        self, is_in_force: Callable[[str], bool], run_later: Callable[[Callable[[], None]], object], error_log: ErrorLog
     ) -> None:
-        self._is_in_force, self._run_later, self._reports = is_in_force, run_later, reports
+        self._is_in_force, self._run_later, self._error_log = is_in_force, run_later, error_log
         self._pending: dict[str, Pending] = {}
         self._late: dict[str, set[Waiter]] = {}
         self._confirmed: deque[str] = deque()
 
     @property
     def is_wanted(self) -> bool:
-        """Whether anybody wants to know of a subscription; from any thread."""
+        """Whether there are waiters; thread-safe."""
         return bool(self._pending or self._late)
 
     async def wait(self, topics: Collection[str], waiter: Waiter, seconds: float) -> None:
-        """Wait until the subscriptions to topics are in force, for at most so many seconds.
+        """Wait for the confirmation of subscriptions, `seconds` at most.
 
-        Then it is counted as `relay_subscribe_timeout`, and the waiter gets a `Gap` for each of those topics as soon as
-        its subscription is in force. A second wait for the same topic does not wait again.
+        A timeout is counted as `relay_subscribe_timeout`; then the waiter gets a `Gap` for each of these topics once
+        its subscription is confirmed. A second wait for the same topic returns at once.
         """
         missing = [topic for topic in topics if not self._is_late(topic, waiter) and not self._is_in_force(topic)]
         if not missing:
@@ -73,16 +76,17 @@ class Confirmations:
         late = [topic for topic in missing if not self._is_in_force(topic)]
         for topic in late:
             self._late.setdefault(topic, set()).add(waiter)
-            self._reports.warn(
+            self._error_log.note(
                 TIMEOUT_CODE,
+                logger,
                 "A join of %s went on after %g seconds although the engine has not confirmed the subscription",
                 shown(topic),
                 seconds,
             )
-        self.confirm([topic for topic in late if self._is_in_force(topic)])  # meanwhile, when nobody was noted yet
+        self.confirm([topic for topic in late if self._is_in_force(topic)])  # confirmed before the waiters were noted
 
     def forget(self, topics: Iterable[str], waiter: Waiter) -> None:
-        """Let a waiter go that has ended."""
+        """Remove a closed waiter."""
         for topic in topics if self._late else ():
             waiters = self._late.get(topic)
             if waiters is not None:
@@ -91,7 +95,7 @@ class Confirmations:
                     del self._late[topic]
 
     def confirm(self, topics: Sequence[str]) -> None:
-        """Let go on who waits for topics, and tell who went on without; many at a time, then the loop has a turn."""
+        """Wake the waiters for topics, and send a gap to those that timed out, `BATCH` topics in a turn of the loop."""
         idle = not self._confirmed
         self._confirmed.extend(topic for topic in topics if topic in self._pending or topic in self._late)
         if idle and self._confirmed:
@@ -114,7 +118,7 @@ class Confirmations:
     async def _until_in_force(self, topic: str) -> None:
         while True:
             pending = self._pending.setdefault(topic, Pending())
-            if self._is_in_force(topic):  # asked when the relay can see that somebody waits
+            if self._is_in_force(topic):  # checked after the relay can see the waiter
                 self._pending.pop(topic).confirmed.set()
                 return
             pending.waiting += 1

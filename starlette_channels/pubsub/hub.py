@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from starlette_channels.exceptions import SerializerError
 from starlette_channels.observability.error_log import ErrorLog
-from starlette_channels.observability.reports import Reports
 from starlette_channels.pubsub.commands import Command, Disconnect
 from starlette_channels.pubsub.confirmations import Confirmations
 from starlette_channels.runtime.uptime import uptime
@@ -201,7 +200,7 @@ class Hub:
         self.confirmations: Confirmations | None = None
         """Where to wait for a subscription to be in force, if there is an engine."""
         if interest is not None:
-            self.confirmations = Confirmations(interest.is_in_force, self.run_later, Reports(error_log.counts))
+            self.confirmations = Confirmations(interest.is_in_force, self.run_later, error_log)
 
     @property
     def topics(self) -> int:

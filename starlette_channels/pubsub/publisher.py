@@ -1,4 +1,4 @@
-"""Broadcasts from elsewhere: a script, a cron job, a Celery task."""
+"""Publisher: broadcasts and commands from scripts, cron jobs and Celery tasks."""
 
 from collections import Counter
 from types import TracebackType
@@ -21,12 +21,12 @@ from starlette_channels.wire.serializers import refuse_inexpressible
 
 
 class Publisher:
-    """Broadcasts to the clients of an application, from a process that has none itself.
+    """Broadcasts to the clients of an application, from a process that serves no clients.
 
-    It needs only the address that the application's `broker` has:
+    It needs only the address of the application's broker:
     `with Publisher("redis://localhost") as publisher: publisher.broadcast("room:lobby", "new_msg", {"body": "hi"})`.
-    It connects when it is first used, in a thread of its own, and may be kept for as long as the process lives. All
-    methods may be called from any thread; those that wait have a twin for async code, and there is `async with`.
+    It connects at the first use, in a thread of its own, and may be kept as long as the process runs. All methods are
+    thread-safe; those that block have an async variant, and there is `async with`.
 
     Raises `ValueError` for a wrong address, `memory://` included, and `ImportError` with the fix if the engine's
     library is not installed.
@@ -41,10 +41,10 @@ class Publisher:
         self._relay = Relay(address, self._counts, _ignore, lambda: True, _ignore)
 
     def broadcast(self, topic: str, event: str, payload: Payload) -> None:
-        """Send an event to everyone on a topic, without waiting; `flush` or `close` see that it leaves.
+        """Broadcast an event on a topic, without blocking; `flush` or `close` wait until it is published.
 
         As in Phoenix, the event "disconnect" closes the connections whose `socket_id` is the topic; `flush` and `close`
-        then wait for the acknowledgement as well.
+        then also wait for the acknowledgement.
 
         Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if version 2 of the protocol cannot
         express it. Raises `ValueError` for the events that are the protocol's or Presence's own, as
@@ -61,26 +61,26 @@ class Publisher:
     def disconnect(self, socket_id: str, *, code: int = 1001, reason: str = "disconnected") -> None:
         """Close all connections whose `socket_id` this is, as `Channels.disconnect` does.
 
-        It returns when a server process of the application has acknowledged it, which repeats it for an hour to those
-        that cannot be reached now. Raises `PublishError` if none has after `timeout` seconds: then it is taken back,
-        though it may have been done. It blocks the thread meanwhile, for a few milliseconds in most cases.
+        Blocks until a server process of the application has acknowledged it, usually a few milliseconds; that process
+        repeats it for an hour to processes that cannot be reached now. Raises `PublishError` if there is no
+        acknowledgement after `timeout` seconds: then it is withdrawn, though it may have been executed.
         """
         self._wait(self._command(socket_id, Disconnect(code, reason)))
 
     def kick(self, socket_id: str, topic: str, *, reason: str | None = None) -> None:
-        """End the channel of a topic on all connections whose `socket_id` this is, as `Channels.kick` does.
+        """Close the channel of a topic on all connections whose `socket_id` this is, as `Channels.kick` does.
 
-        It waits, and raises `PublishError`, as `disconnect` does.
+        Blocks, and raises `PublishError`, as `disconnect` does.
         """
         self._wait(self._command(socket_id, Kick(topic, reason)))
 
     async def adisconnect(self, socket_id: str, *, code: int = 1001, reason: str = "disconnected") -> None:
-        """Do what `disconnect` does, for async code."""
+        """Async variant of `disconnect`."""
         said = self._command(socket_id, Disconnect(code, reason))
         await anyio.to_thread.run_sync(self._wait, said)
 
     async def akick(self, socket_id: str, topic: str, *, reason: str | None = None) -> None:
-        """Do what `kick` does, for async code."""
+        """Async variant of `kick`."""
         said = self._command(socket_id, Kick(topic, reason))
         await anyio.to_thread.run_sync(self._wait, said)
 
@@ -95,27 +95,27 @@ class Publisher:
             raise PublishError(1, error, unheard=1)
 
     def flush(self) -> None:
-        """Wait until the engine has taken all that was broadcast so far.
+        """Block until the engine has accepted all broadcasts so far.
 
-        Raises `PublishError` if it has not after `timeout` seconds, or if some were dropped since the last time: for
-        their age, because there were too many, or because the engine does not take what is so large.
+        Raises `PublishError` if it has not after `timeout` seconds, or if broadcasts were dropped since the last call:
+        because they were too old, too many, or too large for the engine.
         """
         self._check_flushed(self._relay.flush(self._timeout))
 
     def close(self) -> None:
-        """Flush and disconnect; one that is used again connects anew. Raises what `flush` raises.
+        """Flush and disconnect; the next use connects again. Raises `PublishError` as `flush` does.
 
-        It takes `timeout` seconds and a moment at most. If the engine's library hangs, the exit of the interpreter may
-        take longer, since the library must not be left in the midst of its work: 12 seconds at most.
+        Blocks for `timeout` seconds at most. If the engine's library hangs, the exit of the interpreter is delayed
+        until its threads have ended, 12 seconds at most.
         """
         self._check_closed(self._relay.close(self._timeout))
 
     async def aflush(self) -> None:
-        """Do what `flush` does, for async code."""
+        """Async variant of `flush`."""
         self._check_flushed(await anyio.to_thread.run_sync(self._relay.flush, self._timeout))
 
     async def aclose(self) -> None:
-        """Do what `close` does, for async code."""
+        """Async variant of `close`."""
         with anyio.CancelScope(shield=True):
             self._check_closed(await anyio.to_thread.run_sync(self._relay.close, self._timeout))
 
@@ -150,4 +150,4 @@ class Publisher:
 
 
 def _ignore(_: object) -> None:
-    """Nobody listens here."""
+    """Ignore arrivals: a publisher has no subscribers."""

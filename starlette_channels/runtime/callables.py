@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, cast, get_args, get_origin
 
+from starlette_channels.arguments import close_called
+
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -83,7 +85,12 @@ def check_function(
     shape = "must be `async def`" if to_await else "must not be async"
     wanted = f"{label}: {short_name(function)} {shape} and take ({', '.join((*takes, *extra))})"
     if not callable(function):
-        raise TypeError(f"{wanted}: it is not a function")
+        name = close_called(function)
+        raise TypeError(
+            f"{wanted}: it is not a function"
+            if name is None
+            else f"{label}: {name}(...) calls the function itself; write {name}, without calling it"
+        )
     if is_async(function) is not to_await:
         raise TypeError(wanted + _why_not_async(function) if to_await else wanted)
     try:
@@ -109,9 +116,8 @@ def check_call_later(function: object, what: str, args: str = "") -> None:
     """Raise `TypeError` unless a function can be called later; a coroutine cannot, since it was called already."""
     if callable(function):
         return
-    if inspect.iscoroutine(function):
-        name = function.__name__
-        function.close()  # else Python warns that it was never awaited
+    name = close_called(function)
+    if name is not None:
         how = f"{what}({', '.join(filter(None, (name, args)))})"
         raise TypeError(f"{what}({name}(...)): it calls the function itself; write {how}, without calling it")
     raise TypeError(f"{what}({function!r}): it takes a function")

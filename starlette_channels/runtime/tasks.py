@@ -119,6 +119,8 @@ class Tasks:
 
     def interrupt(self, run: Run, wanted: Callable[[], bool], give_up: Callable[[], None]) -> None:
         """Cancel a run, again after each pause while `wanted()` is true; if it ignores all attempts, call `give_up`."""
+        if isinstance(run, asyncio.Task) and run.done():  # cancelled before it began, by who ends the event loop
+            give_up()
         if not wanted():
             return
         if isinstance(run, asyncio.Task):

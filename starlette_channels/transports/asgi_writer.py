@@ -8,6 +8,7 @@ task goes on with the rest: a client that does not read holds up nobody.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from operator import length_hint
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -19,6 +20,12 @@ from starlette_channels.transports.state import TransportState
 from starlette_channels.wire.messages import Frame
 
 CLOSED = TransportState.CLOSED
+
+SENDS_AT_ONCE = 256
+"""Sends of one broadcast in a turn of the event loop: other tasks have to wait for so many only,"""
+
+MANY_ENTRIES = 16
+"""unless the log has so many entries, or more: then it would grow while other tasks publish."""
 
 
 class CloseMessage(NamedTuple):
@@ -113,7 +120,7 @@ class SharedWriter:
         while self._current is current:
             item = self._item
             key, is_close = "text" if isinstance(item, str) else "bytes", isinstance(item, CloseMessage)
-            for recipient in self._recipients:
+            for recipient in islice(self._recipients, SENDS_AT_ONCE):
                 if recipient.in_flight is not None or recipient.state is CLOSED or is_close:
                     recipient.enqueue(item, self._place)
                     continue
@@ -129,6 +136,10 @@ class SharedWriter:
                     recipient.sent()
                     await recipient.flush()
                     return
+            if length_hint(self._recipients):
+                if len(self._log) < MANY_ENTRIES:
+                    self._start()
+                continue
             if not self._log:
                 self._current = None
                 self._forget()

@@ -1,11 +1,13 @@
 """What many clients sent while their handlers were slow is handled in turns: others are served in between."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from msgspec import Raw
 
 from starlette_channels import Limits, Socket, channel
 from starlette_channels.channels.backpressure import Place
@@ -75,4 +77,34 @@ async def test_letters_that_waited_for_a_slow_join_are_handled_in_turns_and_in_o
     for transport in transports:
         assert transport.refs == ["join", *map(str, range(EACH))]
     for connection in connections:
+        await connection.end()
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "語", "😀"])
+async def test_what_waits_for_a_slow_handler_takes_as_much_memory_as_its_bytes_whatever_its_letters(
+    letter: str,
+) -> None:
+    slow, frames, size = anyio.Event(), 4, 200_000
+
+    @channel("room:*")
+    async def room(socket: Socket, payload: dict[str, Any]) -> None: ...
+
+    @room.on("draw")
+    async def draw(socket: Socket, payload: Raw) -> None:
+        await slow.wait()
+
+    any_transport: Any = Memory()
+    connection = Connection(Service([room], Broker(), Limits()), any_transport, V2(), {})
+    connection.receive('["1","1","room:a","phx_join",{}]')
+    await anyio.wait_all_tasks_blocked()
+    tracemalloc.start()
+    try:
+        for number in range(frames):
+            # A Python string takes up to four bytes for each character, if one of them is wide.
+            connection.receive(f'["1","{number}","room:a","draw",{{"x":"{letter}{"x" * size}"}}]')
+        await anyio.wait_all_tasks_blocked()
+        assert tracemalloc.get_traced_memory()[0] <= frames * size + 50_000
+    finally:
+        tracemalloc.stop()
+        slow.set()
         await connection.end()

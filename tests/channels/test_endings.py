@@ -347,3 +347,34 @@ def test_an_event_loop_that_is_torn_down_lets_terminate_run() -> None:
     asyncio.run(main())
     assert life.happened == ["waiting", "cancelled", "terminate"]
     assert life.ends == ["shutdown"]
+
+
+def test_an_event_loop_that_is_torn_down_before_a_letter_is_handled_ends_the_channel() -> None:
+    sockets: list[Any] = []
+    ends: list[str] = []
+
+    @channel("room")
+    async def room(socket: Socket, payload: Any) -> None:
+        sockets.append(socket)
+
+    @room.info(str)
+    async def info(socket: Socket, message: str) -> None: ...
+
+    @room.terminate
+    async def terminate(socket: Socket, reason: str) -> None:
+        ends.append(reason)
+
+    async def talk() -> None:
+        async with connect(Channels([room], limits=Limits(shutdown_seconds=0.1))) as client:
+            await client.join("room")
+            await anyio.sleep_forever()
+
+    async def main() -> None:
+        task = asyncio.create_task(talk())
+        await until(lambda: bool(sockets) and not sockets[0].is_busy)
+        assert not task.done()
+        # All tasks are cancelled before the one that would handle this has begun.
+        asyncio.get_running_loop().call_soon(sockets[0].send_info, "news")
+
+    asyncio.run(main())
+    assert ends == ["shutdown"]

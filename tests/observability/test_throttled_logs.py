@@ -41,8 +41,8 @@ AROUND = {"observability.error_log", "connection.rate_limiter", "channels.speake
 
 LOUD = {"warning", "warn", "error", "exception", "critical", "fatal"}
 
-NO_LOGGERS = {"self._reports", "self", "attempt", "task"}
-"""Objects with an attribute of such a name that logs through the throttle (`Reports.warn`), or not at all."""
+NO_LOGGERS = {"self", "attempt", "task"}
+"""Objects with an attribute of such a name that does not log."""
 
 PRINTS = {"print", "print_exc", "print_exception", "stderr", "stdout", *LOUD}
 """Names that write past `logging`, and functions of `logging` itself."""

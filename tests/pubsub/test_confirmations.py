@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starlette_channels.observability.reports import Reports
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.confirmations import BATCH, TIMEOUT_CODE, Confirmations
 from starlette_channels.pubsub.relay.subscriptions import Interests
 from starlette_channels.wire.messages import Gap
@@ -23,7 +23,7 @@ class Loop:
         self.in_force: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.calls: list[Callable[[], None]] = []
-        self.confirmations = Confirmations(self.in_force.__contains__, self.calls.append, Reports(self.counts))
+        self.confirmations = Confirmations(self.in_force.__contains__, self.calls.append, ErrorLog(self.counts))
 
     def confirm(self, *topics: str) -> None:
         self.in_force.update(topics)

@@ -1,5 +1,6 @@
 """What travels between processes: any broadcast arrives as it was, and junk is told from it."""
 
+import logging
 from collections import Counter
 
 import msgspec
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from starlette_channels.observability.reports import Reports
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.relay.channel_names import (
     as_bytes,
     as_short_bytes,
@@ -90,7 +91,7 @@ JUNK = st.one_of(
 def test_junk_never_raises_and_is_counted(junk: bytes, is_checked: bool) -> None:
     junk = checked(junk) if is_checked else junk
     counts: Counter[str] = Counter()
-    receiver = Receiver(ME, Reports(counts), lambda: 0.0, LOG)
+    receiver = Receiver(ME, ErrorLog(counts), lambda: 0.0, LOG)
     receiver.want({"t:a": 0.0})
     arrivals = receiver.take([VALID, junk, seal(Kind.JSON, OTHER, 1, 2, "t:a", "last", Raw(b"{}"))])
     if counts["relay_junk"]:
@@ -99,7 +100,7 @@ def test_junk_never_raises_and_is_counted(junk: bytes, is_checked: bool) -> None
 
 def receiver(*channels: str) -> tuple[Receiver, Counter[str]]:
     counts: Counter[str] = Counter()
-    one = Receiver(ME, Reports(counts, lambda: 0.0), lambda: 0.0, LOG)
+    one = Receiver(ME, ErrorLog(counts, lambda: 0.0), lambda: 0.0, LOG)
     one.want(dict.fromkeys(channels, 0.0))
     return one, counts
 
@@ -132,7 +133,7 @@ def test_what_is_lost_on_a_line_is_counted_and_no_gap_of_a_topic_that_has_its_na
 def test_a_first_message_that_never_comes_is_a_gap_if_the_channel_was_wanted_when_it_was_said() -> None:
     now = 100.0
     counts: Counter[str] = Counter()
-    one = Receiver(ME, Reports(counts, lambda: now), lambda: now, LOG)
+    one = Receiver(ME, ErrorLog(counts, lambda: now), lambda: now, LOG)
     one.want({"t:before": 0.0, "t:a": 100.0})
     one.confirm({"t:before", "t:a"})
     now = 110.0
@@ -146,7 +147,7 @@ def test_a_first_message_that_never_comes_is_a_gap_if_the_channel_was_wanted_whe
 
 def test_what_was_held_up_on_its_way_is_no_younger_for_that() -> None:
     now = 100.0
-    one = Receiver(ME, Reports(Counter(), lambda: now), lambda: now, LOG)
+    one = Receiver(ME, ErrorLog(Counter(), lambda: now), lambda: now, LOG)
     one.want({"t:other": 100.0})
     now = 101.0
     one.take([seal(Kind.MARK, OTHER, 1, 1, "t:other", sent=5_000.9, age=9.0, quiet=9.0)])  # it took 0.1 seconds
@@ -159,10 +160,10 @@ def test_what_was_held_up_on_its_way_is_no_younger_for_that() -> None:
 def test_a_bad_hour_is_a_few_lines_and_then_one_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
     counts: Counter[str] = Counter()
-    reports = Reports(counts, lambda: now)
+    errors = ErrorLog(counts, lambda: now)
     for second in range(3600):
         now = float(second)
-        reports.warn("relay_junk", "Junk %d", second)
+        errors.note("relay_junk", logging.getLogger("starlette_channels.broker"), "Junk %d", second)
     assert counts == {"relay_junk": 3600}
     lines = [record.getMessage() for record in caplog.records]
     assert lines[:22] == [f"Junk {second}" for second in range(22)]

@@ -57,6 +57,7 @@ MOUNTS = {
     ),
     "full": channels(connections=1),
     "times": channels(connect_seconds=0.2, handler_seconds=0.2),
+    "nodes": channels(message_rate=Rate(SLOW, burst=12), message_nodes=2_000),
     "delay": channels(refusal_seconds=0.2),
 }
 

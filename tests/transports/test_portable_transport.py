@@ -15,6 +15,7 @@ from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.runtime.tasks import Tasks
 from starlette_channels.transports.asgi_websocket import WebSocketTransport
+from starlette_channels.transports.asgi_writer import MANY_ENTRIES, SENDS_AT_ONCE
 
 pytestmark = pytest.mark.anyio
 
@@ -124,3 +125,32 @@ async def test_nobody_keeps_a_client_that_is_gone(anyio_backend: str) -> None:
     gone = weakref.ref(transport)
     del transport
     assert gone() is None
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_broadcast_to_many_takes_several_turns_of_the_event_loop_and_a_flood_of_them_as_few_as_it_can(
+    anyio_backend: str,
+) -> None:
+    clients = 3 * SENDS_AT_ONCE + 1
+    sent: list[str] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message["text"])
+
+    crowd = [WebSocketTransport(send, Tasks(), Bounds(), ErrorLog(Counter())) for _ in range(clients)]
+    writers = tuple(transport.writer for transport in crowd)
+
+    async def turns_of(broadcasts: int) -> list[int]:
+        """Broadcast, and return how many frames had been sent after each turn of the event loop."""
+        sent.clear()
+        for number in range(broadcasts):
+            crowd[0].outlet.spread(writers, str(number))
+        progress = list[int]()
+        while len(sent) < broadcasts * clients:
+            await anyio.lowlevel.checkpoint()
+            progress.append(len(sent))
+        assert sent == [str(number) for number in range(broadcasts) for _ in range(clients)]
+        return progress
+
+    assert await turns_of(1) == [SENDS_AT_ONCE, 2 * SENDS_AT_ONCE, 3 * SENDS_AT_ONCE, clients]
+    assert (await turns_of(2 * MANY_ENTRIES))[0] > MANY_ENTRIES * clients

@@ -6,8 +6,8 @@ It does not connect anew, queue or count: a relay does that for all of them, and
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
-Deliver: TypeAlias = Callable[[bytes], None]
-"""Takes what has come for a channel that is subscribed to; it returns at once, and never raises."""
+Deliver: TypeAlias = Callable[[Sequence[bytes]], None]
+"""Takes the messages of one read, in order, at least one; it returns at once, and never raises."""
 
 Broken: TypeAlias = Callable[[Exception], None]
 """Takes the news that a connection is of no use any more."""

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from nats.aio.client import Client
 
 from starlette_channels.pubsub.engines.base import Broken, Deliver, MakeEngine, Parcel
-from starlette_channels.pubsub.engines.options import Options, check_known
+from starlette_channels.pubsub.engines.url import Options, check_known
 from starlette_channels.pubsub.relay.channel_names import as_token
 
 if sys.version_info >= (3, 12):
@@ -46,7 +46,7 @@ class DeliveringClient(Client):
     @override
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         if self.deliver is not None and sid in self._subs:
-            self.deliver(data)
+            self.deliver((data,))
 
 
 class EncryptedClient(DeliveringClient):

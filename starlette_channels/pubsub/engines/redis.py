@@ -8,6 +8,7 @@ redis-py's own ways to connect anew are not used: they hide that something was m
 
 import asyncio
 import contextlib
+import logging
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,10 +20,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
-from starlette_channels.observability.reports import logger
 from starlette_channels.pubsub.engines.base import Broken, Deliver, MakeEngine, Parcel
-from starlette_channels.pubsub.engines.options import Options, check_known
+from starlette_channels.pubsub.engines.url import Options, check_known
 from starlette_channels.pubsub.relay.channel_names import as_short_bytes
+
+logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 PING_SECONDS = 3.0
 """How often the server is asked whether it is there."""
@@ -45,6 +47,7 @@ CLASSIC = Verbs("PUBLISH", "SUBSCRIBE", "UNSUBSCRIBE")
 SHARDED = Verbs("SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE")
 
 _PONG = b"pong"
+_MESSAGE = (b"message", b"smessage")
 
 
 class _Asked(NamedTuple):
@@ -85,8 +88,12 @@ class RedisEngine:
         async with self._turn_to_speak:
             self._has_spoken = True
             await self._speaking.send_packed_command(self._speaking.pack_commands(commands), check_health=False)
-            for _ in commands:
-                await self._speaking.read_response(disconnect_on_error=False)
+            missing = len(commands)
+            while missing > 0:
+                answers = await _read_answers(self._speaking)
+                missing -= len(answers)
+                if error := next((answer for answer in answers if isinstance(answer, Exception)), None):
+                    raise error
 
     async def subscribe(self, channels: Collection[str]) -> None:
         """Subscribe to channels, and return when the server has confirmed each of them."""
@@ -126,25 +133,30 @@ class RedisEngine:
 
     async def _read(self, deliver: Deliver) -> None:
         while True:
-            try:
-                answer = cast("object", await self._hearing.read_response(disconnect_on_error=False, push_request=True))
-            except (ResponseError, BusyLoadingError):
+            messages: list[bytes] = []
+            for answer in await _read_answers(self._hearing):
                 self._heard += 1
-                if not self._asked or self._asked[0].verb != _PONG:
-                    raise
-                # Refusing our PING with MISCONF, LOADING, BUSY, MASTERDOWN or NOPERM is a sign of life: the server
-                # still has our subscriptions. NOAUTH is no ResponseError: it would refuse all else as well.
-                self._take_answer()
-                continue
-            self._heard += 1
-            if isinstance(answer, list):
-                parts = cast("list[Any]", answer)
-                if parts[0] in (b"message", b"smessage"):
-                    deliver(parts[2])
+                if isinstance(answer, list):
+                    parts = cast("list[Any]", answer)
+                    if parts[0] in _MESSAGE:
+                        messages.append(parts[2])
+                        continue
+                    verb, name = parts[0], parts[1]
                 else:
-                    self._note_answer(parts[0], parts[1])
-            else:
-                self._note_answer(_PONG, b"")  # the short form, of a connection without a subscription
+                    verb, name = _PONG, b""  # the short form, of a connection without a subscription
+                if messages:  # what came before a confirmation is delivered before it
+                    deliver(messages)
+                    messages = []
+                if not isinstance(answer, Exception):
+                    self._note_answer(verb, name)
+                elif self._asked and self._asked[0].verb == _PONG:
+                    # Refusing our PING with MISCONF, LOADING, BUSY, MASTERDOWN or NOPERM is a sign of life: the server
+                    # still has our subscriptions. NOAUTH is no ResponseError: it would refuse all else as well.
+                    self._take_answer()
+                else:
+                    raise answer
+            if messages:
+                deliver(messages)
 
     def _note_answer(self, verb: bytes, name: bytes) -> None:
         if self._asked and self._asked[0][:2] == (verb, name):
@@ -210,6 +222,26 @@ class RedisEngine:
 
     async def _check_server(self) -> None:
         """Raise if another server should be talked to by now."""
+
+
+async def _read_answers(connection: AbstractConnection) -> list[object]:
+    """Wait for an answer of the server; return it with those that were read together with it.
+
+    An error that the server answers is returned; one after which the connection is of no use is raised. redis-py gives
+    one answer a call, at several times the cost of parsing it; hiredis, which does the parsing, is asked for the rest.
+    """
+    answers: list[object] = []
+    try:
+        answers.append(cast("object", await connection.read_response(disconnect_on_error=False, push_request=True)))
+    except (ResponseError, BusyLoadingError) as error:
+        answers.append(error)
+    parse = getattr(getattr(getattr(connection, "_parser", None), "_reader", None), "gets", None)
+    if parse is not None:  # redis-py's own parser has none: then there is one answer a call
+        while isinstance(answer := parse(), list | bytes | int | Exception):
+            if isinstance(answer, Exception) and not isinstance(answer, ResponseError | BusyLoadingError):
+                raise answer
+            answers.append(cast("object", answer))
+    return answers
 
 
 def _error_of(task: "asyncio.Task[None]") -> Exception:

@@ -15,7 +15,6 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import AbstractConnection, SSLConnection
 
 from starlette_channels.pubsub.engines.base import Broken, Deliver, MakeEngine, Parcel
-from starlette_channels.pubsub.engines.options import Options
 from starlette_channels.pubsub.engines.redis import (
     OURS,
     SHARDED,
@@ -24,6 +23,7 @@ from starlette_channels.pubsub.engines.redis import (
     read_options,
     split_hosts,
 )
+from starlette_channels.pubsub.engines.url import Options
 
 
 class RedisClusterEngine:

@@ -3,6 +3,7 @@
 # pyright: reportUnknownMemberType=false
 # The library's own annotations are incomplete.
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -12,10 +13,11 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import RedisError
 
 from starlette_channels.exceptions import explain
-from starlette_channels.observability.reports import logger
 from starlette_channels.pubsub.engines.base import MakeEngine
-from starlette_channels.pubsub.engines.options import Options
 from starlette_channels.pubsub.engines.redis import RedisEngine, check_settings, prefix_of, read_options, split_hosts
+from starlette_channels.pubsub.engines.url import Options
+
+logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 if sys.version_info >= (3, 12):
     from typing import override

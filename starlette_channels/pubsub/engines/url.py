@@ -1,14 +1,14 @@
 """The address of a broker: which engine, where, and how it is used."""
 
 import importlib
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol, cast
+from collections.abc import Iterable, Mapping
+from typing import Annotated, NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
+from msgspec import Meta, Struct
 
 from starlette_channels.pubsub.engines.base import MakeEngine
-from starlette_channels.pubsub.engines.options import NAMES, Options
 
 MEMORY = "memory://"
 MAX_PORT = 65_535
@@ -26,6 +26,25 @@ ENGINES: Mapping[str, str] = {
     "zenoh+tls": "zenoh",
 }
 """The module for each scheme. The extra is what its name begins with."""
+
+
+class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the query of a broker's address may say: `redis://localhost/0?prefix=chat&buffer_seconds=30`."""
+
+    prefix: Annotated[str, Meta(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")] = "channels"
+    """What the names of this application begin with, on an engine that others use as well."""
+
+    buffer_seconds: Annotated[float, Meta(ge=0)] = 10.0
+    """How long broadcasts are kept for an engine that is away; then they are dropped, and reported as lost."""
+
+    queue: Annotated[int, Meta(ge=1)] = 10_000
+    """How many broadcasts may wait for the engine; beyond it the oldest are dropped, and reported as lost."""
+
+    queue_bytes: Annotated[int, Meta(ge=1)] = 64_000_000
+    """How many bytes they may be, on their way out, and again for those that have come."""
+
+
+NAMES: frozenset[str] = frozenset(field.name for field in msgspec.structs.fields(Options))
 
 
 class EngineModule(Protocol):
@@ -102,3 +121,13 @@ def _module(name: str) -> EngineModule:
     except ModuleNotFoundError as error:
         extra = name.partition("_")[0]
         raise ImportError(f"{extra}:// needs {error.name}: pip install 'starlette-channels[{extra}]'") from None
+
+
+def check_known(names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `ValueError` for options of an address that its engine does not know, with those that it does."""
+    unknown = set(names) - set(known)
+    if unknown:
+        raise ValueError(
+            f"a broker's address has an option that is unknown: {', '.join(sorted(unknown))};"
+            f" it may have {', '.join(sorted(NAMES | set(known)))}"
+        )

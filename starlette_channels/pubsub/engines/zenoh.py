@@ -23,7 +23,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 import zenoh
 
 from starlette_channels.pubsub.engines.base import Broken, Deliver, MakeEngine, Parcel
-from starlette_channels.pubsub.engines.options import Options, check_known
+from starlette_channels.pubsub.engines.url import Options, check_known
 from starlette_channels.pubsub.engines.zenoh_discovery import Claim, mesh_folder
 from starlette_channels.pubsub.engines.zenoh_keys import Subscribers, key_of
 from starlette_channels.pubsub.engines.zenoh_thread import ZenohThread
@@ -219,8 +219,8 @@ class ZenohEngine:
 
     def _hand_on(self) -> None:
         self._is_called = False
-        for _ in range(len(self._arrived)):
-            self._deliver(self._arrived.popleft())
+        if arrived := [self._arrived.popleft() for _ in range(len(self._arrived))]:
+            self._deliver(arrived)
 
 
 def _config(settings: Mapping[str, Any], file: str | None) -> zenoh.Config:

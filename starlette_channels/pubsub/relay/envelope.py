@@ -41,8 +41,16 @@ class Kind(IntEnum):
     """
 
 
+class Following(Struct, array_like=True, frozen=True, gc=False):
+    """A message in the envelope of an earlier one: same publisher, epoch and channel, the next number."""
+
+    kind: Kind
+    event: str
+    body: bytes
+
+
 class Envelope(Struct, array_like=True, frozen=True, gc=False):
-    """One message; later versions of the format may add fields at the end."""
+    """A message, and perhaps those that follow it; later versions of the format may add fields at the end."""
 
     version: Literal[1]
     kind: Kind
@@ -62,15 +70,18 @@ class Envelope(Struct, array_like=True, frozen=True, gc=False):
     quiet: float = inf
     """The same for the message with the number before this one; for a mark, the one with its number."""
 
+    following: tuple[Following, ...] = ()
+    """The messages with the next numbers: a burst on one channel costs one publish, one checksum and one wake-up."""
+
 
 def payload_kind(body: Body) -> Kind:
     """Return what a broadcast with this payload is."""
     return Kind.JSON if isinstance(body, Raw) else Kind.BYTES
 
 
-def payload_of(envelope: Envelope) -> Body:
+def payload_of(message: Envelope | Following) -> Body:
     """Return the payload of a broadcast, undecoded."""
-    return Raw(envelope.body) if envelope.kind is Kind.JSON else envelope.body
+    return Raw(message.body) if message.kind is _JSON else message.body
 
 
 def seal(
@@ -84,9 +95,12 @@ def seal(
     sent: float = nan,
     age: float = inf,
     quiet: float = inf,
+    following: tuple[Following, ...] = (),
 ) -> bytes:
-    """Return an envelope as it travels. Raises `UnicodeEncodeError` for names that are no Unicode."""
-    return checked(_encode(Envelope(1, kind, publisher, epoch, number, channel, event, bytes(body), sent, age, quiet)))
+    """Encode an envelope. Raises `UnicodeEncodeError` for a channel or an event with lone surrogates."""
+    return checked(
+        _encode(Envelope(1, kind, publisher, epoch, number, channel, event, bytes(body), sent, age, quiet, following))
+    )
 
 
 def checked(content: bytes) -> bytes:
@@ -105,5 +119,6 @@ def unseal(data: bytes) -> Envelope:
         raise ValueError(f"no message of ours: {error}") from None
 
 
+_JSON = Kind.JSON
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Envelope).decode

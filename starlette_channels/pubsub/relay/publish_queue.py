@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from starlette_channels.pubsub.relay.envelope import Kind
@@ -14,6 +14,9 @@ BATCH = 512
 
 BATCH_BYTES = 4_000_000
 """How many bytes are published at once, at most, if it is more than one: a step has a time limit."""
+
+RUN, RUN_BYTES = 64, 64_000
+"""How many messages, and how many bytes, one envelope has at most; a message that is larger is alone in its own."""
 
 OVERHEAD = 100
 """About what one takes beside its payload, in bytes."""
@@ -32,6 +35,35 @@ class QueuedMessage(NamedTuple):
     stamp: Stamp
     since: float
     size: int
+
+
+def runs(messages: Iterable[QueuedMessage]) -> Iterator[list[QueuedMessage]]:
+    """Divide messages into those that go into one envelope: successive numbers of one channel, with nothing between.
+
+    So the order of a publisher's messages is kept across channels, too.
+    """
+    run: list[QueuedMessage] = []
+    left = 0
+    for message in messages:
+        if run and left >= message.size and len(run) < RUN and _follows(run[-1], message):
+            left -= message.size
+        else:
+            if run:
+                yield run
+            run, left = [], RUN_BYTES - message.size
+        run.append(message)
+    if run:
+        yield run
+
+
+def _follows(one: QueuedMessage, other: QueuedMessage) -> bool:
+    return (
+        one.channel == other.channel
+        and one.stamp.epoch == other.stamp.epoch
+        and one.stamp.number + 1 == other.stamp.number
+        and one.kind not in _MARKS
+        and other.kind not in _MARKS
+    )
 
 
 class PublishQueue:

@@ -1,15 +1,20 @@
 """What has come from other processes: checked, in order, once, and with what is missing."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
-from starlette_channels.observability.reports import Reports
+from msgspec.structs import astuple, replace
+
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.relay.channel_names import COMMANDS, is_topic, name_of
 from starlette_channels.pubsub.relay.command_log import CommandLog, HeardCommand, LostCommands
 from starlette_channels.pubsub.relay.envelope import Envelope, Kind, unseal
 from starlette_channels.pubsub.relay.sender_clocks import SenderClocks
 from starlette_channels.pubsub.relay.sequence import Listener, News, Stamp
 from starlette_channels.wire.messages import Gap, shown
+
+logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 Arrival: TypeAlias = Envelope | Gap | HeardCommand | LostCommands
 
@@ -19,11 +24,11 @@ _MARK, _END, _COMMAND = Kind.MARK, Kind.END, Kind.COMMAND
 class Receiver:
     """Turns bytes into what is to be handed on."""
 
-    def __init__(self, me: bytes, reports: Reports, clock: Callable[[], float], commands: CommandLog) -> None:
+    def __init__(self, me: bytes, error_log: ErrorLog, clock: Callable[[], float], commands: CommandLog) -> None:
         self.channels: set[str] = set()
         """What is wanted; see `want`."""
         self._me = me
-        self._reports = reports
+        self._error_log = error_log
         self._clock = clock
         self._commands = commands
         self._listener = Listener()
@@ -44,14 +49,14 @@ class Receiver:
             try:
                 envelope = unseal(data)
             except ValueError as error:
-                self._reports.warn("relay_junk", "Junk between the processes, %d bytes: %s", len(data), error)
+                self._error_log.note("relay_junk", logger, "Junk between the processes, %d bytes: %s", len(data), error)
                 continue
             if envelope.publisher == self._me or envelope.channel not in self.channels:
                 continue
             if envelope.kind is _COMMAND:
                 self._take_commands(envelope, arrivals, now)
             elif not has_room:
-                dropped += 1
+                dropped += 1 + len(envelope.following)
             else:
                 lost = self._take(envelope, arrivals, now)
                 if lost:
@@ -59,50 +64,59 @@ class Receiver:
                     gaps[key] = gaps.get(key, 0) + lost
         if dropped:
             text = "The event loops are behind: %d arrivals are dropped"
-            self._reports.warn("relay_overflow", text, dropped, number=dropped)
+            self._error_log.note("relay_overflow", logger, text, dropped, number=dropped)
         reported = [(channel, self._gap(channel, publisher, lost)) for (channel, publisher), lost in gaps.items()]
         return [*(gap for channel, gap in reported if is_topic(channel)), *arrivals]
 
     def _take_commands(self, envelope: Envelope, arrivals: list[Arrival], now: float) -> None:
         if envelope.channel != COMMANDS:
-            self._reports.warn("relay_junk", "A command between the processes is not where commands are")
+            self._error_log.note("relay_junk", logger, "A command between the processes is not where commands are")
             return
         sent_at = self._clocks.sent_at(envelope.publisher, envelope.sent, now)
         try:
             news = self._commands.take(envelope.body, sent_at, now)
         except ValueError as error:
-            self._reports.warn("relay_junk", "Junk between the processes: %s", error)
+            self._error_log.note("relay_junk", logger, "Junk between the processes: %s", error)
             return
         for one in news:
             if isinstance(one, LostCommands):
-                self._reports.warn(
-                    "commands_lost", "Some commands to clients are lost: those who may be meant come back"
+                self._error_log.note(
+                    "commands_lost", logger, "Some commands to clients are lost: those who may be meant come back"
                 )
             arrivals.append(one)
 
     def _take(self, envelope: Envelope, arrivals: list[Arrival], now: float) -> int:
-        """Put a message with those that are handed on, if it is new; return how many before it are lost."""
-        channel, publisher, kind = envelope.channel, envelope.publisher, envelope.kind
-        if kind is _MARK or kind is _END or not self._listener.has_heard(channel, publisher):
-            stamp = Stamp(envelope.epoch, envelope.number, envelope.age, envelope.quiet)
-            now = self._clocks.sent_at(publisher, envelope.sent, now)
-            if kind is _MARK:
-                return self._listener.mark(channel, publisher, stamp, now)
-            if kind is _END:
-                return self._listener.end(channel, publisher, stamp, now)
-        else:
-            stamp = Stamp(envelope.epoch, envelope.number)  # ages mean nothing to who has heard of the series
-        news, lost = self._listener.take(channel, publisher, stamp, now)
+        """Append the new messages of an envelope to those that are handed on; return how many before them are lost."""
+        channel, publisher, kind, epoch = envelope.channel, envelope.publisher, envelope.kind, envelope.epoch
+        number, following = envelope.number, envelope.following
+        is_mark = kind is _MARK or kind is _END
+        if not is_mark and self._listener.take_next(channel, publisher, epoch, number, 1 + len(following), now):
+            arrivals.append(envelope)
+            return 0
+        stamp = Stamp(epoch, number)  # ages mean nothing to who has heard of the series
+        sent_at = now
+        if is_mark or not self._listener.has_heard(channel, publisher):
+            stamp = Stamp(epoch, number, envelope.age, envelope.quiet)
+            sent_at = self._clocks.sent_at(publisher, envelope.sent, now)
+        if kind is _MARK:
+            return self._listener.mark(channel, publisher, stamp, sent_at)
+        if kind is _END:
+            return self._listener.end(channel, publisher, stamp, sent_at)
+        news, lost = self._listener.take(channel, publisher, stamp, sent_at)
         if news is News.FRESH:
             arrivals.append(envelope)
-        else:
-            self._reports.count("relay_duplicate" if news is News.DUPLICATE else "relay_late")
+            if following:
+                self._listener.take_next(channel, publisher, epoch, number + 1, len(following), now)
+            return lost
+        self._error_log.count("relay_duplicate" if news is News.DUPLICATE else "relay_late")
+        if following:
+            return lost + self._take(_rest(envelope), arrivals, now)
         return lost
 
     def _gap(self, channel: str, publisher: bytes, lost: int) -> Gap:
         gap = Gap(name_of(channel), lost, publisher.hex())
-        self._reports.count("relay_lost", lost)
-        self._reports.warn("relay_gap", "%d of %s on %s are lost", lost, gap.publisher, shown(gap.topic))
+        self._error_log.count("relay_lost", lost)
+        self._error_log.note("relay_gap", logger, "%d of %s on %s are lost", lost, gap.publisher, shown(gap.topic))
         return gap
 
     def forget(self, channels: Iterable[str]) -> None:
@@ -132,3 +146,9 @@ class Receiver:
         self.forget(self.channels - channels.keys())
         self.want(channels)
         self._listener.touch(self._clock())
+
+
+def _rest(envelope: Envelope) -> Envelope:
+    """Return an envelope without its first message."""
+    (kind, event, body), following = astuple(envelope.following[0]), envelope.following[1:]
+    return replace(envelope, kind=kind, number=envelope.number + 1, event=event, body=body, following=following)

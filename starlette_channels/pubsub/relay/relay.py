@@ -5,6 +5,7 @@ of it in a process that was forked.
 """
 
 import atexit
+import logging
 import os
 import threading
 import weakref
@@ -13,7 +14,7 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from starlette_channels.exceptions import explain
-from starlette_channels.observability.reports import Reports
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.engines.url import Address
 from starlette_channels.pubsub.engines.zenoh_thread import start_anew as forget_workers
 from starlette_channels.pubsub.engines.zenoh_thread import wait_for_workers
@@ -23,6 +24,8 @@ from starlette_channels.pubsub.relay.session import HandOn, RelaySession, Sessio
 from starlette_channels.pubsub.relay.subscriptions import Interests
 from starlette_channels.runtime.uptime import uptime
 from starlette_channels.wire.messages import Body
+
+logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 CLOSE_SECONDS = 3.0
 """How long a process that ends tries to get rid of what it has to say."""
@@ -44,7 +47,7 @@ class Relay:
     ) -> None:
         self.interests: Interests = Interests(self._wake, confirmed, uptime)
         self._address = address
-        self._reports = Reports(counts)
+        self._error_log = ErrorLog(counts)
         self._hand_on, self._has_room = hand_on, has_room
         self._lock = threading.Lock()
         self._life: RelaySession | None = None
@@ -62,7 +65,7 @@ class Relay:
             if self._life is None:
                 address = self._address
                 self._life = RelaySession(
-                    address.make, address.options, self.interests, self._reports, self._hand_on, self._has_room
+                    address.make, address.options, self.interests, self._error_log, self._hand_on, self._has_room
                 )
                 if self._keeps_commands:
                     self._life.keep_commands()
@@ -115,10 +118,12 @@ class Relay:
         left, error, unheard = outcome
         reason = "the engine took too long" if error is None else explain(error)
         if left:
-            self._reports.warn("relay_dropped", "%d broadcasts are left at the end: %s", left, reason, number=left)
+            self._error_log.note(
+                "relay_dropped", logger, "%d broadcasts are left at the end: %s", left, reason, number=left
+            )
         if unheard:
             text = "%d commands to clients are left at the end, nobody will repeat them: %s"
-            self._reports.warn("commands_unheard", text, unheard, reason, number=unheard)
+            self._error_log.note("commands_unheard", logger, text, unheard, reason, number=unheard)
         return outcome
 
     def _wake(self) -> None:

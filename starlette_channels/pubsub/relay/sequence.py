@@ -209,6 +209,20 @@ class Listener:
             return (News.LATE if heard.hole <= stamp.number < heard.filled else News.DUPLICATE), 0
         return News.FRESH, self._go_on(channel, publisher, heard, stamp, stamp.number, now)
 
+    def take_next(self, channel: str, publisher: bytes, epoch: int, number: int, count: int, now: float) -> bool:
+        """Take as many messages as `count`, from `number` on, if they come right after the last one that was heard.
+
+        Returns false if they do not, or if nothing was heard of the series: then `take` says what they are.
+        """
+        heard = self._heard.get(channel, _NOTHING).get(publisher)
+        if heard is None or heard.number + 1 != number or heard.epoch != epoch:
+            return False
+        heard.number += count
+        if heard.when != now:  # all of one read come at the same time, and need moving once
+            heard.when = now
+            self._order.move_to_end((channel, publisher))
+        return True
+
     def mark(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> int:
         """Take a mark: return how many messages are lost, up to the one with its number. `now` is when it was sent."""
         heard = self._of(channel, publisher)

@@ -6,6 +6,7 @@ The application's event loops, which may be trio's, are never blocked by it, and
 import asyncio
 import contextlib
 import itertools
+import logging
 import random
 import secrets
 import threading
@@ -14,17 +15,19 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from starlette_channels.exceptions import explain
-from starlette_channels.observability.reports import Reports, logger
+from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.engines.base import Engine, MakeEngine, Parcel
-from starlette_channels.pubsub.engines.options import Options
+from starlette_channels.pubsub.engines.url import Options
 from starlette_channels.pubsub.relay.channel_names import COMMANDS, as_bytes
 from starlette_channels.pubsub.relay.command_log import CommandLog, LostCommands
-from starlette_channels.pubsub.relay.envelope import ID_BYTES, Kind, seal
-from starlette_channels.pubsub.relay.publish_queue import PublishQueue, QueuedMessage
+from starlette_channels.pubsub.relay.envelope import ID_BYTES, Following, Kind, seal
+from starlette_channels.pubsub.relay.publish_queue import PublishQueue, QueuedMessage, runs
 from starlette_channels.pubsub.relay.receiver import Arrival, Receiver
 from starlette_channels.pubsub.relay.subscriptions import LINGER_SECONDS, Interests
 from starlette_channels.runtime.uptime import uptime
 from starlette_channels.wire.messages import Body
+
+logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 STEP_SECONDS = 5.0
 """How long an engine may take for one step: to connect, or to take a batch."""
@@ -81,17 +84,17 @@ class RelaySession:
         make: MakeEngine,
         options: Options,
         interests: Interests,
-        reports: Reports,
+        error_log: ErrorLog,
         hand_on: HandOn,
         has_room: Callable[[], bool],
     ) -> None:
         self.id: bytes = secrets.token_bytes(ID_BYTES)
         self._make, self._options = make, options
-        self._interests, self._reports = interests, reports
+        self._interests, self._error_log = interests, error_log
         self._hand_on, self._has_room = hand_on, has_room
         self._outbox = PublishQueue(options.queue, options.queue_bytes, uptime)
         self.commands: CommandLog = CommandLog(self.id, random.random, threading.Lock())
-        self._receiver = Receiver(self.id, reports, uptime, self.commands)
+        self._receiver = Receiver(self.id, error_log, uptime, self.commands)
         self._alive_at = uptime()
         self._reported_given_up = 0
         self._arrived: list[bytes] = []
@@ -202,7 +205,7 @@ class RelaySession:
                 return
             except Exception as error:  # noqa: BLE001 - engines raise what they like
                 self._error = error
-                self._reports.warn("relay_disconnected", "The engine between the processes is away: %s", explain(error))
+                self._note("relay_disconnected", "The engine between the processes is away: %s", explain(error))
             finally:
                 await self._let_go(engine)
             if uptime() - began > LONGEST_PAUSE:
@@ -337,8 +340,7 @@ class RelaySession:
             if not waiting and not commands:
                 return
             if waiting:
-                now = uptime()
-                await self._step(engine.publish([parcel for one in waiting for parcel in self._seal(one, engine, now)]))
+                await self._step(engine.publish(self._seal_all(waiting, engine)))
                 self._outbox.done()
                 self._progress.set()
                 self._error = None
@@ -361,10 +363,10 @@ class RelaySession:
             text = (
                 "%d commands to clients had no room: who was deaf closes the connections that may be meant, with 1012"
             )
-            self._reports.warn("commands_given_up", text, given_up, number=given_up)
+            self._note("commands_given_up", text, given_up, number=given_up)
         parcels = [Parcel(COMMANDS, seal(Kind.COMMAND, self.id, 1, 1, COMMANDS, "", body, now)) for body in bodies]
         if too_large := sum(len(parcel.data) > engine.max_bytes for parcel in parcels):
-            self._reports.warn("relay_dropped", "A command is too large for the engine", number=too_large)
+            self._note("relay_dropped", "A command is too large for the engine", number=too_large)
         return [parcel for parcel in parcels if len(parcel.data) <= engine.max_bytes], number
 
     async def _publish_commands(self, engine: Engine, parcels: Sequence[Parcel], number: int) -> None:
@@ -379,7 +381,7 @@ class RelaySession:
         now, before = uptime(), self._alive_at
         self._alive_at = now
         if now - before > DEAF_SECONDS and self.commands.keeps:
-            self._reports.warn("commands_lost", "No word of the others for over an hour: all clients come back")
+            self._note("commands_lost", "No word of the others for over an hour: all clients come back")
             self._hand_on([LostCommands(now - DEAF_SECONDS)])
 
     async def _is_heard(self, number: int) -> None:
@@ -392,31 +394,49 @@ class RelaySession:
             self._progress.clear()
             await self._progress.wait()
 
-    def _seal(self, waiting: QueuedMessage, engine: Engine, now: float) -> Iterable[Parcel]:
-        kind, channel, event, body, (epoch, number, age, quiet), since, _ = waiting
+    def _seal_all(self, messages: Sequence[QueuedMessage], engine: Engine) -> list[Parcel]:
+        """Seal messages, one envelope for each run of them; what cannot be sent is counted and logged."""
+        now = uptime()
+        parcels: list[Parcel] = []
+        for run in runs(messages):
+            parcel = self._seal(run, now)
+            if parcel is not None and len(parcel.data) <= engine.max_bytes:
+                parcels.append(parcel)
+            elif len(run) > 1:  # one of them is to blame
+                parcels += [parcel for one in run for parcel in self._seal_all([one], engine)]
+            elif parcel is None:
+                self._note("relay_dropped", "A topic or an event is no Unicode: it stays in this process")
+            else:
+                text = "A broadcast of %d bytes is too large for the engine"
+                self._note("relay_dropped", text, len(parcel.data))
+        return parcels
+
+    def _seal(self, run: Sequence[QueuedMessage], now: float) -> Parcel | None:
+        """Put messages into one envelope; `None` if a topic or an event has lone surrogates."""
+        kind, channel, event, body, (epoch, number, age, quiet), since, _ = run[0]
         waited = now - since
+        following = tuple([Following(one.kind, one.event, bytes(one.body)) for one in run[1:]])
+        age, quiet = age + waited, quiet + waited
         try:
-            data = seal(kind, self.id, epoch, number, channel, event, body, now, age + waited, quiet + waited)
+            data = seal(kind, self.id, epoch, number, channel, event, body, now, age, quiet, following)
         except UnicodeEncodeError:
-            self._reports.warn("relay_dropped", "A topic or an event is no Unicode: it stays in this process")
-            return
-        if len(data) > engine.max_bytes:
-            self._reports.warn("relay_dropped", "A broadcast of %d bytes is too large for the engine", len(data))
-            return
-        yield Parcel(channel, data)
+            return None
+        return Parcel(channel, data)
 
     def _drop_what_is_too_old(self) -> None:
         self._outbox.expire(self._options.buffer_seconds)
         self._report_drops()
 
     def _report_drops(self) -> None:
-        with self._reporting:  # whoever flushes or closes does so as well
+        with self._reporting:  # flush and close report drops, too, and read the count when this returns
             dropped, self._reported_drops = self._outbox.dropped - self._reported_drops, self._outbox.dropped
+            if dropped:
+                self._note("relay_dropped", "%d broadcasts do not get to the other processes", dropped, number=dropped)
         if dropped:
             self._progress.set()
-            self._reports.warn(
-                "relay_dropped", "%d broadcasts do not get to the other processes", dropped, number=dropped
-            )
+
+    def _note(self, code: str, text: str, *args: object, number: int = 1) -> None:
+        self._error_log.note(code, logger, text, *args, number=number)
 
     # Hearing.
 
@@ -473,10 +493,10 @@ class RelaySession:
         async with asyncio.timeout(STEP_SECONDS):
             await step
 
-    def _deliver(self, data: bytes) -> None:
-        self._arrived.append(data)
-        if len(self._arrived) == 1:
+    def _deliver(self, batch: Sequence[bytes]) -> None:
+        if not self._arrived:
             self._loop.call_soon(self._take_delivery)
+        self._arrived += batch
 
     def _take_delivery(self) -> None:
         """Hand on what has come in this turn of the event loop; what finds no room becomes a gap later."""

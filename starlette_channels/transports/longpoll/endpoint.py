@@ -26,6 +26,7 @@ from starlette_channels.transports.longpoll.bodies import Bodies, BodyRefused, R
 from starlette_channels.transports.longpoll.sessions import Sessions
 from starlette_channels.transports.longpoll.transport import LongPoll, LongPollTransport
 from starlette_channels.wire.messages import Frame
+from starlette_channels.wire.nodes import TooManyNodes
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
@@ -108,6 +109,8 @@ class LongPolling:
             async with aclosing(exchange.stream()) as chunks:
                 status = await session.take(body, chunks)
             return render(status)
+        except TooManyNodes as error:
+            return self._refuse_body(BodyRefused(400, error.code, str(error)))
         except ProtocolError as error:
             return self._refuse_body(BodyRefused(400, "malformed_message", str(error)))
         except BodyRefused as refused:

@@ -79,8 +79,8 @@ class End:
         self.errors: list[Exception] = []
         self._news = anyio.Event()
 
-    def deliver(self, data: bytes) -> None:
-        self.heard.append(data)
+    def deliver(self, messages: Sequence[bytes]) -> None:
+        self.heard += messages
         self._news.set()
 
     async def until_heard(self, number: int) -> None:

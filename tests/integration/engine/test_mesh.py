@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import tempfile
 from collections.abc import Generator
@@ -14,7 +15,7 @@ import pytest
 from starlette_channels.pubsub.broker import Broker
 from starlette_channels.pubsub.engines.zenoh_discovery import Claim, mesh_folder
 from tests.integration.engine.test_relay_faults import becomes_ready, listener
-from tests.support.relaying import Ear, all_is_accounted_for, broadcast, brokers
+from tests.support.relaying import PATIENCE, Ear, all_is_accounted_for, broadcast, brokers
 
 pytestmark = pytest.mark.anyio
 
@@ -94,6 +95,22 @@ async def test_a_process_that_hangs_is_cut_off_holds_up_nobody_and_hears_of_its_
         assert told["numbers"] == sorted(set(told["numbers"]))
         assert len(told["numbers"]) + told["lost"] == 8_000
         assert told["lost"] > 0
+
+
+async def test_a_process_that_comes_while_another_hangs_hears_it_once_that_goes_on(home: Path) -> None:
+    async with brokers("zenoh://") as (one, two):
+        with listener("zenoh://", 1) as process:
+            await becomes_ready(process, one)
+            process.send_signal(signal.SIGSTOP)
+            ear = Ear(two, "t")
+            await ear.hears(one)  # it does not wait for the one that hangs
+            assert two.is_connected
+            process.send_signal(signal.SIGCONT)
+            assert process.stdout is not None
+            with anyio.fail_after(PATIENCE):
+                while not select.select([process.stdout], [], [], 0)[0]:
+                    two.broadcast("t", "e", {"n": 0})
+                    await anyio.sleep(0.05)
 
 
 async def test_another_application_is_another_mesh(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

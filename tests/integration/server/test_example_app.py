@@ -265,7 +265,7 @@ async def test_who_stands_before_the_private_room_does_not_see_who_is_in_it_and_
 
 async def test_a_name_that_breaks_pages_is_refused() -> None:
     async with connect(chat.app, "/socket", name="constructor") as client:
-        assert (await refusal(client, "room:lobby")).payload == {"reason": "that name has a meaning to computers"}
+        assert (await refusal(client, "room:lobby")).payload == {"reason": "that name is reserved"}
 
 
 # ---- history

@@ -170,6 +170,24 @@ async def test_a_user_shares_them_over_all_connections_and_may_have_only_so_many
             assert await other.call("1", "room:a", "phx_join") == OK
 
 
+async def test_lists_objects_and_members_count_as_messages_and_a_message_may_have_only_so_many(place: Place) -> None:
+    before = await place.counts("nodes")
+    heavy: dict[str, Any] = {"x": [[]] * 1_300}  # which counts as six messages
+    async with place.client("nodes") as client, place.client("nodes") as other:
+        assert await client.call("1", "room:a", "phx_join") == OK
+        assert await client.call("2", "room:a", "echo", heavy) == {"status": "ok", "response": heavy}
+        assert await client.call("3", "room:a", "echo", heavy) == {"status": "ok", "response": heavy}
+        assert (await client.call("4", "room:a", "echo"))["response"]["code"] == "too_many_messages"
+        assert await other.call("1", "room:a", "phx_join") == OK
+        other.send("2", "room:a", "echo", {"x": [{"y": 1}] * 1_000})
+        if place.transport == "websocket":
+            assert await other.closed() == 1009
+        else:
+            assert await other.call("3", "room:a", "echo") == OK, "the request is answered 400"
+        after = await place.counts("nodes")
+    assert {code: after[code] - before.get(code, 0) for code in after} == {"too_many_messages": 1, "too_many_nodes": 1}
+
+
 async def test_when_all_places_are_taken_the_next_client_gets_503_and_when_to_come_again(place: Place) -> None:
     async with place.client("full"):
         with pytest.raises(Refused) as refused:

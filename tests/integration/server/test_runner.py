@@ -37,6 +37,9 @@ from tests.support.servers import ROOT, Kind, Server, serve
 
 certificate = test_servers.certificate  # the fixture
 
+PATIENT = f"--timeout-worker-healthcheck {SECONDS:.0f}"
+"""uvicorn kills a worker that does not answer it for five seconds, and the tests stop one for as long as it takes."""
+
 RUNNER = Kind("runner", f"starlette_channels run {{app}} --host {HOST} --port {{port}}")
 PLAIN = Kind("uvicorn", RUNNER.command.replace("starlette_channels run", "uvicorn"))
 CHAT, ROOMS = "tests.fuzzing.mounts:mounted", "tests.support.runner_app:app"
@@ -123,7 +126,7 @@ async def clients_of_two_workers(server: Server) -> AsyncGenerator[tuple[Wire, W
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("command", "environment"),
-    [(f"{RUNNER.command} --workers 2", {}), (PLAIN.command, {"WEB_CONCURRENCY": "2"})],
+    [(f"{RUNNER.command} --workers 2 {PATIENT}", {}), (f"{PLAIN.command} {PATIENT}", {"WEB_CONCURRENCY": "2"})],
     ids=["runner", "plain uvicorn"],
 )
 async def test_clients_of_two_workers_hear_each_other(command: str, environment: dict[str, str]) -> None:
@@ -132,6 +135,7 @@ async def test_clients_of_two_workers_hear_each_other(command: str, environment:
         async with clients_of_two_workers(server) as (ann, bob):
             while True:  # joins do not wait for the way to the other worker
                 ann.send(text("1", None, "room:1", "tell"))
+                assert json.loads(await ann.receive())[3:] == ["told", {}]
                 with anyio.move_on_after(0.1):
                     assert json.loads(await bob.receive())[3:] == ["told", {}]
                     break
@@ -139,7 +143,7 @@ async def test_clients_of_two_workers_hear_each_other(command: str, environment:
 
 @pytest.mark.anyio
 async def test_workers_that_need_not_hear_each_other_may_be_apart() -> None:
-    kind = Kind("two workers", f"{PLAIN.command} --workers 2 --factory")
+    kind = Kind("two workers", f"{PLAIN.command} --workers 2 {PATIENT} --factory")
     with serve("tests.support.workers_app:apart", kind) as server:
         async with clients_of_two_workers(server) as (ann, _):
             assert (await ann.call("1", "3", "room:1", "process"))["status"] == "ok"
