@@ -5,7 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias
 
-from starlette_channels.wire.messages import Body, Payload, Reply, shown
+from starlette_channels.wire.messages import Body, Frame, Payload, Ref, Reply, shown
+from starlette_channels.wire.serializers import Serializer
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar, TypeVarTuple
@@ -25,6 +26,9 @@ EndReason: TypeAlias = Literal["left", "stopped", "kicked", "error", "duplicate_
 topic anew, the connection is gone, the server is about to stop and has asked the client to come back, or the channel
 had no time left when the server stopped.
 """
+
+End: TypeAlias = EndReason | Literal["refused"]
+"""Why a channel ended, or that it was never joined: the join was refused."""
 
 Cleanup: TypeAlias = Callable[[], Awaitable[None] | None]
 
@@ -160,12 +164,32 @@ class Socket(ABC, Generic[A]):
         return f"<{type(self).__name__} {shown(self.topic)}>"
 
 
+class SharedPush:
+    """An event for one or several clients. Those of one wire and one `join_ref` get the same frame, encoded once."""
+
+    __slots__ = ("_frame", "_key", "body", "event")
+
+    def __init__(self, event: str, body: Body) -> None:
+        self.event: str = event
+        self.body: Body = body
+        self._key: tuple[Serializer, str, str] | None = None
+        self._frame: Frame = ""
+
+    def frame(self, serializer: Serializer, join_ref: Ref, topic: str) -> Frame:
+        """Return the frame for a client. The last one is kept."""
+        key = (serializer, join_ref, topic) if type(join_ref) is str else None
+        if key is None or key != self._key:
+            self._frame = serializer.push(join_ref, None, topic, self.event, self.body)
+            self._key = key
+        return self._frame
+
+
 class InternalSocket(Socket[A]):
     """A socket as the library's own parts see it, presence above all. Every socket that a handler is given is one."""
 
     __slots__ = ()
 
-    fate: EndReason | Literal["refused"] | None
+    end_reason: End | None
     """Why the channel ends or has ended, as `terminate` is told, or "refused"; `None` as long as that is open."""
 
     @property
@@ -174,8 +198,8 @@ class InternalSocket(Socket[A]):
         """Where its broadcasts go."""
 
     @abstractmethod
-    def push_internal(self, event: str, body: Body) -> None:
-        """Send an encoded event to this client, as `push` does; the name may be one that is reserved for the library.
+    def push_internal(self, push: SharedPush) -> None:
+        """Send an event to this client, as `push` does; its name may be one that is reserved for the library.
 
         May be called from any thread.
         """

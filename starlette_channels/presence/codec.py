@@ -1,18 +1,22 @@
 """The encoding of messages between replicas: in pieces that every engine takes, and checked on arrival."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from starlette_channels.presence.crdt.clock import ReplicaId
-from starlette_channels.presence.crdt.delta import Part
-from starlette_channels.presence.tracker import Heartbeat, TrackerMessage, Transfer
+from starlette_channels.presence.crdt.clock import Clock, ReplicaId
+from starlette_channels.presence.crdt.delta import Entry, Part
+from starlette_channels.presence.tracker import Goodbye, Heartbeat, Request, TrackerMessage, Transfer
 
 PIECE_BYTES = 250_000
 """The size of a piece. Engines take more: NATS takes a megabyte with its usual settings."""
+
+
+STEP_ENTRIES = 500
+"""The number of entries that are decoded in one step, which takes about a millisecond."""
 
 
 class Piece(Struct, array_like=True, frozen=True):
@@ -56,14 +60,19 @@ class Assembler:
     def __init__(self) -> None:
         self._begun: dict[ReplicaId, list[Piece]] = {}
 
-    def take(self, data: bytes) -> TrackerMessage | None:
-        """Take a piece, and return the message if it was the last one. Raises `ValueError` for invalid bytes."""
+    def take(self, data: bytes) -> Iterator[TrackerMessage | None]:
+        """Take a piece. If it is the last one, decode the message in steps: yield `None` after each, then the message.
+
+        Raises `ValueError` for invalid bytes.
+        """
         try:
-            return self._take(_decode_piece(data))
+            encoded = self._assemble(_decode_piece(data))
+            if encoded is not None:
+                yield from _decode_in_steps(encoded)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"no message between presences: {error}") from None
 
-    def _take(self, piece: Piece) -> TrackerMessage | None:
+    def _assemble(self, piece: Piece) -> bytes | None:
         pieces = self._begun.pop(piece.sender, [])
         if piece.index == 0:
             pieces = []
@@ -73,33 +82,64 @@ class Assembler:
         if piece.left:
             self._begun[piece.sender] = pieces
             return None
-        return _checked(_decode(b"".join([one.data for one in pieces])))
+        return b"".join([one.data for one in pieces])
 
     def forget(self, sender: ReplicaId) -> None:
         """Drop the pieces of a message whose rest has not come."""
         self._begun.pop(sender, None)
 
 
-def _checked(message: TrackerMessage) -> TrackerMessage:
-    """Check that every meta can go to clients as it is; raises what `msgspec` raises."""
-    for part in _parts(message):
-        for entry in part.entries.values():
-            if _decode_ref(entry.meta.json).phx_ref != entry.meta.ref:
-                raise msgspec.ValidationError("a phx_ref is not that of its meta")
-    return message
+class EncodedPart(Struct, array_like=True):
+    """A `Part` with its entries still encoded."""
+
+    clock: int
+    cloud: set[int]
+    entries: dict[int, Raw]
 
 
-def _parts(message: TrackerMessage) -> Iterable[Part]:
-    match message:
-        case Heartbeat(news=Part() as news):
-            return [news]
-        case Transfer(delta=delta):
-            return delta.values()
-        case _:
-            return ()
+class EncodedHeartbeat(Struct, tag="Heartbeat"):
+    """A `Heartbeat` with its entries still encoded."""
+
+    sender: ReplicaId
+    clock: Clock
+    news: EncodedPart | None
+
+
+class EncodedTransfer(Struct, tag="Transfer"):
+    """A `Transfer` with its entries still encoded."""
+
+    sender: ReplicaId
+    delta: dict[ReplicaId, EncodedPart]
+
+
+def _decode_in_steps(data: bytes) -> Iterator[TrackerMessage | None]:
+    encoded = _decode(data)
+    if isinstance(encoded, EncodedHeartbeat):
+        news = None if encoded.news is None else (yield from _decode_part(encoded.news))
+        yield Heartbeat(encoded.sender, encoded.clock, news)
+    elif isinstance(encoded, EncodedTransfer):
+        delta: dict[ReplicaId, Part] = {}
+        for replica, part in encoded.delta.items():
+            delta[replica] = yield from _decode_part(part)
+        yield Transfer(encoded.sender, delta)
+    else:
+        yield encoded
+
+
+def _decode_part(part: EncodedPart) -> Generator[None, None, Part]:
+    """Decode the entries, and check that every meta can go to clients as it is."""
+    entries: dict[int, Entry] = {}
+    for dot, encoded in part.entries.items():
+        entries[dot] = entry = _decode_entry(encoded)
+        if _decode_ref(entry.meta.json).phx_ref != entry.meta.ref:
+            raise msgspec.ValidationError("a phx_ref is not that of its meta")
+        if len(entries) % STEP_ENTRIES == 0:
+            yield None
+    return Part(part.clock, part.cloud, entries)
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(TrackerMessage).decode
+_decode = msgspec.msgpack.Decoder(EncodedHeartbeat | EncodedTransfer | Request | Goodbye).decode
+_decode_entry = msgspec.msgpack.Decoder(Entry).decode
 _decode_piece = msgspec.msgpack.Decoder(Piece).decode
 _decode_ref = msgspec.json.Decoder(MetaRef).decode

@@ -115,6 +115,9 @@ class DiffPublisher:
         self.counts: Counter[str] = Counter()
         self._error_log = ErrorLog(self.counts)
         self.observers: list[Observer] = []
+        self.published: int = 0
+        """How many diffs have been sent to clients."""
+
         self.fetch: Fetch | None = fetch
         self._fetch_seconds = fetch_seconds
         self._lock = threading.Lock()
@@ -206,6 +209,7 @@ class DiffPublisher:
         """Tell the clients of this process. Every other process tells its own."""
         if not subscribers:
             return
+        self.published += 1
         diff = {"joins": grouped(batch.joins, joined), "leaves": grouped(batch.leaves, left)}
         try:
             batch.broker.broadcast_here(batch.topic, PRESENCE_DIFF, diff)

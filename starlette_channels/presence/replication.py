@@ -3,7 +3,8 @@
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from starlette_channels.presence.crdt.state import Changes, State
 from starlette_channels.presence.diffs import DiffPublisher
 from starlette_channels.presence.scheduler import Scheduler
 from starlette_channels.presence.timing import PresenceTiming
-from starlette_channels.presence.tracker import MergeOutcome, Outgoing, Replica
+from starlette_channels.presence.tracker import MergeOutcome, Outgoing, Replica, TrackerMessage
 from starlette_channels.pubsub.broker import Broker
 
 logger: logging.Logger = logging.getLogger("starlette_channels.presence")
@@ -65,7 +66,8 @@ class Replication:
         self._scheduler = scheduler
         self._splitter = Splitter(self._me)
         self._replica = Replica(self._me, settings.timing, state)
-        self._is_merging = False
+        self._arrived: deque[tuple[int, Iterator[TrackerMessage | None]]] = deque()
+        self._is_working = False
         self._assemblers = Assembler(), Assembler()
         of_all, of_one = (partial(self._hear, assembler) for assembler in self._assemblers)
         self._exchanges = (
@@ -123,26 +125,44 @@ class Replication:
         )
 
     def _hear(self, assembler: Assembler, data: bytes) -> None:
-        try:
-            message = assembler.take(data)
-        except ValueError as error:
-            self._error_log.note("presence_message_malformed", logger, "%d bytes: %s", len(data), error)
-            return
-        if message is None:
-            return
-        self._do(partial(self._replica.receive, message))
-        if self._replica.is_merging and not self._is_merging:
-            self._is_merging = True
-            self._scheduler.run(self._merge)
+        self._arrived.append((len(data), assembler.take(data)))
+        if not self._is_working:
+            self._read()
+            if self._has_work:
+                self._is_working = True
+                self._scheduler.run(self._work)
 
-    async def _merge(self) -> None:
-        """Merge what is left of large messages, one slice in each turn of the event loop."""
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._arrived) or self._replica.is_merging
+
+    async def _work(self) -> None:
+        """Decode and merge what is left of large messages: one step, or one slice, in each turn of the event loop."""
         try:
-            while self._replica.is_merging and not self.is_closed:
+            while self._has_work and not self.is_closed:
                 await anyio.lowlevel.checkpoint()
-                self._do(lambda _: self._replica.merge_next())
+                if self._replica.is_merging:
+                    self._do(lambda _: self._replica.merge_next())
+                else:
+                    self._read()
         finally:
-            self._is_merging = False
+            self._is_working = False
+
+    def _read(self) -> None:
+        """Take the messages that have arrived, in order, until one of them is large."""
+        while self._arrived and not self._replica.is_merging:
+            size, steps = self._arrived[0]
+            try:
+                message = next(steps)
+            except StopIteration:
+                self._arrived.popleft()
+            except ValueError as error:
+                self._arrived.popleft()
+                self._error_log.note("presence_message_malformed", logger, "%d bytes: %s", size, error)
+            else:
+                if message is None:
+                    return
+                self._do(partial(self._replica.receive, message))
 
     def _do(self, step: Callable[[float], MergeOutcome]) -> MergeOutcome:
         """Take a step of the replica, and pass on what it leads to."""

@@ -10,8 +10,9 @@ import atexit
 import contextvars
 import ctypes
 import logging
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CoroutineType
 from typing import Any, Protocol, cast
 
@@ -106,11 +107,48 @@ def _cancel_again(
     elif times == len(PAUSES):
         _being_cancelled.discard(task)
         note_given_up(task.get_coro(), counts)
+        for started in (*_pace_task_groups(task, again=False), *_tasks_of_groups(task.get_coro())):
+            _let_the_loop_end_without(started)
         _let_the_loop_end_without(task)
         give_up()
     else:
         task.cancel()
+        if times:
+            _pace_task_groups(task, again=True)
         loop.call_later(PAUSES[times], _cancel_again, task, times + 1, counts, wanted, give_up)
+
+
+def _pace_task_groups(task: "asyncio.Task[Any]", *, again: bool) -> "list[asyncio.Task[Any]]":
+    """Keep anyio's task groups in a cancelled function from repeating the cancellation in every turn.
+
+    With `again`, it is repeated once. Returns the tasks of the groups. Anyio has no public way to either.
+    """
+    states: Any = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
+    scope = getattr(states.get(task), "cancel_scope", None)
+    scopes: list[Any] = []
+    while scope is not None and scope._host_task is task:
+        scopes.append(scope)
+        scope = scope._parent_scope
+    started: list[asyncio.Task[Any]] = []
+    for scope in scopes:  # which grows meanwhile
+        scopes += [child for child in scope._child_scopes if child not in scopes]
+        started += [one for one in scope._tasks if one is not task]
+        for repeat in (again, False):
+            if scope._cancel_handle is not None:
+                scope._cancel_handle.cancel()
+                if repeat:
+                    scope._deliver_cancellation(scope)
+    return started
+
+
+def _tasks_of_groups(coroutine: object) -> "Iterator[asyncio.Task[Any]]":
+    """Yield the tasks of asyncio's task groups that suspended functions have, such as `tasks` in `as tasks:`."""
+    while isinstance(coroutine, CoroutineType):
+        suspended = cast("CoroutineType[Any, Any, Any]", coroutine)
+        for local in () if suspended.cr_frame is None else tuple(suspended.cr_frame.f_locals.values()):
+            if isinstance(local, asyncio.TaskGroup):
+                yield from tuple(cast("Any", local)._tasks)
+        coroutine = suspended.cr_await
 
 
 _given_up: "set[asyncio.Task[Any]]" = set()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starlette_channels.presence.codec import PIECE_BYTES, Assembler, Splitter
+from starlette_channels.presence.codec import PIECE_BYTES, STEP_ENTRIES, Assembler, Splitter
 from starlette_channels.presence.crdt.clock import ReplicaId
 from starlette_channels.presence.crdt.delta import Entry, Meta, Part
 from starlette_channels.presence.meta import make_meta
@@ -35,6 +35,11 @@ messages: st.SearchStrategy[TrackerMessage] = st.one_of(
 )
 
 
+def taken(assembler: Assembler, piece: bytes) -> TrackerMessage | None:
+    """The message that a piece completes."""
+    return next((message for message in assembler.take(piece) if message is not None), None)
+
+
 def large(size: int) -> Transfer:
     """A message that takes more than one piece."""
     return Transfer(ANN, {ANN: Part(1, frozenset(), {1: Entry("t", 1, "x", make_meta({"text": "x" * size}))})})
@@ -44,7 +49,7 @@ def large(size: int) -> Transfer:
 @given(st.lists(messages, max_size=5))
 def test_what_is_said_arrives(said: list[TrackerMessage]) -> None:
     splitter, assembler = Splitter(ANN), Assembler()
-    assert [assembler.take(piece) for message in said for piece in splitter.split(message)] == said
+    assert [taken(assembler, piece) for message in said for piece in splitter.split(message)] == said
 
 
 def test_large_messages_travel_in_pieces_that_engines_take() -> None:
@@ -53,7 +58,16 @@ def test_large_messages_travel_in_pieces_that_engines_take() -> None:
     assert len(pieces) == 4
     assert max(map(len, pieces)) < PIECE_BYTES + 100
     assembler = Assembler()
-    assert [assembler.take(piece) for piece in pieces] == [None, None, None, message]
+    assert [taken(assembler, piece) for piece in pieces] == [None, None, None, message]
+
+
+def test_a_message_with_many_entries_is_decoded_in_steps() -> None:
+    number = 2 * STEP_ENTRIES + 1
+    part = Part(number, frozenset(), {dot: Entry("t", dot, "x", meta(str(dot), "")) for dot in range(number)})
+    message = Transfer(ANN, {ANN: part, BEN: part})
+    assembler = Assembler()
+    steps = [step for piece in Splitter(ANN).split(message) for step in assembler.take(piece)]
+    assert steps == [*[None] * 4, message]
 
 
 @bounded
@@ -68,21 +82,21 @@ def test_a_message_that_lacks_a_piece_does_not_arrive_and_the_next_one_does(data
     for piece in his:  # what somebody else says in between makes no difference
         hers.insert(data.draw(st.integers(0, len(hers))), piece)
     hers = [piece for piece in hers if piece not in his] + his
-    assert [message for piece in hers if (message := assembler.take(piece))] == [large_like(said[1]), large_like(his)]
+    assert [message for piece in hers if (message := taken(assembler, piece))] == [large_like(said[1]), large_like(his)]
 
 
 def large_like(pieces: list[bytes]) -> TrackerMessage | None:
     assembler = Assembler()
-    return [assembler.take(piece) for piece in pieces][-1]
+    return [taken(assembler, piece) for piece in pieces][-1]
 
 
 def test_the_beginning_of_a_message_is_not_kept_when_its_sender_is_gone() -> None:
     first, *rest = Splitter(ANN).split(large(PIECE_BYTES))
     assembler = Assembler()
-    assembler.take(first)
+    taken(assembler, first)
     assembler.forget(ANN)
     assembler.forget(BEN)
-    assert [assembler.take(piece) for piece in rest] == [None]
+    assert [taken(assembler, piece) for piece in rest] == [None]
 
 
 def piece(data: bytes, version: int = 1) -> bytes:
@@ -114,13 +128,13 @@ JUNK = {
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK.keys())
 def test_junk_is_refused(junk: bytes) -> None:
     with pytest.raises(ValueError, match="no message between presences"):
-        Assembler().take(junk)
+        taken(Assembler(), junk)
 
 
 @bounded
 @given(st.binary(max_size=60))
 def test_whatever_arrives_is_a_message_or_refused(data: bytes) -> None:
     try:
-        Assembler().take(data)
+        taken(Assembler(), data)
     except ValueError:
         return

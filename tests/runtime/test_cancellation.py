@@ -1,5 +1,6 @@
 """Application code that ignores its cancellation: it burns no core, holds up no end, and is named in the log."""
 
+import asyncio
 import time
 from contextvars import ContextVar
 from typing import Any
@@ -304,3 +305,42 @@ async def test_context_variables_that_connect_sets_reach_the_handlers() -> None:
     async with connect(Channels([room], connect=enter), user="ann") as client:
         assert (await client.join("room:a")).reply == Reply("ok", {"user": "ann"})
     assert user.get() == "nobody"
+
+
+@pytest.mark.parametrize("kind", ["anyio", "asyncio"])
+def test_tasks_of_a_handlers_own_task_group_that_ignore_it_burn_no_core_and_the_event_loop_ends(kind: str) -> None:
+    stubborn = Stubborn()
+
+    @channel("room")
+    async def room(socket: Socket, payload: Any) -> None: ...
+
+    @room.on("anyio")
+    async def group(socket: Socket, payload: Any) -> None:
+        async with anyio.create_task_group() as outer:
+            outer.start_soon(stubborn)
+            async with anyio.create_task_group() as inner:
+                inner.start_soon(stubborn)
+                await anyio.sleep_forever()
+
+    @room.on("asyncio")
+    async def group_of_asyncio(socket: Socket, payload: Any) -> None:
+        async with asyncio.TaskGroup() as outer:
+            outer.create_task(stubborn())
+            async with asyncio.TaskGroup() as inner:
+                inner.create_task(stubborn())
+                await anyio.sleep_forever()
+
+    async def main() -> tuple[int, int]:
+        async with connect(Channels([room], limits=Limits(shutdown_seconds=0.1)), timeout=30) as client:
+            (await client.join("room")).send(kind)
+            while stubborn.running < 2:
+                await anyio.lowlevel.checkpoint()
+        before = stubborn.cancelled
+        for _ in range(100):
+            await anyio.lowlevel.checkpoint()
+        return before, stubborn.cancelled
+
+    before, after = asyncio.run(main())  # which would wait for all tasks
+    assert before == after
+    assert stubborn.running == 2
+    stubborn.released = True

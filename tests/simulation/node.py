@@ -132,9 +132,9 @@ class Node:
             late = sent_at - true_sent + ROUNDING
             self.accounts.take(letter, news, lost, true_sent, late, is_known=is_known)
         elif news is News.FRESH:
-            message = self._assemblers[letter.channel].take(letter.body)
-            if message is not None:
-                self._hear(message, now)
+            for message in self._assemblers[letter.channel].take(letter.body):
+                if message is not None:
+                    self._hear(message, now)
 
     def _obey(self, message: bytes, sent_at: float, now: float) -> None:
         for news in self.log.take(message, sent_at, now):

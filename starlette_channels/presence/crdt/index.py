@@ -70,7 +70,7 @@ class TopicIndex:
 
 
 class Roster:
-    """The entries of all replicas that are up. Every method but `json` takes the same time, however many there are."""
+    """The entries of all replicas that are up, by topic. All but `entries` and `json` take constant time."""
 
     __slots__ = ("_topics",)
 
@@ -95,6 +95,10 @@ class Roster:
         """Return the entries on a topic, by key."""
         found = self._topics.get(topic)
         return NO_KEYS if found is None else found.keys
+
+    def entries(self, topic: str) -> list[Entry]:
+        """Return all entries on a topic."""
+        return [entry for entries in self.on(topic).values() for entry in entries.values()]
 
     def json(self, topic: str) -> Raw:
         """Return the `presence_state` of a topic, encoded: the same object until something changes there.

@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
+from itertools import pairwise
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
 from starlette_channels import Broker, Channels, Presence, PresenceDiff, PresenceTiming
 from starlette_channels.presence.codec import PIECE_BYTES
 from starlette_channels.presence.diffs import Fetch
+from starlette_channels.presence.tracker import SLICE_CHANGES
 from starlette_channels.testing import JoinRefused, connect
 from tests.support.engines import ENGINES, EngineServer, engine
 from tests.support.presence_lobby import Lobby, diff, shape, state
@@ -212,6 +215,31 @@ async def test_a_state_that_is_larger_than_an_engine_takes_at_once_arrives(serve
             await until(lambda: late.presence.count("lobby:1") == 1_000)
             assert await late.presence.list("lobby:1") == await one.presence.list("lobby:1")
     assert 3 * PIECE_BYTES < 1_000 * 1_000
+
+
+async def test_while_a_large_state_of_another_process_is_merged_the_event_loop_goes_on(server: EngineServer) -> None:
+    """Whoever looks in each turn of the event loop sees a slice or two of it arrive; trio shuffles the turns."""
+    total = 5 * SLICE_CHANGES + 1
+    async with process(server) as one, connect(one.channels) as client:
+        room = await client.join("lobby:1", {"nobody": True})
+
+        def crowd(_: object) -> None:
+            for number in range(total):
+                one.presence.track(one.sockets[0], number)
+
+        await one.do(room, crowd)
+        async with process(server, timing=PATIENT) as late, connect(late.channels, timeout=PATIENCE) as there:
+            watcher = await there.join("lobby:1", {"nobody": True})
+            counts = {late.presence.count("lobby:1")}
+            with anyio.fail_after(PATIENCE):
+                while late.presence.count("lobby:1") < total:
+                    await anyio.lowlevel.checkpoint()
+                    counts.add(late.presence.count("lobby:1"))
+            assert max(after - before for before, after in pairwise(sorted(counts))) <= 2 * SLICE_CHANGES
+            keys = set(await watcher.receive("presence_state"))
+            while len(keys) < total:
+                keys.update((await watcher.receive("presence_diff"))["joins"])
+            assert await late.presence.list("lobby:1") == await one.presence.list("lobby:1")
 
 
 # Mistakes, and junk.
