@@ -1,4 +1,4 @@
-"""Compilation of the C programs, the load generator and the floor, with a cache."""
+"""The programs in C: the load generator and the floor, compiled when they are needed and kept in a cache."""
 
 import functools
 import hashlib
@@ -14,12 +14,12 @@ FLAGS = ("-O2", "-Wall")
 
 
 class CannotCompile(Exception):
-    """There is no C compiler, or it fails; the text says which."""
+    """There is no C compiler, or it refuses our program; the text says which."""
 
 
 @functools.cache
-def compiled(name: str) -> Path:
-    """Compile `native/NAME.c` unless it is cached; raises `CannotCompile`."""
+def compiled(name: str, *flags: str) -> Path:
+    """The program made of `native/NAME.c`, with further flags of the compiler; raises `CannotCompile`."""
     source = SOURCES / f"{name}.c"
     program = CACHE / f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
     if program.exists():
@@ -29,7 +29,9 @@ def compiled(name: str) -> Path:
         raise CannotCompile("the load generator needs a C compiler: install gcc, or name one in the variable CC")
     CACHE.mkdir(parents=True, exist_ok=True)
     unfinished = program.with_name(f"{program.name}.{os.getpid()}")
-    done = subprocess.run([compiler, *FLAGS, "-o", unfinished, source], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [compiler, *FLAGS, *flags, "-o", unfinished, source], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise CannotCompile(f"{source.name} could not be compiled, which needs Linux and glibc 2.35:\n{done.stderr}")
     unfinished.replace(program)  # others may be compiling the same

@@ -5,6 +5,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from msgspec import Struct
 
+from starlette_channels.wire.messages import Body
+from starlette_channels.wire.payloads import decode_anything
+
 KeyOf: TypeAlias = Callable[[str, Any], Hashable]
 """Says which messages stand for the same thing, from the event and its decoded payload; `None` is like nothing else."""
 
@@ -60,3 +63,11 @@ def _member(name: str) -> KeyOf:
         return value if isinstance(value, Hashable) else None
 
     return key_of
+
+
+def place_of(policy: WhenSlow, owner: object, event: str, body: Body) -> Place | None:
+    """Return the place of a message under a policy that drops; `None` if the message is like nothing else."""
+    if not isinstance(policy, LatestByKey):
+        return Place(owner, None)
+    key = policy.key_of(event, decode_anything(body))
+    return None if key is None else Place(owner, (event, key))

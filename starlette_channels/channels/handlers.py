@@ -5,10 +5,10 @@ import typing
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from starlette_channels.runtime.callables import check_function, defined_in
-from starlette_channels.wire.payloads import Decode, payload_decoder
+from starlette_channels.wire.payloads import Decode, json_decoder, payload_decoder
 from starlette_channels.wire.topic_segments import DecodeText, segment_decoders
 
 OURS = "starlette_channels."
@@ -19,6 +19,8 @@ class Handler(Struct, frozen=True):
 
     call: Callable[..., Coroutine[Any, Any, Any]]
     decode: Decode
+    decode_json: Callable[[Raw], Any]
+    """The decoder of JSON payloads alone, without a call in between: it raises `UNDECODABLE`."""
     segments: Mapping[str, DecodeText] = {}
     """What decodes the segments of a topic that are not to stay text."""
 
@@ -47,6 +49,6 @@ def make_handler(function: Any, label: str, takes: tuple[str, ...], extra: tuple
     except TypeError as error:
         raise TypeError(f"{label}: {error}") from None
     try:
-        return Handler(function, payload_decoder(annotation), segments)
+        return Handler(function, payload_decoder(annotation), json_decoder(annotation), segments)
     except TypeError as error:
         raise TypeError(f"{label}: the payload cannot be decoded as {annotation}: {error}") from None

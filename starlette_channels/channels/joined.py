@@ -1,40 +1,60 @@
-"""A member: one client on one topic, from the join to the end. Its handlers see it as their `Socket`.
+"""Joined channel: one client on one topic, from the join to the end. Its handlers see it as their `Socket`.
 
-All that concerns the client's view of a channel's life is decided here: which frames, in which order, on which way
-out. Source: Phoenix's `channel/server.ex`; on purpose different: pushes of a join are held until it is answered,
-unknown events and payloads that do not fit are answered instead of crashing, and `terminate` runs on every way out.
+It decides which frames a client gets of a channel, in which order. Source: Phoenix's `channel/server.ex`; on purpose
+different: pushes of a join are held until it is answered, unknown events and payloads that do not fit are answered
+instead of crashing, and `terminate` runs on every way out.
 """
 
 import functools
 import logging
 import math
+import operator
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from threading import get_ident
 from typing import Any
 
 import anyio
+from msgspec import Raw
 
 from starlette_channels.arguments import check_type
-from starlette_channels.channels.actor import Stage, Step
+from starlette_channels.channels.actor import Actor, Stage, Step
 from starlette_channels.channels.assigns import copy_assigns
-from starlette_channels.channels.definition import Channel, EndReason
-from starlette_channels.channels.link import Link, reply_frame
-from starlette_channels.channels.rejections import rejection
-from starlette_channels.channels.socket import Cleanup
-from starlette_channels.channels.speakers import SILENT, Speaker
+from starlette_channels.channels.backpressure import Place, place_of
+from starlette_channels.channels.channel_log import describe_client, log_message, log_refusal
+from starlette_channels.channels.client import ChannelClient
+from starlette_channels.channels.definition import Channel
+from starlette_channels.channels.hold import Hold
+from starlette_channels.channels.promised_reply import PromisedReply
+from starlette_channels.channels.rejections import payload_misfit, rejection
+from starlette_channels.channels.socket import Cleanup, End, EndReason, InternalSocket, LaterReply, SharedPush
 from starlette_channels.exceptions import InvalidPayload
-from starlette_channels.pubsub.broker import Subscriptions
+from starlette_channels.observability.log_context import Scene
+from starlette_channels.pubsub.broker import Broker, Subscriptions
 from starlette_channels.pubsub.confirmations import WAIT_SECONDS
 from starlette_channels.pubsub.hub import Publication, Route
 from starlette_channels.runtime.callables import check_call_later, name_of
 from starlette_channels.runtime.tasks import OutOfTime, within
 from starlette_channels.runtime.uptime import uptime
 from starlette_channels.wire.encoding import TooDeep
-from starlette_channels.wire.event_names import RESERVED_PREFIXES
-from starlette_channels.wire.messages import Broadcast, Frame, Gap, Message, Reply, encode_payload, shown
-from starlette_channels.wire.payloads import decode_anything
+from starlette_channels.wire.event_names import ORDINARY_EVENTS, RESERVED_PREFIXES, check_event
+from starlette_channels.wire.messages import (
+    EMPTY,
+    Body,
+    Broadcast,
+    Gap,
+    Message,
+    OutgoingFrame,
+    Payload,
+    Ref,
+    Reply,
+    encode_answer,
+    encode_payload,
+    shown,
+)
+from starlette_channels.wire.payloads import UNDECODABLE, decode_anything
 from starlette_channels.wire.protocol import UNMATCHED, Answer
+from starlette_channels.wire.serializers import ok_reply
 from starlette_channels.wire.topics import Match
 
 if sys.version_info >= (3, 12):
@@ -44,199 +64,287 @@ else:
 
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
-TOO_DEEP = {"reason": "invalid payload", "detail": "Nested too deeply"}
-
-
-def call_internal(function: Callable[[], Coroutine[Any, Any, None] | None]) -> Coroutine[Any, Any, None] | None:
-    """Handle a letter of the library itself, which is a function."""
-    return function()
+SILENT = frozenset({"duplicate_join", "closed", "draining", "shutdown"})
+"""The ends after which a channel tells its client nothing more."""
 
 
 class JoinGivenUp(BaseException):
     """A join handler has returned after the channel had ended without it."""
 
 
-class Hold:
-    """What a channel knows of the broadcasts that wait for the answer to its join."""
-
-    __slots__ = ("bytes", "is_full")
-
-    def __init__(self) -> None:
-        self.bytes: int = 0
-        self.is_full: bool = False
-
-
-class Member(Speaker):
+class JoinedChannel(Actor, InternalSocket[Any]):
     """One client on one topic."""
 
-    __slots__ = ("_arguments", "_hold", "_replaces", "_subscriptions", "assigns", "since", "subtopic", "topic_params")
+    end_reason: End | None
+    __slots__ = (
+        *("_arguments", "_channel", "_held", "_hold", "_joined", "_push_ref", "_replaces", "_subscriptions", "assigns"),
+        *("events", "join_ref", "since", "subtopic", "text_ref", "topic", "topic_params"),
+    )
 
     def __init__(
         self,
-        link: Link,
+        client: ChannelClient,
         channel: Channel[Any],
         message: Message,
         match: Match,
-        replaces: "Member | None",
+        replaces: "JoinedChannel | None",
     ) -> None:
-        super().__init__(link, channel, message)
+        super().__init__(client)
+        self.topic: str = message.topic
         self.subtopic: str = match.subtopic
         self.topic_params: Mapping[str, str] = match.params
+        self.assigns: Any = client.assigns
+        self.join_ref: Ref = message.join_ref
+        self.text_ref: object = message.join_ref if type(message.join_ref) is str else self
+        """The join_ref if it is text, as nearly always; no message has an equal one if it is not."""
+        self.events: Mapping[str, object] = channel.events
+        """The events that have a handler of their own."""
+        # A join without join_ref is known to the client by its ref, but to the connection by the null it carried.
+        self._push_ref: Ref = message.ref if message.join_ref is None else message.join_ref
+        self.since: float = uptime()
+        """The time of the join; a `kick` that was said before does not mean this channel."""
+        self._channel = channel
         self._arguments: Mapping[str, Any] = match.params if match.decoded is None else match.decoded
-        self.assigns: Any = link.assigns
         self._replaces = replaces
         self._subscriptions: Subscriptions | None = None
-        self.since: float = uptime()
-        """When the client asked to join; a `kick` that was said before does not mean this channel."""
+        self._joined: bool | None = None
+        """Whether the join was accepted; `None` until it is answered."""
+        self._held: list[tuple[OutgoingFrame, Place | None]] | None = None  # pushes of the join handler
         self._hold: Hold | None = None  # from the subscription to the answer, if that is not one moment
 
     # What the connection calls.
 
     def start(self, message: Message) -> None:
         """Begin with the join."""
-        self._take(self._join, message)
+        self._start(self._join, message)
 
     def receive(self, message: Message) -> None:
         """Take an event of the client."""
-        self._take(self._handle_event, message)
+        tasks = self._client.tasks
+        if self._busy or self._stage is not Stage.OPEN or not tasks.eager:
+            self._enqueue(self._handle_event, message)
+            return
+        self._busy = True
+        run = tasks.begin(self._work(self._handle_event, message))
+        if self._busy:
+            self._suspended(run, message)
 
     def leave(self, message: Message) -> None:
         """Take the client's wish to leave; what it sent before comes first."""
-        self._take(self._handle_leave, message)
+        self._start(self._handle_leave, message)
 
-    def replace(self) -> None:
+    def give_way(self) -> None:
         """End because the client joins the topic anew; a join that is going on is answered first."""
-        self._link.hub.unsubscribe(self.topic, self)
-        self._seal("duplicate_join")
+        self._client.hub.unsubscribe(self.topic, self)
+        self._end("duplicate_join")
 
     def close(self, reason: EndReason) -> None:
         """End because the connection has, once all that the client sent is handled."""
-        self._take(self._handle_close, reason)
+        self._start(self._handle_close, reason)
 
     def kick(self, why: str | None) -> None:
         """End because the server says so; a running handler may finish, and the client is told why."""
-        self._link.hub.unsubscribe(self.topic, self)
-        if why is not None and self.fate is None and self._stage is Stage.LIVING:
+        self._client.hub.unsubscribe(self.topic, self)
+        if why is not None and self.end_reason is None and self._stage is Stage.OPEN:
             self.push("kicked", {"reason": why})
-        self._seal("kicked", interrupt=False)
+        self._end("kicked", interrupt=False)
 
     def abort(self, reason: EndReason) -> None:
         """End now, a join that is going on included."""
-        self._seal(reason)
+        self._end(reason)
         self._interrupt()
 
-    def renew(self, assigns: Any) -> None:
+    def refresh(self, assigns: Any) -> None:
         """Let the handler for it know who the client is from now on, if there is one."""
         if self._channel.refreshed is not None:
-            self._post(self._handle_refresh, assigns)
+            self._enqueue(self._handle_refresh, assigns)
 
     def reroute(self) -> None:
         """Take broadcasts in the way that the connection wants them from now on."""
-        if self._joined and self._stage is Stage.LIVING and self.fate not in SILENT:
-            link = self._link
-            outlet, writer = link.short_cut(may_drop=self._channel.may_drop) or (None, link.write)
-            route = None if outlet is None else Route(outlet, link.serializer, self._channel.intercepted)
-            link.hub.subscribe(self.topic, self, route, writer)
+        if self._joined and self._stage is Stage.OPEN and self.end_reason not in SILENT:
+            client = self._client
+            outlet, writer = client.short_cut(may_drop=self._channel.may_drop) or (None, client.write)
+            route = None if outlet is None else Route(outlet, client.serializer, self._channel.intercepted)
+            client.hub.subscribe(self.topic, self, route, writer)
 
     def deliver(self, publication: Publication) -> None:
         """Take a broadcast of the own topic that has no short cut to the client."""
-        if self._stage is not Stage.LIVING or self.fate in SILENT:
+        if self._stage is not Stage.OPEN or self.end_reason in SILENT:
             return
-        if self._hold is not None and not self._has_room_for(publication):
+        if self._hold is not None and not self._may_hold(publication):
             return
         if publication.event in self._channel.intercepts:
-            self._post(self._handle_intercepted, publication)
+            self._enqueue(self._handle_intercepted, publication)
         else:
-            frame = publication.frame(self._link.serializer)
-            write = self._send if self._joined is None else self._link.write
+            frame = publication.frame(self._client.serializer)
+            write = self._send if self._joined is None else self._client.write
             write(frame, self._place(publication.event, publication.body))
 
     def hear(self, publication: Publication) -> None:
         """Take a broadcast of a topic that a handler subscribed to."""
         if publication.topic == self.topic and publication.event in self._channel.intercepts:
-            self._post(self._handle_intercepted, publication)
+            self._enqueue(self._handle_intercepted, publication)
         else:
             payload = decode_anything(publication.body)
-            self._post(self._handle_info, Broadcast(publication.topic, publication.event, payload))
+            self._enqueue(self._handle_info, Broadcast(publication.topic, publication.event, payload))
 
     def miss(self, gap: Gap) -> None:
         """Take the news of a gap, if there is a handler for it."""
         if self._channel.info_handler(gap) is not None:
-            self._post(self._handle_info, gap)
+            self._enqueue(self._handle_info, gap)
 
     # What handlers call.
 
     @override
     async def admit(self) -> bool:
-        if self._joined is not None or self._stage is not Stage.LIVING or get_ident() != self._link.hub.thread:
+        if self._joined is not None or self._stage is not Stage.OPEN or get_ident() != self._client.hub.thread:
             raise RuntimeError(
                 "socket.admit(): no join is going on; await it in the join handler, the function under @channel, "
                 "after its checks and before it reads what it answers"
             )
-        if self.fate is None:
+        if self.end_reason is None:
             self._subscribe_early()
-            if self._link.hub.confirmations is not None and not self._is_in_force():
+            if self._client.hub.confirmations is not None and not self._is_in_force():
                 await self._until_in_force()
         return False
 
     @property
     @override
     def app(self) -> Any:
-        if self._link.app is None:
+        if self._client.app is None:
             raise RuntimeError("socket.app: there is none; mount the Channels, as in Mount('/socket', app=channels)")
-        return self._link.app
+        return self._client.app
 
     @override
     def send_info(self, message: object) -> None:
-        self._link.hub.run(self._post, self._handle_info, message)
+        self._client.hub.run(self._enqueue, self._handle_info, message)
 
     @override
     def run_in_order(self, function: Callable[[], Coroutine[Any, Any, None] | None]) -> None:
-        self._link.hub.run(self._post, call_internal, function)
+        self._client.hub.run(self._enqueue, operator.call, function)
 
     @override
     def start_soon(self, function: Any, *args: Any) -> None:
         check_call_later(function, "socket.start_soon", args="*args")
-        self._link.hub.run(self._start_child, function, args)
+        self._client.hub.run(self._start_child, function, args)
 
     @override
     def subscribe(self, topic: str) -> None:
         check_type(topic, str, "socket.subscribe(", "it takes the name of a topic")
-        self._link.hub.run(self._subscribe, topic)
+        self._client.hub.run(self._subscribe, topic)
 
     @override
     def unsubscribe(self, topic: str) -> None:
-        self._link.hub.run(self._unsubscribe, topic)
+        self._client.hub.run(self._unsubscribe, topic)
 
     @override
     def on_close(self, function: Cleanup) -> None:
         check_call_later(function, "socket.on_close")
-        self._link.hub.run(self._clean_up_with, function)
+        self._client.hub.run(self._add_cleanup, function)
 
     @override
     def stop(self) -> None:
-        self._link.hub.run(functools.partial(self._seal, "stopped", interrupt=False))
+        self._client.hub.run(functools.partial(self._end, "stopped", interrupt=False))
+
+    @property
+    @override
+    def broker(self) -> Broker:
+        return self._client.broker
+
+    @override
+    def push(self, event: str, payload: Payload) -> None:
+        if event not in ORDINARY_EVENTS:
+            self._check_push(event)
+        body = encode_payload(payload)
+        frame = self._client.serializer.push(self._push_ref, None, self.topic, event, body)
+        self._client.hub.run(self._send, frame, self._place(event, body))
+
+    def _check_push(self, event: str) -> None:
+        """Raise `ValueError` for a reserved event, unless it is the one that an intercept handler passes on."""
+        letter = self._letter
+        if type(letter) is not Publication or letter.event != event:
+            check_event(event)
+
+    @override
+    def push_internal(self, push: SharedPush) -> None:
+        frame = push.frame(self._client.serializer, self._push_ref, self.topic)
+        self._client.hub.run(self._send, frame, self._place(push.event, push.body))
+
+    @override
+    def broadcast(self, event: str, payload: Payload) -> None:
+        self._client.broker.publish(self.topic, event, payload)
+
+    @override
+    def broadcast_from(self, event: str, payload: Payload) -> None:
+        self._client.broker.publish(self.topic, event, payload, sender=self)
+
+    @override
+    def reply_later(self) -> LaterReply:
+        message = self._letter if self._joined and type(self._letter) is Message else None
+        return PromisedReply(self._client, self._push_ref, message)
+
+    def _send(self, frame: OutgoingFrame, place: Place | None = None) -> None:
+        if self._joined is None:
+            self._held = self._held or []
+            self._held.append((frame, place))
+        elif self._stage is Stage.CLOSED or self.end_reason in SILENT or not self._joined:
+            self._client.counts["pushed_after_end"] += 1
+        else:
+            self._client.write(frame, place)
+
+    def _place(self, event: str, body: Body) -> Place | None:
+        """Return the place of a message in the queue of a slow client, if the client may miss it."""
+        if not self._channel.may_drop or self._client.short_cut(may_drop=True) is not None:
+            return None
+        return place_of(self._channel.when_slow, self, event, body)
+
+    @override
+    def _answer(self, letter: object, answer: object) -> None:
+        if type(letter) is Message:
+            client = self._client
+            frame = ok_reply(client.serializer, self._push_ref, letter.ref, self.topic, answer)
+            if frame is not None and self._joined and self.end_reason is None:
+                client.write(frame)
+                return
+            try:
+                self._reply(letter, answer)
+            except TooDeep:  # decoding the question took a little less of the stack than encoding it again
+                self._blame(letter, "invalid_payload", payload_misfit(RecursionError()))
+
+    def _reply(self, message: Message, answer: object) -> None:
+        status, body = encode_answer(answer)
+        self._send(self._client.serializer.reply(self._push_ref, message.ref, self.topic, status, body))
+
+    def _event_frame(self, event: str, payload: object = None) -> OutgoingFrame:
+        body = EMPTY if payload is None else encode_payload(payload)
+        return self._client.serializer.push(self.join_ref, self.join_ref, self.topic, event, body)
+
+    @property
+    @override
+    def scene(self) -> Scene:
+        return Scene(self.topic, self._client.socket_id, self._client.number)
 
     # Joining.
 
-    def _finishes_first(self) -> bool:
+    def _must_finish(self) -> bool:
         return self._joined is None
 
     async def _join(self, message: Message) -> None:
         if self._replaces is not None:
-            with anyio.move_on_after(2 * self._link.limits.shutdown_seconds):
-                await self._replaces.ended()
+            with anyio.move_on_after(2 * self._client.limits.shutdown_seconds):
+                await self._replaces.closed()
         try:
-            self.assigns = copy_assigns(self._link.assigns)
+            if self._client.assigns is not None:
+                self.assigns = copy_assigns(self._client.assigns)
             reply = self._join_reply(message, await self._ask(message))
-            if self._link.hub.confirmations is not None and self.fate is None and not self._is_in_force():
+            if self._client.hub.confirmations is not None and self.end_reason is None and not self._is_in_force():
                 await self._until_in_force()
         except InvalidPayload as error:
-            self._refuse(message, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
+            self._refuse(message, "invalid_payload", payload_misfit(error))
         except OutOfTime:
-            seconds = self._link.limits.handler_seconds
+            seconds = self._client.limits.handler_seconds
             text = "The join of %r took more than %g seconds"
-            self._link.error_log.note("join_timeout", logger, text, self, seconds, level=logging.ERROR, number=0)
+            self._client.error_log.note("join_timeout", logger, text, self, seconds, level=logging.ERROR, number=0)
             self._refuse(message, "join_timeout", {"reason": "join timed out"})
         except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
             reply = rejection(error)
@@ -248,14 +356,15 @@ class Member(Speaker):
             if self._hold is not None and self._hold.is_full:
                 self._refuse(message, "join_overflow", {"reason": "join overflow"})
                 return
-            self._log(self._channel.log_join, "joined", message)
+            if (level := self._channel.log_join) is not None and logger.isEnabledFor(level):
+                log_message(level, self, "joined", self._client, message)
             self._accept(reply)
 
     async def _ask(self, message: Message) -> object:
         """Ask the join handler, for as long as a handler may take."""
-        handler, seconds = self._channel.join, self._link.limits.handler_seconds
+        handler, seconds = self._channel.join, self._client.limits.handler_seconds
         coroutine = handler.call(self, handler.decode(message.payload), **self._arguments)
-        answer = await (coroutine if seconds == math.inf else within(seconds, self._link.counts, coroutine))
+        answer = await (coroutine if seconds == math.inf else within(seconds, self._client.counts, coroutine))
         if self._given_up:
             raise JoinGivenUp
         return answer
@@ -264,7 +373,7 @@ class Member(Speaker):
         if isinstance(error, JoinGivenUp) or not (self._is_crash(error) or isinstance(error, KeyboardInterrupt)):
             raise error
         text, name = "The join of %r crashed: %s raised", name_of(self._channel.join.call)
-        self._link.error_log.note("join_crashed", logger, text, self, name, cause=error, number=0)
+        self._client.error_log.note("join_crashed", logger, text, self, name, cause=error, number=0)
         self._refuse(message, "join_crashed", {"reason": "join crashed"})
         if isinstance(error, KeyboardInterrupt):
             raise error
@@ -273,98 +382,108 @@ class Member(Speaker):
         """Take broadcasts from now on, and hold them until the join is answered."""
         if self._hold is None:
             self._hold = Hold()
-            self._link.hub.subscribe(self.topic, self)
+            self._client.hub.subscribe(self.topic, self)
 
     def _is_in_force(self) -> bool:
         """Whether the engine delivers all topics of this channel already; that is not waited for, and costs nothing."""
-        hears = self._link.hub.hears
+        hears = self._client.hub.hears
         return hears(self.topic) and (self._subscriptions is None or all(map(hears, self._subscriptions.topics)))
 
     async def _until_in_force(self) -> None:
         """Subscribe, and wait until the engine delivers all topics of this channel, but not for ever."""
         self._subscribe_early()
-        confirmations = self._link.hub.confirmations
+        confirmations = self._client.hub.confirmations
         if confirmations is not None and not (self._hold is not None and self._hold.is_full):
             topics = (self.topic, *(self._subscriptions.topics if self._subscriptions else ()))
-            await confirmations.wait(topics, self, min(WAIT_SECONDS, self._link.limits.handler_seconds / 2))
+            await confirmations.wait(topics, self, min(WAIT_SECONDS, self._client.limits.handler_seconds / 2))
 
-    def _has_room_for(self, publication: Publication) -> bool:
-        """Count a broadcast that is to be held; beyond the limit none is any more, and the join will be refused."""
+    def _may_hold(self, publication: Publication) -> bool:
+        """Count a broadcast that is to be held; the first that is too much ends that, and the join will be refused."""
         hold = self._hold
         if hold is None or hold.is_full:
             return hold is None
-        hold.bytes += memoryview(publication.body).nbytes
-        if hold.bytes > self._link.limits.outbox_bytes:
-            hold.is_full = True
+        if not hold.add(publication.body, self._client.limits.outbox_bytes):
             self._held = None
-            self._link.hub.unsubscribe(self.topic, self)
+            self._client.hub.unsubscribe(self.topic, self)
         return not hold.is_full
 
-    def _accept(self, reply: Frame) -> None:
+    def _accept(self, reply: OutgoingFrame) -> None:
         self._joined = True
         self._hold = None
-        self._link.write(reply)
-        self._say_goodbye_of_replaced(self._link.write)
+        self._client.write(reply)
+        self._close_replaced(self._client.write)
         held, self._held = self._held, None
-        if self.fate in SILENT:
+        if self.end_reason in SILENT:
             return
         self.reroute()
         for frame, place in held or ():
-            self._link.write(frame, place)
+            self._client.write(frame, place)
 
     def _refuse(self, message: Message, code: str, payload: object) -> None:
         try:
             reply = self._join_reply(message, Reply("error", payload))
         except Exception as error:  # noqa: BLE001 - whatever the encoder raises
             text = "The reason for refusing %r cannot be sent"
-            self._link.error_log.note("join_crashed", logger, text, self, cause=error, number=0)
+            self._client.error_log.note("join_crashed", logger, text, self, cause=error, number=0)
             reply = self._join_reply(message, Reply("error", {"reason": "join crashed"}))
         self._joined = False
         self._held = self._hold = None
-        self._link.hub.unsubscribe(self.topic, self)
-        self._settle("refused")
-        self._note_refusal(code, message)
-        self._link.refuse(reply)
-        self._say_goodbye_of_replaced(self._link.refuse)
+        self._client.hub.unsubscribe(self.topic, self)
+        self.end_reason = "refused"
+        log_refusal(self._channel.log_join, self, code, self._client, message)
+        self._client.refuse(reply)
+        self._close_replaced(self._client.refuse)
 
-    def _join_reply(self, message: Message, answer: object) -> Frame:
-        return reply_frame(self._link, self.join_ref, message.ref, self.topic, answer)
+    def _join_reply(self, message: Message, answer: object) -> OutgoingFrame:
+        answer, serializer = {} if answer is None else answer, self._client.serializer
+        frame = ok_reply(serializer, self.join_ref, message.ref, self.topic, answer)
+        return frame or serializer.reply(self.join_ref, message.ref, self.topic, *encode_answer(answer))
 
-    def _say_goodbye_of_replaced(self, write: Callable[[Frame], None]) -> None:
+    def _close_replaced(self, write: Callable[[OutgoingFrame], None]) -> None:
         """Close the replaced channel only now: the client must not take its close for that of the new one."""
         replaced, self._replaces = self._replaces, None
-        if replaced is not None and replaced.fate == "duplicate_join" and replaced._joined:
+        if replaced is not None and replaced.end_reason == "duplicate_join" and replaced._joined:
             write(replaced._event_frame("phx_close"))
 
     # Handling.
 
     def _handle_event(self, message: Message) -> Coroutine[Any, Any, object] | None:
-        event = message.event
-        level = self._channel.log_handle_in
+        channel, event, body = self._channel, message.event, message.payload
+        level = channel.log_handle_in
         if level is not None and logger.isEnabledFor(level):
-            self._log(level, f"event {shown(event)}", message)
-        handler = self._channel.events.get(event) if isinstance(event, str) else None
-        any_event = self._channel.any_event
+            log_message(level, self, f"event {shown(event)}", self._client, message)
+        handler = channel.events.get(event) if isinstance(event, str) else None
+        if handler is None:
+            return self._handle_any_event(message)
         try:
-            if handler is not None:
-                return handler.call(self, handler.decode(message.payload))
-            if any_event is not None and not (isinstance(event, str) and event.startswith(RESERVED_PREFIXES)):
-                name = event if isinstance(event, str) else bytes(encode_payload(event)).decode()
-                return any_event.call(self, name, any_event.decode(message.payload))
-        except InvalidPayload as error:
-            self._blame(message, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
-        else:
-            self._blame(message, "unmatched_event", {"reason": "unmatched event"})
-        return None
+            payload = handler.decode_json(body) if type(body) is Raw else handler.decode(body)
+        except UNDECODABLE as error:
+            self._blame(message, "invalid_payload", payload_misfit(error))
+            return None
+        return handler.call(self, payload)
 
-    def _refused(self, letter: object, error: Exception) -> bool:
+    def _handle_any_event(self, message: Message) -> Coroutine[Any, Any, object] | None:
+        """Handle an event without a handler of its own: by `on_any`, if it is no reserved one."""
+        event, handler = message.event, self._channel.any_event
+        if handler is None or (isinstance(event, str) and event.startswith(RESERVED_PREFIXES)):
+            self._blame(message, "unmatched_event", {"reason": "unmatched event"})
+            return None
+        name = event if isinstance(event, str) else bytes(encode_payload(event)).decode()
+        try:
+            payload = handler.decode(message.payload)
+        except InvalidPayload as error:
+            self._blame(message, "invalid_payload", payload_misfit(error))
+            return None
+        return handler.call(self, name, payload)
+
+    def _answer_refusal(self, letter: object, error: Exception) -> bool:
         if type(letter) is Publication and rejection(error) is not None:
-            self._link.counts["event_refused"] += 1  # this client does not get the broadcast
+            self._client.counts["event_refused"] += 1  # this client does not get the broadcast
             return True
         if type(letter) is not Message:
             return False
         if isinstance(error, InvalidPayload):
-            self._blame(letter, "invalid_payload", {"reason": "invalid payload", "detail": str(error)})
+            self._blame(letter, "invalid_payload", payload_misfit(error))
             return True
         refusal = rejection(error)
         if refusal is None:
@@ -374,10 +493,10 @@ class Member(Speaker):
                 self._reply(letter, refusal)
             except Exception as unsendable:  # noqa: BLE001 - the refusal is the application's
                 text, name = "The reason for refusing event %s of %r cannot be sent", shown(letter.event)
-                self._link.error_log.note("event_refused", logger, text, name, self, cause=unsendable, number=0)
+                self._client.error_log.note("event_refused", logger, text, name, self, cause=unsendable, number=0)
                 return False
-        self._link.counts["event_refused"] += 1
-        self._log(self._channel.log_handle_in, f"refused, event {shown(letter.event)}", letter)
+        self._client.counts["event_refused"] += 1
+        log_message(self._channel.log_handle_in, self, f"refused, event {shown(letter.event)}", self._client, letter)
         return True
 
     def _describe(self, step: Step, letter: object) -> str:
@@ -394,25 +513,18 @@ class Member(Speaker):
             what, function = "on_refresh", channel.refreshed
         return what if function is None else f"{what}, {name_of(function)},"
 
-    def _answered(self, letter: object, answer: object) -> None:
-        if type(letter) is Message:
-            try:
-                self._reply(letter, answer)
-            except TooDeep:  # decoding the question took a little less of the stack than encoding it again
-                self._blame(letter, "invalid_payload", TOO_DEEP)
-
     def _blame(self, message: Message, code: str, payload: Mapping[str, str]) -> None:
         """Count and log a client's mistake, and answer it if the message has a ref."""
-        self._link.blame(message, code)
+        self._client.blame(message, code)
         if message.ref is not None:
             self._reply(message, Reply("error", payload))
 
     def _handle_leave(self, message: Message) -> None:
         self._reply(message, Reply("ok"))
-        self._seal("left", interrupt=False)
+        self._end("left", interrupt=False)
 
     def _handle_close(self, reason: EndReason) -> None:
-        self._seal(reason, interrupt=False)
+        self._end(reason, interrupt=False)
 
     def _handle_intercepted(self, publication: Publication) -> Coroutine[Any, Any, object] | None:
         handler = self._channel.intercepts[publication.event]
@@ -420,7 +532,7 @@ class Member(Speaker):
             payload = handler.decode(publication.body)
         except InvalidPayload as error:
             text, event = "%r: broadcast %s does not fit its intercept handler: %s", shown(publication.event)
-            error_log = self._link.error_log
+            error_log = self._client.error_log
             error_log.note("inexpressible_broadcast", logger, text, self, event, error, level=logging.ERROR)
             return None
         return handler.call(self, payload)
@@ -429,7 +541,7 @@ class Member(Speaker):
         handler = self._channel.info_handler(message)
         if handler is None:
             text = "%r: no info handler for %s"
-            self._link.error_log.note("unmatched_info", logger, text, self, type(message).__name__)
+            self._client.error_log.note("unmatched_info", logger, text, self, type(message).__name__)
             return None
         return handler(self, message)
 
@@ -437,22 +549,14 @@ class Member(Speaker):
         handler = self._channel.refreshed
         return None if handler is None else handler(self, copy_assigns(assigns))
 
-    def _keep(self, letter: object) -> None:
-        if type(letter) is Message:
-            self._link.burden(letter)
-
-    def _turn_away(self, letter: object) -> None:
-        self._answer((letter,))
-
-    def _dealt_with(self, letter: object) -> None:
-        if type(letter) is Message:
-            self._link.relieve(letter)
+    def _reject(self, letter: object) -> None:
+        self._answer_leftovers((letter,))
 
     # Subscribing, stopping, ending.
 
     def _subscribe(self, topic: str) -> None:
-        if self._stage is Stage.LIVING:
-            self._subscriptions = self._subscriptions or Subscriptions(self._link.hub, self, self.hear, self.miss)
+        if self._stage is Stage.OPEN:
+            self._subscriptions = self._subscriptions or Subscriptions(self._client.hub, self, self.hear, self.miss)
             self._subscriptions.add(topic)
 
     def _unsubscribe(self, topic: str) -> None:
@@ -460,36 +564,36 @@ class Member(Speaker):
             self._subscriptions.remove(topic)
 
     @override
-    async def _finish(self) -> None:
+    async def _close_actor(self) -> None:
         try:
-            await super()._finish()
+            await super()._close_actor()
         finally:
-            self._link.forget(self)
+            self._client.forget(self)
 
-    async def _end(self, leftovers: Iterable[Any]) -> None:
-        hub = self._link.hub
+    async def _close_channel(self, leftovers: Iterable[Any]) -> None:
+        hub = self._client.hub
         hub.unsubscribe(self.topic, self)
         if hub.confirmations is not None and hub.confirmations.is_wanted:
             hub.confirmations.forget((self.topic, *(self._subscriptions.topics if self._subscriptions else ())), self)
         if self._subscriptions is not None:
             self._subscriptions.clear()
-        if self.fate in ("left", "stopped", "kicked"):
-            self._link.write(self._event_frame("phx_close"))
-            self._link.free(self.topic, self)
+        if self.end_reason in ("left", "stopped", "kicked"):
+            self._client.write(self._event_frame("phx_close"))
+            self._client.free(self.topic, self)
         terminator = self._channel.terminator
-        if self._joined and terminator is not None and self.fate is not None and self.fate != "refused":
-            await self._within_time(f"terminate, {name_of(terminator)},", terminator(self, self.fate))
+        if self._joined and terminator is not None and self.end_reason is not None and self.end_reason != "refused":
+            await self._within_time(f"terminate, {name_of(terminator)},", terminator(self, self.end_reason))
         if self._joined and self._channel.log_join is not None:
-            logger.debug("%r ended: %s, %s", self, self.fate, self._who)
-        if self._joined and self.fate == "error":
-            self._link.write(self._event_frame("phx_error", {"reason": "channel_crash"}))
-        self._link.free(self.topic, self)
-        if self.fate in ("refused", "error", "stopped", "kicked"):
-            self._answer(leftovers)
+            logger.debug("%r ended: %s, %s", self, self.end_reason, describe_client(self._client))
+        if self._joined and self.end_reason == "error":
+            self._client.write(self._event_frame("phx_error", {"reason": "channel_crash"}))
+        self._client.free(self.topic, self)
+        if self.end_reason in ("refused", "error", "stopped", "kicked"):
+            self._answer_leftovers(leftovers)
 
-    def _answer(self, leftovers: Iterable[object]) -> None:
+    def _answer_leftovers(self, leftovers: Iterable[object]) -> None:
         """Tell the client that what it sent behind the end found the topic unjoined."""
         for letter in leftovers:
             if isinstance(letter, Message):
                 left = letter.event == "phx_leave"
-                self._link.answer(letter, Answer(letter.join_ref, "ok") if left else UNMATCHED)
+                self._client.answer(letter, Answer(letter.join_ref, "ok") if left else UNMATCHED)

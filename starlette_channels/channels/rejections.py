@@ -11,6 +11,12 @@ from starlette.exceptions import HTTPException, WebSocketException
 from starlette_channels.exceptions import ConnectError, EventError, JoinError
 from starlette_channels.runtime.cancellation import alone
 from starlette_channels.wire.messages import Reply
+from starlette_channels.wire.payloads import invalid_payload
+
+
+def payload_misfit(error: Exception) -> dict[str, str]:
+    """Return the answer to a payload that does not fit, for one of the errors `UNDECODABLE`."""
+    return {"reason": "invalid payload", "detail": str(invalid_payload(error))}
 
 
 def rejection(error: BaseException) -> Reply | None:

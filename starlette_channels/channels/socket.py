@@ -27,6 +27,9 @@ topic anew, the connection is gone, the server is about to stop and has asked th
 had no time left when the server stopped.
 """
 
+End: TypeAlias = EndReason | Literal["refused"]
+"""Why a channel ended, or that it was never joined: the join was refused."""
+
 Cleanup: TypeAlias = Callable[[], Awaitable[None] | None]
 
 
@@ -186,7 +189,7 @@ class InternalSocket(Socket[A]):
 
     __slots__ = ()
 
-    fate: EndReason | Literal["refused"] | None
+    end_reason: End | None
     """Why the channel ends or has ended, as `terminate` is told, or "refused"; `None` as long as that is open."""
 
     @property

@@ -1,35 +1,36 @@
-"""One client: its wire, what its messages mean, and the members that stand for its topics.
+"""Connection: one client, with its wire format, its rate limits, and its joined channels.
 
 Bytes come in through `receive`, frames go out through a transport. Nothing here waits but the end.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Coroutine
+import math
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from starlette_channels.channels.definition import Channel, EndReason
-from starlette_channels.channels.joined import Member
-from starlette_channels.connection.endings import end, expel, fetched, settle
-from starlette_channels.connection.identities import Excess
-from starlette_channels.connection.rate_limiter import HEAVY, Sender
+from starlette_channels.channels.joined import JoinedChannel
+from starlette_channels.connection.identities import Excess, Identity
+from starlette_channels.connection.rate_limiter import HEAVY, RateLimiter
+from starlette_channels.connection.refusals import DelayedRefusals
 from starlette_channels.connection.registry import Service
 from starlette_channels.connection.transport import Transport
 from starlette_channels.exceptions import ProtocolError
-from starlette_channels.limits import Bounds
-from starlette_channels.observability.error_log import ErrorLog
-from starlette_channels.pubsub.broker import Broker
+from starlette_channels.observability.redaction import ParameterFilter
 from starlette_channels.pubsub.commands import Command, Disconnect
 from starlette_channels.pubsub.hub import Hub, ShortCut
+from starlette_channels.runtime.handler_deadlines import Watch, watch_of_this_loop
 from starlette_channels.runtime.tasks import Cancel, Tasks
+from starlette_channels.runtime.turn_budget import in_turns
 from starlette_channels.runtime.uptime import uptime
 from starlette_channels.wire.headers import check_header, is_plain, read_message
 from starlette_channels.wire.messages import (
     EMPTY,
     Frame,
     Message,
+    OutgoingFrame,
     encode_payload,
     frame_size,
     message_size,
@@ -47,37 +48,33 @@ from starlette_channels.wire.protocol import (
     Refresh,
     Stale,
 )
-from starlette_channels.wire.serializers import Serializer, keeps_refs_raw
+from starlette_channels.wire.serializers import V2, Serializer, keeps_refs_raw
 from starlette_channels.wire.topics import Match
 
 if TYPE_CHECKING:
+    from collections import Counter
     from weakref import WeakSet
 
-    from starlette_channels.channels.link import PromisedReply
+    from starlette_channels.channels.client import Write
+    from starlette_channels.limits import Bounds
+    from starlette_channels.observability.error_log import ErrorLog
+    from starlette_channels.pubsub.broker import Broker
 
 logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 
 
-class Connection(Sender):
-    """One client. Its transport hands it what arrives and tells it when there is nothing more to come."""
+FETCH_SECONDS = 1.0
+"""How long a client may take to fetch the last messages: one that polls does so again at once."""
+
+
+class Connection:
+    """One client. Its transport hands over what arrives, and says when nothing more comes."""
 
     __slots__ = (
-        "_backlog",
-        "_backlog_bytes",
-        "_end_reason",
-        "_ending",
-        "_flowing",
-        "_over",
-        "_paused",
-        "_protocol",
-        "_since",
-        "_transport",
-        "app",
-        "assigns",
-        "hub",
-        "promises",
-        "serializer",
-        "tasks",
+        *("_backlog", "_backlog_bytes", "_closed", "_closing", "_decode_text", "_end_reason", "_flowing", "_identity"),
+        *("_number", "_paused", "_plainly_small", "_protocol", "_refusals", "_service", "_since", "_topics"),
+        *("_transport", "app", "assigns", "broker", "counts", "error_log", "hub", "limits", "promises", "rate"),
+        *("serializer", "tasks", "write"),
     )
 
     def __init__(
@@ -90,84 +87,116 @@ class Connection(Sender):
         app: object = None,
         since: float | None = None,
     ) -> None:
-        super().__init__(service, transport.write, socket_id)
         self.app: Any = app
         self.assigns: Any = assigns
+        self.broker: Broker = service.broker
+        self.counts: Counter[str] = service.counts
+        self.error_log: ErrorLog = service.error_log
         self.hub: Hub = service.broker.hub()
-        self.promises: WeakSet[PromisedReply] | None = None
+        self.limits: Bounds = service.limits
+        self.promises: WeakSet[Any] | None = None
         self.serializer: Serializer = serializer
         self.tasks: Tasks = transport.tasks
+        self.write: Write = transport.write
+        self._service = service
         self._transport = transport
+        self._identity: Identity | None = None if socket_id is None else service.identities.enter(socket_id)
+        self.rate: RateLimiter = RateLimiter(service.quotas, self._identity)
+        self._refusals: DelayedRefusals | None = None
+        self._number = 0
         self._since = uptime() if since is None else since
         self._backlog = 0
         self._backlog_bytes = 0
         self._paused = False
         self._flowing = True
         self._end_reason: EndReason = "closed"
-        self._ending: set[Member] | None = None  # those whose topics are free, but which have not ended yet
-        self._over: anyio.Event | None = None
-        self._protocol: ClientProtocol[Member, tuple[Channel[Any], Match]] = ClientProtocol(
+        self._closing: set[JoinedChannel] | None = None  # channels whose topics are free, but which have yet to close
+        self._closed: anyio.Event | None = None
+        self._protocol: ClientProtocol[JoinedChannel, tuple[Channel[Any], Match]] = ClientProtocol(
             service.match, service.limits.channels
         )
+        self._topics = self._protocol.members
+        self._plainly_small = service.plainly_small
+        self._decode_text = serializer.decode_text if type(serializer) is V2 else None
         service.connections.add(self)
         if socket_id is not None:
-            self.hub.enlist(socket_id, self)
+            self.hub.register(socket_id, self)
 
     # What the transport calls.
 
     def receive(self, frame: Frame) -> None:
-        """Take a message of the client; it never raises and never waits."""
+        """Handle a message of the client; never raises, never waits."""
+        # The straight way of a small event to a joined channel; the general way would do the same.
+        if self._decode_text is not None and type(frame) is str and len(frame) <= self._plainly_small:
+            try:
+                message = self._decode_text(frame)
+                joined = self._topics.get(message.topic)
+                if joined is not None and message.event not in joined.events:
+                    joined = None
+            except Exception:  # noqa: BLE001 - found once more, and answered, on the general way
+                self._receive(frame)
+                return
+            rate = self.rate
+            if joined is not None and rate.prepaid and message.join_ref == joined.text_ref and type(message.ref) is str:
+                rate.prepaid -= 1
+                joined.receive(message)
+            else:
+                self._receive_message(message, frame, len(frame))
+            return
+        self._receive(frame)
+
+    def _receive(self, frame: Frame) -> None:
+        """Handle a message on the general way, which knows every kind of message."""
         size = len(frame)
         if size > self._service.surely_small and frame_size(frame) > self.limits.message_bytes:
             self._fail(1009, "message_too_big", f"a message of over {self.limits.message_bytes} bytes")
             return
         try:
-            if size > self._service.plainly_small:
+            if size > self._plainly_small:
                 size = self.weigh(frame)
                 message = self.read(frame)
-            elif not is_plain(message := self.serializer.decode(frame)):
-                message = check_header(
-                    message, frame, self.limits.header_bytes, raw_refs=keeps_refs_raw(self.serializer)
-                )
+            else:
+                message = self.serializer.decode(frame)
         except TooManyNodes as error:
             self._fail(1009, error.code, str(error))
-            return
         except ProtocolError as error:
             self._fail(1011, "malformed_message", str(error))
-            return
         except Exception as error:  # noqa: BLE001 - serializers may be the application's
             self.note_failed_serializer(error)
             self._fail(1011, "malformed_message", "the serializer failed")
-            return
-        decision = self._protocol.receive(message)
-        if self._drawn and size < HEAVY and type(decision) is Push:
-            self._drawn -= 1
-            decision.member.receive(message)
-            return
-        now = self._transport.heard
-        excess = self._draw(size, now, is_join=type(decision) is Join)
-        if excess is None:
-            self._obey(decision, message)
         else:
-            self._curb(decision, message, excess, size, now)
+            self._receive_message(message, frame, size)
+
+    def _receive_message(self, message: Message, frame: Frame, size: int) -> None:
+        if not is_plain(message):
+            most, raw_refs = self.limits.header_bytes, keeps_refs_raw(self.serializer)
+            try:
+                message = check_header(message, frame, most, raw_refs=raw_refs)
+            except ProtocolError as error:
+                self._fail(1011, "malformed_message", str(error))
+                return
+        self._decide(message, size)
 
     def take(self, message: Message, weight: int) -> None:
-        """Take a message that has been read, and whose bytes have been counted; `weight` is what comes on top."""
+        """Handle a message that has been read, and whose bytes have been counted; `weight` is to be counted yet."""
+        self._decide(message, weight)
+
+    def _decide(self, message: Message, size: int) -> None:
         decision = self._protocol.receive(message)
         now = self._transport.heard
-        excess = self._draw(weight, now, is_join=type(decision) is Join)
+        excess = self.rate.draw(size, now, is_join=type(decision) is Join)
         if excess is None:
-            self._obey(decision, message)
+            self._act(decision, message)
         else:
-            self._curb(decision, message, excess, weight, now)
+            self._reject(decision, message, excess, size, now)
 
     def count_bytes(self, before: int, after: int) -> Excess | None:
-        """Count the bytes of a body that grows; return what they are beyond, if they are."""
-        return self._draw_bytes(before, after, anyio.current_time())
+        """Count the bytes of a body that grows; return the excess if that is over a limit."""
+        return self.rate.draw_bytes(before, after, anyio.current_time())
 
     def count_refused_body(self, size: int) -> None:
-        """Count a body that is refused as so many messages beyond the rates; the session of who goes on ends."""
-        if not self._draw_refusal(1 + size // HEAVY, anyio.current_time()):
+        """Count a body that is refused as so many messages beyond the rates; a session that goes on is ended."""
+        if not self.rate.draw_refusal(1 + size // HEAVY, anyio.current_time()):
             self._fail(1008, "flooding", "too many bodies that were refused")
 
     def count_frames(self, number: int) -> None:
@@ -176,11 +205,11 @@ class Connection(Sender):
         Nothing is refused, because there is nothing to answer; a client that goes on beyond the rates is closed.
         """
         now = self._transport.heard
-        excess = self._draw_messages(min(number, self._service.quotas.heaviest), now)
+        excess = self.rate.draw_messages(number, now)
         if excess is None:
             return
-        self._service.error_log.note(excess.code, logger, "%s: control frames or fragments", excess.code, number=number)
-        if not self._draw_refusal(number, now):
+        self.error_log.note(excess.code, logger, "%s: control frames or fragments", excess.code, number=number)
+        if not self.rate.draw_refusal(number, now):
             self._fail(1008, "flooding", f"too many frames beyond the limits, the last {excess.code}")
 
     def weigh(self, frame: Frame) -> int:
@@ -188,26 +217,46 @@ class Connection(Sender):
         return weigh(self.serializer, frame, self.limits.message_nodes)
 
     def read(self, frame: Frame) -> Message:
-        """Decode a message and check its header; raises `ProtocolError`, or what the serializer should not."""
+        """Decode a message and check its header; raises `ProtocolError`, and any error of a faulty serializer."""
         return read_message(self.serializer, frame, self.limits.header_bytes)
 
     async def end(self) -> None:
-        """Let the members end, now that the client is gone.
+        """Close the channels, now that the client is gone.
 
         Handlers have `shutdown_seconds` to finish, and then as long again for `terminate`.
         """
         if self.socket_id is not None:
-            self.hub.dismiss(self.socket_id, self)
+            self.hub.unregister(self.socket_id, self)
         for promise in tuple(self.promises or ()):
-            promise.settle()
+            promise.drop()
         try:
-            members = *self._protocol.members.values(), *(self._ending or ())
-            await end(members, self._end_reason, self.limits.shutdown_seconds)
+            await self._close_channels((*self._topics.values(), *(self._closing or ())))
         finally:
             self._service.forget(self)
-            self._leave(self._transport.heard)
-            if self._over is not None:
-                self._over.set()
+            self._forget_client()
+            if self._closed is not None:
+                self._closed.set()
+
+    async def _close_channels(self, channels: Sequence[JoinedChannel]) -> None:
+        await in_turns(channels, lambda joined: joined.close(self._end_reason))
+        if all(joined.is_closed for joined in channels):
+            return
+        with anyio.move_on_after(self.limits.shutdown_seconds):
+            for joined in channels:
+                await joined.closed()
+        for joined in channels:
+            joined.abort(self._end_reason)
+        for joined in channels:
+            await joined.closed()
+
+    def _forget_client(self) -> None:
+        level = self._service.log_connect
+        if level is not None and logger.isEnabledFor(level):
+            logger.log(level, "Disconnected: number %d", self.number)
+        if self._refusals is not None:
+            self._refusals.drop()
+        if self._identity is not None:
+            self._service.identities.leave(self._identity, self._transport.heard)
 
     def hold(self) -> None:
         """Let broadcasts go to the transport's shelf, or the long way, through `Transport.write`, until `flow`."""
@@ -220,40 +269,48 @@ class Connection(Sender):
     def _flow(self, flowing: bool) -> None:
         if flowing is not self._flowing:
             self._flowing = flowing
-            for member in self._protocol.members.values():
-                member.reroute()
+            for joined in self._topics.values():
+                joined.reroute()
+
+    def log_open(self, params: Mapping[str, Any]) -> None:
+        """Log that the client has connected, with its parameters, if a level is set."""
+        level = self._service.log_connect
+        if level is not None and logger.isEnabledFor(level):
+            logger.log(level, "Connected: number %d, parameters %s", self.number, self.parameters.show_value(params))
 
     def abort(self) -> None:
         """Let the members end at once: handlers are cancelled, `terminate` still has its time."""
-        for member in tuple(self._protocol.members.values()):
-            member.abort("shutdown")
+        for joined in tuple(self._topics.values()):
+            joined.abort("shutdown")
 
-    # What members call.
-
-    @property
-    def broker(self) -> Broker:
-        """Where broadcasts go."""
-        return self._service.broker
+    # What joined channels call.
 
     @property
-    def limits(self) -> Bounds:
-        """What this client may use."""
-        return self._service.limits
+    def socket_id(self) -> str | None:
+        """The name of the client for `disconnect` and `kick`."""
+        return None if self._identity is None else self._identity.name
 
     @property
-    def counts(self) -> Counter[str]:
-        """Where error_log are counted."""
-        return self._service.counts
+    def number(self) -> int:
+        """The number of the connection in logs."""
+        self._number = self._number or next(self._service.numbers)
+        return self._number
 
     @property
-    def error_log(self) -> ErrorLog:
-        """What counts and logs error_log."""
-        return self._service.error_log
+    def parameters(self) -> ParameterFilter:
+        """The filter of payloads in logs."""
+        return self._service.parameters
 
     @property
     def channels(self) -> int:
-        """How many topics the client has joined or is joining."""
-        return len(self._protocol.members)
+        """The number of topics that the client has joined or is joining."""
+        return len(self._topics)
+
+    @property
+    def handler_watch(self) -> Watch | None:
+        """The watch over slow handlers; `None` if they have no time limit."""
+        seconds = self.limits.handler_seconds
+        return watch_of_this_loop(seconds) if seconds < math.inf else None
 
     def short_cut(self, *, may_drop: bool) -> ShortCut | None:
         """Return the short cut for broadcasts to the client, while there is one."""
@@ -262,7 +319,7 @@ class Connection(Sender):
         return None if may_drop else self._transport.shelf
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
-        """Run an async function beside the others; return what cancels it."""
+        """Run an async function beside the handlers; return a function that cancels it."""
         return self.tasks.spawn(function, *args)
 
     def answer(self, message: Message, answer: Answer) -> None:
@@ -276,46 +333,61 @@ class Connection(Sender):
     def blame(self, message: Message, code: str) -> None:
         """Count and log a mistake of the client."""
         where = shown(message.event), shown(message.topic)
-        self._service.error_log.note(code, logger, "%s: event %s on topic %s", code, *where)
+        self.error_log.note(code, logger, "%s: event %s on topic %s", code, *where)
 
-    def free(self, topic: str, member: Member) -> None:
-        """Note that a topic is free again, unless another member has taken it; the member goes on to end."""
-        self._protocol.free(topic, member)
-        self._ending = self._ending or set()
-        self._ending.add(member)
+    def refuse(self, frame: OutgoingFrame) -> None:
+        """Send the answer to a refused join, after `refusal_seconds`."""
+        seconds = self.limits.refusal_seconds
+        if not seconds:
+            self.write(frame)
+            return
+        self._refusals = self._refusals or DelayedRefusals(self.write, seconds)
+        self._refusals.send(frame)
 
-    def forget(self, member: Member) -> None:
-        """Note that a member has ended, its cleanups included."""
-        if self._ending is not None:
-            self._ending.discard(member)
-            self._ending = self._ending or None
+    def free(self, topic: str, joined: JoinedChannel) -> None:
+        """Free a topic, unless another join has taken it; the channel has yet to close."""
+        self._protocol.free(topic, joined)
+        self._closing = self._closing or set()
+        self._closing.add(joined)
 
-    def burden(self, message: Message) -> None:
-        """Note that a message of the client has to wait, or its handler does."""
+    def forget(self, joined: JoinedChannel) -> None:
+        """Forget a channel that has closed, its cleanups included."""
+        if self._closing is not None:
+            self._closing.discard(joined)
+            self._closing = self._closing or None
+
+    def add_backlog(self, message: Message) -> None:
+        """Count a message of the client that has to wait, or whose handler does."""
         self._backlog += 1
         self._backlog_bytes += message_size(message)
-        if not self._paused and self._is_burdened(1.0):
+        if not self._paused and self._has_backlog(1.0):
             self._paused = True
             self._transport.pause()
 
-    def relieve(self, message: Message) -> None:
-        """Note that a message that had to wait has been dealt with."""
+    def remove_backlog(self, message: Message) -> None:
+        """Count a message no longer that had to wait: it has been handled, or never will be."""
         self._backlog -= 1
         self._backlog_bytes -= message_size(message)
-        if self._paused and not self._is_burdened(0.5) and self._end_reason == "closed":
+        if self._paused and not self._has_backlog(0.5) and self._end_reason == "closed":
             self._paused = False
             self._transport.resume()
 
     # What the broker, the endpoint and the watch over expiry call.
 
-    def obey(self, command: Command, said_at: float) -> None:
-        """Do what the server said to all clients of this one's identity, if it was there at that time."""
+    def handle_command(self, command: Command, said_at: float) -> None:
+        """Handle a command to all connections of this `socket_id` that were there at that time."""
         if isinstance(command, Disconnect):
             if self._since <= said_at:
                 self._transport.close(command.code, command.reason)
-        elif (member := self._protocol.members.get(command.topic)) is not None and member.since <= said_at:
-            member.kick(command.reason)
-            self.tasks.spawn(expel, member, self.limits.shutdown_seconds)
+        elif (joined := self._topics.get(command.topic)) is not None and joined.since <= said_at:
+            joined.kick(command.reason)
+            self.tasks.spawn(self._see_closed, joined)
+
+    async def _see_closed(self, joined: JoinedChannel) -> None:
+        """Abort a channel that has been kicked, if its handler does not finish in time."""
+        with anyio.move_on_after(self.limits.shutdown_seconds):
+            await joined.closed()
+        joined.abort("kicked")
 
     def resync(self, said_at: float) -> None:
         """Close the connection if a command to it may be lost, for that may have been to close it."""
@@ -330,44 +402,56 @@ class Connection(Sender):
         """Answer a message in the name of the connection, with a payload."""
         self.write(self.serializer.reply(None, message.ref, message.topic, status, encode_payload(payload)))
 
-    def renew(self, assigns: Any) -> None:
-        """Take the identity that holds from now on, and let the channels see it."""
+    def refresh(self, assigns: Any) -> None:
+        """Replace the identity, and tell the channels."""
         self.assigns = assigns
-        for member in tuple(self._protocol.members.values()):
-            member.renew(assigns)
+        for joined in tuple(self._topics.values()):
+            joined.refresh(assigns)
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection; its members end as they do when the client goes."""
         self._transport.close(code, reason)
 
-    def retire(self, code: int, reason: str) -> None:
-        """Close once what the client has sent is handled and answered; nothing more is read meanwhile.
+    def drain(self, code: int, reason: str) -> None:
+        """Close once the messages of the client are handled and answered; nothing more is read meanwhile.
 
         Handlers have `shutdown_seconds`, then they are cancelled.
         """
         if self._end_reason != "closed":
             return
         self._end_reason = "draining"
-        is_busy = any(member.is_busy for member in self._protocol.members.values())
+        is_busy = any(joined.is_busy for joined in self._topics.values())
         if is_busy or self.promises or self._transport.unfetched():
             self._paused = True
             self._transport.pause()
-            self.tasks.spawn(self._close_settled, code, reason)
+            self.tasks.spawn(self._close_drained, code, reason)
         else:
             self._transport.close(code, reason)
 
-    async def _close_settled(self, code: int, reason: str) -> None:
-        await settle(self, tuple(self._protocol.members.values()), self.limits.shutdown_seconds)
-        await fetched(self._transport.unfetched())
+    async def _close_drained(self, code: int, reason: str) -> None:
+        channels = tuple(self._topics.values())
+        with anyio.move_on_after(self.limits.shutdown_seconds) as patience:
+            for joined in channels:
+                await joined.drained()
+            while self.promises:
+                for promise in tuple(self.promises):
+                    await promise.given()
+        for joined in channels if patience.cancelled_caught else ():
+            if joined.is_busy:
+                joined.abort("draining")
+        unfetched = self._transport.unfetched()
+        if unfetched is not None:
+            with anyio.move_on_after(FETCH_SECONDS):
+                await unfetched.wait()
         self._transport.close(code, reason)
 
-    async def ended(self) -> None:
-        """Wait until the client is gone and its members have ended."""
+    async def closed(self) -> None:
+        """Wait until the client is gone and its channels have closed."""
         if self in self._service.connections:
-            self._over = self._over or anyio.Event()
-            await self._over.wait()
+            self._closed = self._closed or anyio.Event()
+            await self._closed.wait()
 
-    def _obey(self, decision: Decision[Member, tuple[Channel[Any], Match]], message: Message) -> None:
+    def _act(self, decision: Decision[JoinedChannel, tuple[Channel[Any], Match]], message: Message) -> None:
         match decision:
             case Push():
                 decision.member.receive(message)
@@ -384,37 +468,37 @@ class Connection(Sender):
                 if lifetimes is None or not lifetimes.refresh(self, message):
                     self.answer(message, UNMATCHED)
 
-    def _curb(
+    def _reject(
         self,
-        decision: Decision[Member, tuple[Channel[Any], Match]],
+        decision: Decision[JoinedChannel, tuple[Channel[Any], Match]],
         message: Message,
         excess: Excess,
         size: int,
         now: float,
     ) -> None:
         """Refuse a message beyond the rates, or hang up on a client that has been refused too many."""
-        if not self._draw_refusal(1 + size // HEAVY, now):
+        if not self.rate.draw_refusal(1 + size // HEAVY, now):
             self._fail(1008, "flooding", f"too many messages beyond the limits, the last {excess.code}")
         elif isinstance(decision, Leave | Stale) or (isinstance(decision, Answer) and not decision.code):
-            self._obey(decision, message)
+            self._act(decision, message)
         elif message.ref is None:
             self.blame(message, excess.code)
         else:
             self.answer(message, Answer(message.join_ref, "error", "rate limited", excess.code, excess.seconds))
 
-    def _join(self, join: Join[Member, tuple[Channel[Any], Match]]) -> None:
-        if self._service.closing:
+    def _join(self, join: Join[JoinedChannel, tuple[Channel[Any], Match]]) -> None:
+        if self._service.closed_by is not None and self._service.closing:
             self.counts["join_while_draining"] += 1
             self.answer(join.message, Answer(join.message.join_ref, "error", "restarting"))
             return
         channel, match = join.route
         if join.replaces is not None:
-            join.replaces.replace()
-        member = Member(self, channel, join.message, match, join.replaces)
-        self._protocol.take(member.topic, member)
-        member.start(join.message)
+            join.replaces.give_way()
+        joined = JoinedChannel(self, channel, join.message, match, join.replaces)
+        self._topics[joined.topic] = joined
+        joined.start(join.message)
 
-    def _is_burdened(self, share: float) -> bool:
+    def _has_backlog(self, share: float) -> bool:
         """Whether as many messages wait as may, or as large ones; or that share of them."""
         limits = self.limits
         return self._backlog >= share * limits.backlog or self._backlog_bytes > share * limits.message_bytes
@@ -425,5 +509,5 @@ class Connection(Sender):
         self.error_log.note("serializer_failed", logger, text, self.serializer.version, cause=error)
 
     def _fail(self, code: int, counter: str, why: str) -> None:
-        self._service.error_log.note(counter, logger, "Connection closed with %d: %s", code, why)
+        self.error_log.note(counter, logger, "Connection closed with %d: %s", code, why)
         self._transport.close(code, counter)

@@ -100,7 +100,7 @@ class ExpiringClient(Protocol):
         """Reply to a message of the connection."""
         ...
 
-    def renew(self, assigns: Any) -> None:
+    def refresh(self, assigns: Any) -> None:
         """Replace the identity."""
         ...
 
@@ -199,7 +199,7 @@ class Lifetimes:
         seconds = self.seconds_left(assigns)
         if seconds is not None and seconds <= 0:
             raise ConnectError("expired")
-        client.renew(assigns)
+        client.refresh(assigns)
         self.watch(client, seconds)
         client.reply(message, "ok", {"seconds": None if seconds is None else round(seconds)})
 

@@ -1,52 +1,43 @@
-"""What one client has been refused: how often, and the answers that are held back for it.
+"""Answers to refused joins, sent after a pause: a client tries again as soon as it knows that a join was refused.
 
-Clients try again as soon as they know that a join was refused, so it pays to tell them later. Whoever waits costs the
-memory of the answer, and no task.
+A waiting answer costs its memory, and no task.
 """
 
 from collections import deque
 
-from starlette_channels.rates import FULL, Meter
-from starlette_channels.wire.messages import Frame
+from starlette_channels.channels.client import Write
+from starlette_channels.runtime.timers import waker_of_this_loop
+from starlette_channels.wire.messages import OutgoingFrame
 
 MOST_HELD = 100
 """Answers held back for one client; those beyond go out at once."""
 
 
-class Refusals:
-    """It exists only for clients that have been refused something."""
+class DelayedRefusals:
+    """The answers held back for one client. It exists only for a client that has been refused a join."""
 
-    __slots__ = ("_bucket", "_held")
+    __slots__ = ("_held", "_seconds", "_write")
 
-    def __init__(self) -> None:
-        self._bucket = FULL
-        self._held: deque[tuple[float, Frame]] = deque()
+    def __init__(self, write: Write, seconds: float) -> None:
+        self._write = write
+        self._seconds = seconds
+        self._held: deque[tuple[float, OutgoingFrame]] = deque()
 
-    def draw(self, meter: Meter, now: float, number: int) -> bool:
-        """Count a refusal as so many, and return whether there may be so many."""
-        bucket = meter.draw(self._bucket, now, number)
-        if bucket is None:
-            return False
-        self._bucket = bucket
-        return True
+    def send(self, frame: OutgoingFrame) -> None:
+        """Send an answer after the pause; at once if too many wait."""
+        if len(self._held) >= MOST_HELD:
+            self._write(frame)
+            return
+        waker = waker_of_this_loop()
+        if not self._held:
+            waker.wake(self._seconds, self._send_due)
+        self._held.append((waker.now() + self._seconds, frame))
 
-    @property
-    def next_at(self) -> float | None:
-        """When the next answer is due."""
-        return self._held[0][0] if self._held else None
+    def drop(self) -> None:
+        """Drop the answers: the client is gone."""
+        self._held.clear()
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more answers are held back."""
-        return len(self._held) >= MOST_HELD
-
-    def hold(self, frame: Frame, until: float) -> None:
-        """Hold an answer back."""
-        self._held.append((until, frame))
-
-    def due(self, now: float) -> list[Frame]:
-        """Return the answers whose time has come."""
-        frames: list[Frame] = []
+    def _send_due(self, now: float) -> float | None:
         while self._held and self._held[0][0] <= now:
-            frames.append(self._held.popleft()[1])
-        return frames
+            self._write(self._held.popleft()[1])
+        return self._held[0][0] if self._held else None

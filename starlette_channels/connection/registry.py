@@ -35,7 +35,7 @@ class RegisteredClient(ExpiringClient, Protocol):
         """How many topics the client has joined or is joining."""
         ...
 
-    def retire(self, code: int, reason: str) -> None:
+    def drain(self, code: int, reason: str) -> None:
         """Close the connection once its handlers have answered what the client has sent, or have had time for it."""
         ...
 
@@ -43,7 +43,7 @@ class RegisteredClient(ExpiringClient, Protocol):
         """Let the channels end at once: handlers are cancelled, `terminate` still has its time."""
         ...
 
-    async def ended(self) -> None:
+    async def closed(self) -> None:
         """Wait until the client is gone and its channels have ended."""
         ...
 
@@ -64,7 +64,7 @@ class Service:
         self.limits: Bounds = Bounds.of(limits)
         self.surely_small: int = self.limits.message_bytes // 4
         """So many characters fit whatever they are: none takes more than four bytes."""
-        self.plainly_small: int = min(self.limits.header_bytes // 4, PLAINLY_SMALL)
+        self.plainly_small: int = min(self.limits.header_bytes // 4, self.surely_small, PLAINLY_SMALL)
         """A message of so many characters has no header that is too long, and keeps next to nothing but its payload."""
         self.counts: Counter[str] = Counter()
         self.error_log: ErrorLog = ErrorLog(self.counts)
@@ -80,7 +80,8 @@ class Service:
         """Clients that are neither let in nor refused yet."""
         self.lifetimes: Lifetimes | None = None
         """How long clients may stay, if that is not for ever."""
-        self._closed_by: Hub | None = None
+        self.closed_by: Hub | None = None
+        """The hub of the event loop that has called `close`, if nobody has called `open` since."""
         self._reopens = 0.0
         self._lifespans: list[Hub] = []
 
@@ -107,15 +108,15 @@ class Service:
     @property
     def closing(self) -> bool:
         """Whether nobody is let in any more: from `close` until `open`, or until the event loop of `close` is over."""
-        return self._closed_by is not None and self._closed_by.is_running
+        return self.closed_by is not None and self.closed_by.is_running
 
     def open(self) -> None:
         """Let clients in, as from the start."""
-        self._closed_by = None
+        self.closed_by = None
 
     def close(self, seconds: float, hub: Hub) -> None:
         """Let nobody in any more; after so many seconds, it may be worth another try. `hub` is that of the caller."""
-        self._closed_by = hub
+        self.closed_by = hub
         self._reopens = time.monotonic() + seconds
 
     @property

@@ -7,7 +7,7 @@ import anyio
 from starlette_channels.channels.backpressure import Place
 from starlette_channels.pubsub.hub import Outlet, ShortCut, Writer
 from starlette_channels.runtime.tasks import Tasks
-from starlette_channels.wire.messages import Frame
+from starlette_channels.wire.messages import OutgoingFrame
 
 
 class Transport(Protocol):
@@ -41,7 +41,7 @@ class Transport(Protocol):
         """When the client was last heard, by the event loop's clock."""
         ...
 
-    def write(self, frame: Frame, place: Place | None = None) -> None:
+    def write(self, frame: OutgoingFrame, place: Place | None = None) -> None:
         """Queue a frame; frames leave in order. After `close` it does nothing.
 
         A frame with a place may be dropped for the sake of later ones, if the client is behind with reading.

@@ -159,7 +159,7 @@ class Presence:
         """
         inner = _internal(socket, "track")
         name, made = make_key(key), make_meta(meta)
-        if inner.fate is not None:
+        if inner.end_reason is not None:
             return
         scheduler = self._schedulers.here()
         broker = inner.broker
@@ -305,7 +305,7 @@ class Presence:
             tracked = self._tracked.pop(socket, None)
             if tracked is None:
                 return
-            if scheduler is not None and self._settings.grace_seconds and socket.fate not in INTENDED:
+            if scheduler is not None and self._settings.grace_seconds and socket.end_reason not in INTENDED:
                 self._missed[tracked.member] = tracked
                 scheduler.keep(tracked, self._settings.grace_seconds, self._end_grace)
                 return

@@ -27,7 +27,7 @@ from starlette_channels.pubsub.relay.relay import Relay
 from starlette_channels.pubsub.relay.subscriptions import TopicInterests
 from starlette_channels.runtime.uptime import uptime
 from starlette_channels.wire.event_names import ORDINARY_EVENTS, check_event, is_ordinary
-from starlette_channels.wire.messages import Gap, encode_payload, shown
+from starlette_channels.wire.messages import Body, Gap, encode_payload, shown
 from starlette_channels.wire.serializers import refuse_inexpressible
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
@@ -304,22 +304,22 @@ class Broker:
         if type(payload) is not dict or type(topic) is not str or not (topic.isascii() and event.isascii()):
             check_type(topic, str, "broadcast(topic=", "it takes the name of a topic")
             refuse_inexpressible(topic, event, body, heard=self.subscribers(topic) > 0)
-        publication = Publication(topic, event, body, sender)
         if self._relay is not None:
-            self._relay.publish(payload_kind(publication.body), topic_channel(topic), event, publication.body)
-        self._spread(publication)
+            self._relay.publish(payload_kind(body), topic_channel(topic), event, body)
+        self._spread(topic, event, body, sender)
 
     def broadcast_here(self, topic: str, event: str, payload: object) -> None:
         """Send an event of the library to the subscribers of a topic in this process only, whatever its name."""
-        self._spread(Publication(topic, event, encode_payload(payload)))
+        self._spread(topic, event, encode_payload(payload))
 
     def subscribers(self, topic: str) -> int:
         """Return how many in this process are subscribed to a topic."""
         return sum(inbox.hub.subscribers(topic) for inbox in self._inboxes.values())
 
-    def _spread(self, publication: Publication) -> None:
+    def _spread(self, topic: str, event: str, body: Body, sender: object = None) -> None:
         here = threading.get_ident()
         for thread, inbox in self._inboxes.items():
+            publication = Publication(topic, event, body, sender)  # each event loop has its own: it keeps frames
             if thread == here:
                 inbox.hub.dispatch(publication)
             else:
@@ -376,8 +376,7 @@ class Broker:
     # Between the event loops of this process.
 
     def _hand_over(self, inbox: Inbox, publication: Publication) -> None:
-        fresh = Publication(publication.topic, publication.event, publication.body, publication.sender)
-        if not inbox.hub.run_later(self._dispatch_for_another, inbox.hub, fresh):
+        if not inbox.hub.run_later(self._dispatch_for_another, inbox.hub, publication):
             self._let_go(inbox)
 
     def _let_go(self, inbox: Inbox) -> None:

@@ -15,8 +15,8 @@ from starlette_channels.observability.error_log import ErrorLog
 from starlette_channels.pubsub.commands import Command, Disconnect
 from starlette_channels.pubsub.confirmations import Confirmations
 from starlette_channels.runtime.uptime import uptime
-from starlette_channels.wire.messages import Body, Frame, Gap, shown
-from starlette_channels.wire.serializers import Serializer
+from starlette_channels.wire.messages import Body, Frame, Gap, OutgoingFrame, as_frame, shown
+from starlette_channels.wire.serializers import Serializer, shared_frame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
@@ -37,14 +37,18 @@ class Publication:
         self.event: str = event
         self.body: Body = body
         self.sender: object = sender
-        self._frames: dict[Serializer, Frame | SerializerError] = {}
+        self._frames: dict[Serializer, OutgoingFrame | SerializerError] = {}
 
     def frame(self, serializer: Serializer) -> Frame:
         """Return the frame for a wire; raises `SerializerError` if that wire cannot express the payload."""
+        return as_frame(self.shared_frame(serializer))
+
+    def shared_frame(self, serializer: Serializer) -> OutgoingFrame:
+        """Do what `frame` does for an outlet: text is UTF-8 already, if that is what the serializer makes of it."""
         frame = self._frames.get(serializer)
         if frame is None:
             try:
-                frame = serializer.broadcast(self.topic, self.event, self.body)
+                frame = shared_frame(serializer, self.topic, self.event, self.body)
             except SerializerError as error:
                 frame = error
             self._frames[serializer] = frame
@@ -84,7 +88,7 @@ class Subscriber(Protocol):
 class Addressee(Protocol):
     """A client of an identity."""
 
-    def obey(self, command: Command, said_at: float) -> None:
+    def handle_command(self, command: Command, said_at: float) -> None:
         """Do what the server said at that time, without waiting, unless it came later."""
         ...
 
@@ -96,7 +100,7 @@ class Addressee(Protocol):
 class Outlet(Protocol):
     """Where frames for many clients go at once."""
 
-    def spread(self, writers: Sequence[Writer], frame: Frame) -> None:
+    def spread(self, writers: Sequence[Writer], frame: OutgoingFrame) -> None:
         """Send a frame to many clients; what is sent to one of them in whatever way keeps its order."""
         ...
 
@@ -143,6 +147,20 @@ class Group:
         self._ready = None
         return True
 
+    def spread(self, publication: Publication) -> bool:
+        """Send a broadcast over the route at once, as nearly always; false if it takes more than that."""
+        route = self.route
+        if route is None or publication.event in route.intercepts:
+            return False
+        try:
+            frame = publication.shared_frame(route.serializer)
+        except Exception:  # noqa: BLE001 - found once more, and reported, by `Hub.dispatch`
+            return False
+        writers = self._ready_writers(publication.sender)
+        if writers:
+            route.outlet.spread(writers, frame)
+        return True
+
     def deliveries(self, publication: Publication) -> list[tuple[int, Callable[[Publication], None]]]:
         """Return what hands a broadcast over, and to how many: over the route in one step, else one by one."""
         route, sender = self.route, publication.sender
@@ -151,7 +169,7 @@ class Group:
         writers = self._ready_writers(sender)
 
         def spread(publication: Publication) -> None:
-            route.outlet.spread(writers, publication.frame(route.serializer))
+            route.outlet.spread(writers, publication.shared_frame(route.serializer))
 
         return [(len(writers), spread)] if writers else []
 
@@ -271,15 +289,15 @@ class Hub:
                 if self._interest is not None:
                     self._interest.remove(topic)
 
-    def enlist(self, socket_id: str, addressee: Addressee) -> None:
-        """Let a client have the commands to an identity, those included that were said while it was let in."""
+    def register(self, socket_id: str, addressee: Addressee) -> None:
+        """Register a connection for the commands to its `socket_id`, those included that came while it connected."""
         self._addressees.setdefault(socket_id, set()).add(addressee)
         recent = self._recent.get(socket_id)
         if recent is not None:
-            self.run_later(addressee.obey, *recent)
+            self.run_later(addressee.handle_command, *recent)
 
-    def dismiss(self, socket_id: str, addressee: Addressee) -> None:
-        """Let it have none any more."""
+    def unregister(self, socket_id: str, addressee: Addressee) -> None:
+        """Remove a connection from those of its `socket_id`."""
         addressees = self._addressees.get(socket_id, set())
         addressees.discard(addressee)
         if not addressees and socket_id in self._addressees:
@@ -290,7 +308,7 @@ class Hub:
         if isinstance(command, Disconnect):
             self._remember(socket_id, command, said_at)
         for addressee in tuple(self._addressees.get(socket_id, ())):
-            addressee.obey(command, said_at)
+            addressee.handle_command(command, said_at)
 
     def _remember(self, socket_id: str, command: Disconnect, said_at: float) -> None:
         """Keep a command for the clients that are being let in: perhaps `connect` has seen what held before it."""
@@ -324,9 +342,11 @@ class Hub:
         A subscriber that fails does not concern the others. Raises `SerializerError` if all wires refused it: then
         the payload itself is wrong, and the broadcaster should know.
         """
+        groups = self._groups.get(publication.topic, ())
+        if len(groups) == 1 and groups[0].spread(publication):
+            return
         delivered = refused = 0
         refusal: SerializerError | None = None
-        groups = self._groups.get(publication.topic, ())
         # All before any: a delivery may make a subscriber change its group, and nobody may be found twice.
         for number, deliver in [delivery for group in groups for delivery in group.deliveries(publication)]:
             error = self._attempt(deliver, publication, number)

@@ -125,7 +125,7 @@ class Drainer:
                 with anyio.move_on_after(began + batch.at - anyio.current_time()):
                     await at_once_event.wait()
             for client, wait in zip(clients[first:], batch.waits, strict=False):
-                client.hub.run(client.retire, RESTART, f"restart retry_after={wait:.2f}")
+                client.hub.run(client.drain, RESTART, f"restart retry_after={wait:.2f}")
             first += len(batch.waits)
         await self._wait_until_closed(here)
 
@@ -134,8 +134,8 @@ class Drainer:
             # Some may have been let in meanwhile. In tests, others may belong to other event loops.
             while left := [client for client in tuple(self._service.connections) if client.hub is here]:
                 for client in left:
-                    client.retire(RESTART, "restart")
+                    client.drain(RESTART, "restart")
                 for client in left:
-                    await client.ended()
+                    await client.closed()
         if patience.cancelled_caught:
             logger.warning("%d connections have not ended in time", len(self._service.connections))

@@ -24,7 +24,7 @@ from starlette_channels.transports.asgi_writer import CloseMessage, SendItem, wr
 from starlette_channels.transports.send_queue import ONE_BY_ONE, SendQueue
 from starlette_channels.transports.slow_client import SlowClientCheck
 from starlette_channels.transports.state import TransportState
-from starlette_channels.wire.messages import Frame, frame_size
+from starlette_channels.wire.messages import Frame, OutgoingFrame, as_frame, frame_size
 
 if TYPE_CHECKING:
     from starlette_channels.pubsub.hub import Outlet, Writer
@@ -108,10 +108,10 @@ class WebSocketTransport:
         """What the outlet knows this client by."""
         return self.write if self._shared_writer is None else self
 
-    def write(self, frame: Frame, place: Place | None = None) -> None:
+    def write(self, frame: OutgoingFrame, place: Place | None = None) -> None:
         """Send a frame behind those before. A client for which too much waits is closed with 1008."""
         if self.state is OPEN:
-            self._send_soon(frame, place)
+            self._send_soon(as_frame(frame), place)
 
     def close(self, code: int, reason: str = "") -> None:
         """Send the queued frames, then close. Calls after the first do nothing."""

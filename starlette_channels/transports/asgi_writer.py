@@ -17,7 +17,7 @@ from starlette.types import Send
 
 from starlette_channels.channels.backpressure import Place
 from starlette_channels.transports.state import TransportState
-from starlette_channels.wire.messages import Frame
+from starlette_channels.wire.messages import Frame, OutgoingFrame, as_frame
 
 CLOSED = TransportState.CLOSED
 
@@ -99,9 +99,9 @@ class SharedWriter:
         """Whether everything in the log has been sent, or is in the queues of the clients."""
         return not self._log and not length_hint(self._recipients)
 
-    def spread(self, writers: Sequence[Recipient], frame: Frame) -> None:
+    def spread(self, writers: Sequence[Recipient], frame: OutgoingFrame) -> None:
         """Log one frame for many clients."""
-        self._log.append((writers, frame, None))
+        self._log.append((writers, as_frame(frame), None))
         if self._current is None:
             self._start()
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from starlette_channels.channels.backpressure import Place
-from starlette_channels.wire.messages import Frame
+from starlette_channels.wire.messages import Frame, OutgoingFrame, as_frame
 
 T = TypeVar("T")
 
@@ -88,8 +88,9 @@ class SendQueue(Generic[T]):
 class OneByOne:
     """An outlet that writes to one client after the other."""
 
-    def spread(self, writers: Sequence[Callable[[Frame], None]], frame: Frame) -> None:
+    def spread(self, writers: Sequence[Callable[[Frame], None]], frame: OutgoingFrame) -> None:
         """Write a frame to every client."""
+        frame = as_frame(frame)
         for write in writers:
             write(frame)
 

@@ -13,6 +13,9 @@ from starlette_channels.wire.encoding import encode_natively, encoders, json_enc
 Frame: TypeAlias = str | bytes
 """A WebSocket message: `str` for a text frame, `bytes` for a binary frame."""
 
+OutgoingFrame: TypeAlias = str | bytes | Raw
+"""A frame to a client: a `Frame`, or a text frame that is encoded as UTF-8 already (`Raw`), so that it stays bytes."""
+
 Ref: TypeAlias = Any
 """A message reference: any JSON value, chosen by the client; lists and objects are `Raw`. Only compared and echoed."""
 
@@ -230,6 +233,11 @@ def same_ref(one: Ref, other: Ref) -> bool:
 
 def _sorted(ref: Ref) -> bytes:
     return msgspec.json.encode(msgspec.json.decode(ref) if type(ref) is Raw else ref, order="sorted")
+
+
+def as_frame(frame: OutgoingFrame) -> Frame:
+    """Return a frame as a serializer of an application would: text as `str`."""
+    return bytes(frame).decode() if type(frame) is Raw else frame
 
 
 def frame_size(frame: Frame) -> int:

@@ -19,6 +19,9 @@ Decode: TypeAlias = Callable[[Body], Any]
 
 ANYTHING = (Any, object, inspect.Parameter.empty)
 
+UNDECODABLE = (InvalidPayload, RecursionError, msgspec.DecodeError, UnicodeError, Misfit)
+"""The errors that say that a payload does not fit; others are crashes, such as those of a validator."""
+
 MOST_DETAIL = 500
 """Characters of an error text that are sent to the client; it may quote names and values of the payload."""
 
@@ -32,20 +35,33 @@ def payload_decoder(annotation: Any) -> Decode:
     500 characters. This function raises `TypeError` for a type that cannot be decoded, and for constraints that would
     not be checked.
     """
-    members = list(_members(annotation))
-    note_type(annotation)
-    decode_json = _json_decoder(annotation, members) or _wants_binary
-    decode_binary = _binary_decoder(members) or _wants_json
+    decode_json = json_decoder(annotation)
+    decode_binary = _binary_decoder(list(_members(annotation))) or _wants_json
 
     def decode(body: Body) -> Any:
         try:
             return decode_json(body) if type(body) is Raw else decode_binary(body)
-        except RecursionError:
-            raise InvalidPayload("Nested too deeply") from None
-        except (msgspec.DecodeError, UnicodeError, Misfit) as error:
-            raise InvalidPayload(_explain(error)) from None
+        except UNDECODABLE as error:
+            raise invalid_payload(error) from None
 
     return decode
+
+
+def json_decoder(annotation: Any) -> Callable[[Raw], Any]:
+    """Build the decoder of JSON for an annotation, as `payload_decoder` does; it raises `UNDECODABLE` unexplained."""
+    note_type(annotation)
+    return _json_decoder(annotation, list(_members(annotation))) or _wants_binary
+
+
+def invalid_payload(error: Exception) -> InvalidPayload:
+    """Return the `InvalidPayload` for one of the errors `UNDECODABLE`."""
+    match error:
+        case InvalidPayload():
+            return error
+        case msgspec.DecodeError() | UnicodeError() | Misfit():
+            return InvalidPayload(_explain(error))
+        case _:
+            return InvalidPayload("Nested too deeply")
 
 
 def _explain(error: msgspec.DecodeError | UnicodeError | Misfit) -> str:

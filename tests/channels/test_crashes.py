@@ -266,7 +266,7 @@ async def test_a_log_line_names_what_was_handled_and_the_function(caplog: pytest
             room = await client.join("room:a")
             room.send(where)
             await room.receive("phx_error")
-            assert caplog.records[-1].getMessage() == f"<Member 'room:a'> ended: {text}"
+            assert caplog.records[-1].getMessage() == f"<JoinedChannel 'room:a'> ended: {text}"
 
 
 def test_a_keyboard_interrupt_in_a_handler_ends_the_process_after_the_channel() -> None:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from starlette_channels import Channels, EndReason, JoinError, Limits, Reply, Socket, channel
-from starlette_channels.channels.joined import Member
+from starlette_channels.channels.joined import JoinedChannel
 from starlette_channels.testing import Client, Received, connect
 from tests.conftest import OK, error, frames, lines, until
 
@@ -346,9 +346,9 @@ async def test_hundreds_of_second_joins_leave_nothing_behind(count_tasks: Callab
     assert sum("duplicate_join" in one for one in again.happened) == 199
 
 
-def living_members() -> list[Member]:
+def living_members() -> list[JoinedChannel]:
     gc.collect()
-    return [one for one in gc.get_objects() if type(one) is Member]
+    return [one for one in gc.get_objects() if type(one) is JoinedChannel]
 
 
 async def test_the_end_of_a_connection_waits_for_channels_that_were_left_before() -> None:

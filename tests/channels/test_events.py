@@ -115,7 +115,7 @@ async def test_an_idle_channel_owns_no_task_and_no_queue(count_tasks: Callable[[
         refs = [one.send("event") for one in joined for _ in range(3)]
         await anyio.wait_all_tasks_blocked()
         assert count_tasks() == idle + 10
-        assert all(len(socket._mail) == 2 for socket in sockets)
+        assert all(len(socket._mailbox) == 2 for socket in sockets)
         release.set()
         for ref in refs:
             await client.reply(ref)
@@ -123,7 +123,7 @@ async def test_an_idle_channel_owns_no_task_and_no_queue(count_tasks: Callable[[
         assert count_tasks() == idle
         for socket in sockets:
             assert not socket._busy
-            assert socket._mail is socket._children is socket._run is socket._held is None
+            assert socket._mailbox is socket._children is socket._run is socket._held is None
             assert socket._letter is NO_LETTER
 
 

@@ -170,7 +170,7 @@ class Newcomer:
     def __init__(self) -> None:
         self.obeyed: list[tuple[Command, float]] = []
 
-    def obey(self, command: Command, said_at: float) -> None:
+    def handle_command(self, command: Command, said_at: float) -> None:
         self.obeyed.append((command, said_at))
 
     def resync(self, said_at: float) -> None:
@@ -183,8 +183,8 @@ async def test_who_is_let_in_is_told_of_the_last_disconnect_and_of_none_that_cam
     for command, said_at in ((Disconnect(4001), now), (Disconnect(4002), now - 100), (Kick("room:a"), now + 1)):
         hub.command("ann", command, said_at)
     ann, bob = Newcomer(), Newcomer()
-    hub.enlist("ann", ann)
-    hub.enlist("bob", bob)
+    hub.register("ann", ann)
+    hub.register("bob", bob)
     assert ann.obeyed == [], "its constructor is not over"
     with anyio.fail_after(5):
         while not ann.obeyed:

@@ -29,7 +29,7 @@ else:
     from typing_extensions import override
 
 PACKAGE = "starlette_channels."
-WATCHED = ("Connection", "WebSocketTransport", "Lane", "Member", "Handshake")
+WATCHED = ("Connection", "WebSocketTransport", "Lane", "JoinedChannel", "Handshake")
 
 
 class Asked(Exception):

@@ -107,15 +107,15 @@ async def test_connects_joins_events_and_ends_are_logged_with_what_was_sent(capl
     parameters = '{"user":"ann","token":"[FILTERED]","vsn":"2.0.0"}'
     assert ours(caplog) == [
         ("INFO", f"Connected: number 1, parameters {parameters}"),
-        ("INFO", "<Member 'room:a'>: joined, connection 1 of 'ann', parameters {\"page\":1}"),
+        ("INFO", "<JoinedChannel 'room:a'>: joined, connection 1 of 'ann', parameters {\"page\":1}"),
         (
             "DEBUG",
-            "<Member 'room:a'>: event 'say', connection 1 of 'ann', parameters "
+            "<JoinedChannel 'room:a'>: event 'say', connection 1 of 'ann', parameters "
             '{"text":"hi","password":"[FILTERED]"}',
         ),
-        ("DEBUG", "<Member 'room:a'>: event 'say', connection 1 of 'ann', parameters <5 bytes>"),
-        ("INFO", "<Member 'room:b'>: refused, join_refused, connection 1 of 'ann', parameters {\"refuse\":1}"),
-        ("DEBUG", "<Member 'room:a'> ended: left, connection 1 of 'ann'"),
+        ("DEBUG", "<JoinedChannel 'room:a'>: event 'say', connection 1 of 'ann', parameters <5 bytes>"),
+        ("INFO", "<JoinedChannel 'room:b'>: refused, join_refused, connection 1 of 'ann', parameters {\"refuse\":1}"),
+        ("DEBUG", "<JoinedChannel 'room:a'> ended: left, connection 1 of 'ann'"),
         ("INFO", "Disconnected: number 1"),
     ]
 
@@ -136,7 +136,7 @@ async def test_none_means_not_at_all_and_crashes_are_told_even_so(caplog: pytest
     assert ours(caplog) == [
         (
             "ERROR",
-            f"<Member 'room:a'> ended: event 'crash', {House.__module__}.House.__init__.<locals>.crash, raised",
+            f"<JoinedChannel 'room:a'> ended: event 'crash', {House.__module__}.House.__init__.<locals>.crash, raised",
         )
     ]
 

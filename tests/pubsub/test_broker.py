@@ -13,7 +13,7 @@ import pytest
 from starlette_channels import V1, V2, SerializerError
 from starlette_channels.pubsub.broker import Broker, Subscriptions
 from starlette_channels.pubsub.hub import Publication, Route
-from starlette_channels.wire.messages import Body, Frame, Gap
+from starlette_channels.wire.messages import Body, Frame, Gap, as_frame
 from starlette_channels.wire.serializers import Serializer
 
 pytestmark = pytest.mark.anyio
@@ -143,7 +143,7 @@ async def test_who_changes_the_way_during_a_fan_out_is_served_once(broker: Broke
 
         def spread(self, writers: Sequence[Any], frame: Frame) -> None:
             for _ in writers:
-                quick.frames.append(frame)
+                quick.frames.append(as_frame(frame))
             hub.subscribe("t", quick)
 
     hub.subscribe("t", quick, Route(Narrow(), V2(), frozenset()), "writer")

@@ -36,7 +36,7 @@ from starlette_channels.transports.uvicorn_lane.frames import (
 from starlette_channels.transports.uvicorn_lane.idle_sweep import IdleSweep
 from starlette_channels.transports.uvicorn_lane.read_buffer import ReadBuffer
 from starlette_channels.transports.uvicorn_lane.write_batch import WriteBatch, WriteBytes, wire
-from starlette_channels.wire.messages import Frame
+from starlette_channels.wire.messages import OutgoingFrame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
@@ -101,11 +101,15 @@ class Lane(asyncio.Protocol):
 
     # What the connection calls.
 
-    def write(self, frame: Frame, place: Place | None = None) -> None:
+    def write(self, frame: OutgoingFrame, place: Place | None = None) -> None:
         """Queue a frame for the end of this turn of the loop, or until the client has caught up."""
-        if not self._closing:
-            is_shared = self._outbox is not None or len(frame) >= LARGE_FRAME
-            self._queue(self.outlet.shared_wire(frame) if is_shared else wire(frame), place)
+        if self._closing:
+            return
+        if self._outbox is None:
+            data = wire(frame) if len(frame) < LARGE_FRAME else self.outlet.shared_wire(frame)
+            self.outlet.send(self.writer, data)
+        else:
+            self._queue(self.outlet.shared_wire(frame), place)
 
     def _queue(self, data: bytes, place: Place | None = None) -> None:
         if self._closing:

@@ -7,7 +7,7 @@ from codecs import utf_8_decode
 from collections import deque
 from struct import pack
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 try:
     from websockets.speedups import apply_mask
@@ -66,13 +66,14 @@ class FrameReader:
     """
 
     __slots__ = (
-        *("_ended", "_final", "_idle", "_mask", "_max_bytes", "_message"),
+        *("_ended", "_final", "_idle", "_mask", "_max_bytes", "_message", "_most_at_once"),
         *("_missing", "_rest", "_room", "_text", "_valid", "uncounted"),
     )
 
     def __init__(self, max_bytes: int) -> None:
         self.uncounted: int = 0
         """Frames that have come and are no messages: control frames, and fragments other than the last of a message."""
+        self._most_at_once: int = min(max_bytes, _SMALL) + 6  # the longest frame of a small message
         self._max_bytes = self._room = max_bytes  # what a message, and what the rest of this one, may have
         self._idle, self._ended = True, False  # idle: nothing is half read, and nothing has ended
         self._rest = b""  # the beginning of a frame: too little of a header, or of a control frame
@@ -88,7 +89,7 @@ class FrameReader:
         Nothing is taken then, and `read` has to read it.
         """
         size = len(data)
-        if self._idle and 6 <= size <= 131 and data[0] == _TEXT and data[1] - 0x80 == size - 6 <= self._room:
+        if self._idle and 6 <= size <= self._most_at_once and data[0] == _TEXT and data[1] == size + 122:
             try:
                 return apply_mask(data[6:], data[2:6]).decode()
             except UnicodeDecodeError:
@@ -235,13 +236,18 @@ def _close(payload: bytes) -> Close | Failure:
     return Close(code, reason) if code in _CODES or not payload else Failure(1002, "invalid close code")
 
 
-_COMMON = 1024  # bytes: text of up to this length has its header made already
-_TEXT_HEADERS = [bytes((_TEXT, size)) if size <= _SMALL else pack("!BBH", _TEXT, 126, size) for size in range(_COMMON)]
+COMMON = 1024
+"""Bytes: shorter text has its header made already."""
+
+TEXT_HEADERS: list[bytes] = [
+    bytes((_TEXT, size)) if size <= _SMALL else pack("!BBH", _TEXT, 126, size) for size in range(COMMON)
+]
+"""The header of a text frame, by the size of its payload."""
 
 
-def text_frame(payload: bytes) -> bytes:
+def text_frame(payload: bytes | Raw) -> bytes:
     """A text message in one frame; the payload is UTF-8."""
-    return _TEXT_HEADERS[size] + payload if (size := len(payload)) < _COMMON else _frame(_TEXT, payload)
+    return TEXT_HEADERS[size] + payload if (size := len(payload)) < COMMON else _frame(_TEXT, payload)
 
 
 def binary_frame(payload: bytes) -> bytes:
@@ -266,7 +272,7 @@ def close_frame(code: int, reason: str) -> bytes:
     return _frame(_CLOSE, b"" if code == _NO_CODE else pack("!H", code) + text.encode())
 
 
-def _frame(first: int, payload: bytes) -> bytes:
+def _frame(first: int, payload: bytes | Raw) -> bytes:
     size = len(payload)
     if size <= _SMALL:
         return b"%c%c%b" % (first, size, payload)

@@ -9,8 +9,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from starlette_channels.transports.uvicorn_lane.frames import binary_frame, text_frame
-from starlette_channels.wire.messages import Frame
+from msgspec import Raw
+
+from starlette_channels.transports.uvicorn_lane.frames import COMMON, TEXT_HEADERS, binary_frame, text_frame
+from starlette_channels.wire.messages import OutgoingFrame
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
@@ -55,13 +57,13 @@ class WriteBatch:
         self._spreads = False
         self._afterwards: list[Callable[[], object]] = []
         self._upcoming: list[Callable[[], object]] = []
-        self._frame: Frame | None = None
+        self._frame: OutgoingFrame | None = None
         self._wire = b""
         self._gone: set[WriteBytes] = set()
         self._present: tuple[Sequence[WriteBytes], tuple[WriteBytes, ...]] = ((), ())
         self.shelf: Shelf = Shelf(self)
 
-    def spread(self, writers: Sequence[WriteBytes], frame: Frame) -> None:
+    def spread(self, writers: Sequence[WriteBytes], frame: OutgoingFrame) -> None:
         """Log one frame for many clients. What `writers` holds must not change afterwards."""
         if self._gone:
             writers = self._without_gone(writers)
@@ -108,7 +110,7 @@ class WriteBatch:
         """Write at once, though others of a long flush wait: behind this client's part of it, so order is kept."""
         _write_all((write,), b"".join((*self._pending.pop(write, ()), data)))
 
-    def shared_wire(self, frame: Frame) -> bytes:
+    def shared_wire(self, frame: OutgoingFrame) -> bytes:
         """Return a frame as it goes over the network, for clients that keep it: all of a turn hold the same bytes."""
         if frame is not self._frame:
             if self._frame is None:
@@ -161,9 +163,14 @@ class WriteBatch:
             return
         if self._written_alone(log):
             return
-        writers = log[0][0]
-        self._is_wide = any(len(others) > FEW for others, _ in log)
-        if any(others is not writers for others, _ in log):
+        writers, is_wide, is_mixed = log[0][0], False, False
+        for others, _ in log:
+            if others is not writers:
+                is_mixed = True
+            if len(others) > FEW:
+                is_wide = True
+        self._is_wide = is_wide
+        if is_mixed:
             self._pending = _by_writer(log)
             return
         data = [wire for _, wire in log]
@@ -198,15 +205,18 @@ class Shelf:
     def __init__(self, outlet: WriteBatch) -> None:
         self._outlet = outlet
 
-    def spread(self, writers: Sequence[WriteBytes], frame: Frame) -> None:
+    def spread(self, writers: Sequence[WriteBytes], frame: OutgoingFrame) -> None:
         """Let every client keep a frame."""
         data = self._outlet.shared_wire(frame)
         for keep in writers:
             keep(data)
 
 
-def wire(frame: Frame) -> bytes:
+def wire(frame: OutgoingFrame) -> bytes:
     """Return a frame as it goes over the network."""
+    if type(frame) is Raw:  # encoded already, as nearly always
+        size = len(frame)
+        return TEXT_HEADERS[size] + frame if size < COMMON else text_frame(frame)
     return text_frame(frame.encode()) if isinstance(frame, str) else binary_frame(frame)
 
 
@@ -224,28 +234,32 @@ def _report(error: RuntimeError) -> None:
 
 
 def _by_writer(log: list[tuple[Sequence[WriteBytes], bytes]]) -> dict[WriteBytes, list[bytes]]:
-    """Sort what is logged by client, in order.
+    """Sort a log by client, in order.
 
-    Nearly always it is broadcasts to the same many clients, and replies to a few of them. So the many share one list,
-    and only those who get something of their own have a list of their own.
+    Nearly always it has broadcasts to the same groups of clients, and replies to some of those. So the clients of a
+    group share one list, and only those who get more than the group have a list of their own.
     """
-    many = next((writers for writers, _ in log if len(writers) > 1), ())
-    shared: list[bytes] = []
-    own: list[list[bytes]] = []  # of those of the many who have one
-    pending = dict.fromkeys(many, shared)
+    pending: dict[WriteBytes, list[bytes]] = {}
+    shared: dict[int, list[bytes]] = {}  # the list of a group, by the id of its writers
+    own: dict[int, list[list[bytes]]] = {}  # by the id of a shared list: the lists of those of the group who have one
     for writers, data in log:
-        if writers is many:
-            shared.append(data)
-            for waiting in own:
-                waiting.append(data)
+        waiting = shared.get(id(writers))
+        if waiting is None and len(writers) > 1 and pending.keys().isdisjoint(writers):
+            waiting = shared[id(writers)] = []
+            own[id(waiting)] = []
+            pending.update(dict.fromkeys(writers, waiting))
+        if waiting is not None:
+            waiting.append(data)
+            for one in own[id(waiting)]:
+                one.append(data)
             continue
         for write in writers:
             waiting = pending.get(write)
             if waiting is None:
                 pending[write] = [data]
-            elif waiting is shared:
-                pending[write] = waiting = [*shared, data]
-                own.append(waiting)
+            elif id(waiting) in own:
+                pending[write] = separate = [*waiting, data]
+                own[id(waiting)].append(separate)
             else:
                 waiting.append(data)
     return pending

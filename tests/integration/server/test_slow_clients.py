@@ -108,7 +108,7 @@ async def test_clients_that_stop_reading_are_closed_and_the_others_get_everythin
 
 def only_two_are_left(found: Figures) -> bool:
     # Not the transports: hypercorn's trio worker cannot be cancelled while it sends, and keeps them until TCP gives up.
-    return found["connections"] == found["channels"] == found["objects"]["Member"] == 2
+    return found["connections"] == found["channels"] == found["objects"]["JoinedChannel"] == 2
 
 
 @pytest.mark.anyio
@@ -259,7 +259,7 @@ async def test_a_client_that_never_reads_its_replies_is_closed_when_its_time_is_
     client.write(flood)
     found = await figures_when(lambda found: found["connections"] == 0, server.http, "impatient", collect=True)
     assert grown("slow_client", before)(found)
-    assert found["objects"]["Member"] == 0
+    assert found["objects"]["JoinedChannel"] == 0
     client.abort()
 
 
