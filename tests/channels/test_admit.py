@@ -1,5 +1,6 @@
 """`await socket.admit()`: the client is subscribed before its join reads what it answers, so that it misses nothing."""
 
+from collections import Counter
 from typing import Any
 
 import anyio
@@ -8,7 +9,18 @@ import anyio.to_thread
 import pytest
 from msgspec import Struct
 
-from starlette_channels import Channels, EndReason, JoinError, Limits, Presence, Reply, Socket, channel
+from starlette_channels import (
+    Channels,
+    EndReason,
+    JoinError,
+    Limits,
+    Presence,
+    Reply,
+    Socket,
+    WhenSlow,
+    channel,
+    latest_by_key,
+)
 from starlette_channels.testing import Client, JoinRefused, connect
 from tests.conftest import error, frames, lines, until
 from tests.support.polling import Poller
@@ -23,7 +35,14 @@ class Item(Struct):
 class Shop:
     """A topic whose join handler admits the client, if it is told to, and then waits until a test lets it go on."""
 
-    def __init__(self, limits: Limits | None = None, *, admits: bool = True, longpoll: bool = False) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        admits: bool = True,
+        longpoll: bool = False,
+        when_slow: WhenSlow = "disconnect",
+    ) -> None:
         self.rows: list[int] = []
         self.reading = 0
         self.read = anyio.Event()
@@ -31,7 +50,7 @@ class Shop:
         self.outcome: Exception | None = None
         self.ends: list[EndReason] = []
 
-        @channel("shop:*")
+        @channel("shop:*", when_slow=when_slow)
         async def shop(socket: Socket, payload: dict[str, Any]) -> dict[str, Any]:
             self.sockets.append(socket)
             if payload.get("quick"):
@@ -226,6 +245,24 @@ async def test_intercepted_broadcasts_count_as_held_and_are_handled_behind_the_r
             shop.say("priced", 1)
         shop.read.set()
         assert (await client.receive()).payload == error("join overflow")
+
+
+@pytest.mark.parametrize("policy", ["disconnect", "drop_oldest", latest_by_key("n")], ids=["end", "oldest", "latest"])
+async def test_what_is_held_is_dropped_by_no_policy_since_the_client_is_not_slow(policy: WhenSlow) -> None:
+    """Texts, bytes and intercepted broadcasts: all follow the reply."""
+    shop = Shop(when_slow=policy)
+    async with connect(shop.channels) as client:
+        await shop.visit(client)
+        for number in range(5):
+            shop.say("added", 1)
+            shop.channels.broadcast("shop:a", "picture", bytes([number]))
+            shop.say("priced", 1)
+        shop.read.set()
+        assert [one.event for one in await frames(client, 2)] == ["phx_reply", "first"]
+        came = await frames(client, 16)
+        assert [one.payload for one in came if one.event == "picture"] == [bytes([number]) for number in range(5)]
+        assert Counter(one.event for one in came) == {"added": 5, "picture": 5, "last": 1, "price": 5}
+    assert shop.channels.statistics().counts == {}
 
 
 async def test_what_the_join_itself_broadcasts_comes_back_and_what_it_broadcasts_from_does_not(shop: Shop) -> None:

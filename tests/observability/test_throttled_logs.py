@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 import starlette_channels
+from starlette_channels import Rate
 from starlette_channels.observability.error_log import MOST_KINDS, ErrorLog
 from starlette_channels.pubsub.hub import Hub
 from starlette_channels.testing import Client, HandshakeRefused, connect
@@ -167,6 +168,53 @@ async def relay(client: Client, event: str, payload: Any) -> None:
     await say(client, "relay", {"event": event, "payload": payload})
 
 
+async def go_beyond(lab: Lab, code: str, send: Callable[[], Awaitable[object]]) -> None:
+    """Send until the rate is used up and one more was refused."""
+    before = lab.counts.get(code, 0)
+    while lab.counts.get(code, 0) == before:
+        await send()
+
+
+async def say_nowhere(client: Client) -> None:
+    client.send(None, "1", "nowhere", "event", {})
+    await client.reply("1")
+
+
+async def join_another(client: Client) -> None:
+    await ask(client, {})
+    client.send("2", "2", "lab:b", "phx_join", {})
+    await client.reply("2")
+
+
+async def break_the_wire(lab: Lab, frame: str) -> None:
+    async with connect(lab.channels) as client:
+        client.send_frame(frame)
+        await client.closed()
+
+
+async def be_turned_away(lab: Lab, *, vsn: str = "2.0.0", **headers: str) -> None:
+    with pytest.raises(HandshakeRefused):
+        async with connect(lab.channels, vsn=vsn, headers=headers):
+            pass
+
+
+async def poll_from_elsewhere(lab: Lab) -> None:
+    answer = await Poller(lab.channels).request("GET", sec_fetch_site="cross-site")()
+    assert answer.json["status"] == 403
+
+
+async def post_too_many_lines(lab: Lab) -> None:
+    poller = await Poller(lab.channels).open()
+    assert await poller.post(*[[None, "1", "phoenix", "heartbeat", {}]] * 4) == 200
+
+
+async def go_on_beyond_the_rates(lab: Lab) -> None:
+    async with connect(lab.channels) as client:
+        for _ in range(10):
+            client.send(None, "1", "nowhere", "event", {})
+        assert await client.closed() == 1008
+
+
 Deed = Callable[[Lab, Client], Awaitable[object]]
 
 DEEDS: dict[str, tuple[str, int, Deed]] = {
@@ -199,6 +247,30 @@ DEEDS: dict[str, tuple[str, int, Deed]] = {
     "a poller that stays away": ("session_expired", 1, lambda lab, client: stay_away(lab)),
     "a malformed body": ("malformed_message", 1, lambda lab, client: post_nonsense(lab)),
     "a fetch that raises": ("fetch_failed", 2, lambda lab, client: track(lab, client)),
+    "a topic without a channel": ("unmatched_topic", 1, lambda lab, client: say_nowhere(client)),
+    "more channels than may be": ("too_many_channels", 1, lambda lab, client: join_another(client)),
+    "messages beyond the rate": (
+        "too_many_messages",
+        1,
+        lambda lab, client: go_beyond(lab, "too_many_messages", lambda: say_nowhere(client)),
+    ),
+    "joins beyond the rate": (
+        "too_many_joins",
+        1,
+        lambda lab, client: go_beyond(lab, "too_many_joins", lambda: ask(client, {})),
+    ),
+    "messages far beyond the rate": ("flooding", 1, lambda lab, client: go_on_beyond_the_rates(lab)),
+    "a malformed frame": ("malformed_message", 1, lambda lab, client: break_the_wire(lab, "{nope")),
+    "a message that is too big": ("message_too_big", 1, lambda lab, client: break_the_wire(lab, "x" * 1_001)),
+    "a page from elsewhere": (
+        "origin_refused",
+        1,
+        lambda lab, client: be_turned_away(lab, origin="https://elsewhere.example"),
+    ),
+    "a page from elsewhere that polls": ("origin_refused", 1, lambda lab, client: poll_from_elsewhere(lab)),
+    "a version that nobody speaks": ("connect_refused", 1, lambda lab, client: be_turned_away(lab, vsn="9.0.0")),
+    "more connections than may be": ("too_many_connections", 1, lambda lab, client: be_turned_away(lab)),
+    "a batch of too many lines": ("batch_too_long", 1, lambda lab, client: post_too_many_lines(lab)),
 }
 """What a client does, what it is counted as, and how often each time."""
 
@@ -207,7 +279,19 @@ LIMITS: dict[str, dict[str, Any]] = {
     "a join that takes too long": {"handler_seconds": 0.01},
     "a silent client": {"idle_seconds": 0.01},
     "a poller that stays away": {"window_seconds": 0.01},
+    "more channels than may be": {"channels": 1},
+    "messages beyond the rate": {"message_rate": Rate(0.001, burst=1)},
+    "joins beyond the rate": {"join_rate": Rate(0.001, burst=1)},
+    "messages far beyond the rate": {"message_rate": Rate(0.001, burst=1), "refusal_rate": Rate(0.001, burst=1)},
+    "a message that is too big": {"message_bytes": 1_000},
+    "more connections than may be": {"connections": 1},
 }
+
+
+def code_in(line: logging.LogRecord, lab: Lab) -> str | None:
+    """The code with which a line begins, if it begins with one."""
+    first = next(iter(line.args if isinstance(line.args, tuple) else ()), None)
+    return first if isinstance(first, str) and first in lab.counts else None
 
 
 @pytest.mark.anyio
@@ -226,7 +310,7 @@ async def test_what_a_client_does_again_and_again_is_counted_each_time_and_logge
     assert lab.counts[code] == TIMES * each + (deed == "a silent client")  # the one that is connected all the time
     plain = ("Connected", "Disconnected")
     lines = [one for one in caplog.records if not one.message.startswith(plain) and ": joined," not in one.message]
-    kinds = Counter((one.msg.partition(" (and %d")[0], one.exc_info is None) for one in lines)
+    kinds = Counter((one.msg.partition(" (and %d")[0], one.exc_info is None, code_in(one, lab)) for one in lines)
     assert kinds
     assert max(kinds.values()) <= most_lines(began)
     assert len(lines) <= 3 * most_lines(began)

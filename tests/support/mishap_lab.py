@@ -14,6 +14,7 @@ from starlette_channels import (
     Limits,
     LongPoll,
     Presence,
+    Rate,
     SerializerError,
     Socket,
     channel,
@@ -39,7 +40,9 @@ class Fragile(V2):
 class Lab:
     """Channels in which a client can cause every mishap."""
 
-    def __init__(self, window_seconds: float = 10.0, mailbox: int = 10, **limits: Any) -> None:
+    def __init__(
+        self, window_seconds: float = 10.0, mailbox: int = 10, join_rate: Rate | None = None, **limits: Any
+    ) -> None:
         self.sockets: list[Socket[Any]] = []
 
         async def enter(conn: Handshake) -> dict[str, Any]:
@@ -141,8 +144,8 @@ class Lab:
             expiry=Expiry[dict[str, Any]](at=lambda assigns: None, refresh=refresh),
             serializers=[Fragile()],
             presence=self.presence,
-            longpoll=LongPoll(window_seconds=window_seconds),
-            limits=Limits(mailbox=mailbox, join_rate=None, shutdown_seconds=0.01, **limits),
+            longpoll=LongPoll(window_seconds=window_seconds, batch_lines=3),
+            limits=Limits(mailbox=mailbox, join_rate=join_rate, shutdown_seconds=0.01, **limits),
         )
 
     async def cleanup(self) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Collection, Generator
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,10 @@ import pytest
 
 from starlette_channels import Broadcast, Broker, Channels, Gap, JoinError, Limits, Socket, channel
 from starlette_channels.pubsub.confirmations import BATCH, TIMEOUT_CODE
+from starlette_channels.pubsub.engines.redis import RedisEngine
 from starlette_channels.pubsub.hub import Hub
 from starlette_channels.testing import Joined, JoinRefused, connect
-from tests.conftest import error
+from tests.conftest import OK, error
 from tests.support.engines import ENGINES, EngineServer, engine
 
 pytestmark = pytest.mark.anyio
@@ -193,6 +194,53 @@ async def test_an_engine_that_hangs_holds_up_new_topics_for_two_seconds_and_othe
         there.channels.broadcast("room:cold", "news", {})
         assert await cold.receive("news") == {}
         assert await warm.received_nothing("resync")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("seconds", [0.3, 1.3])
+async def test_joins_that_wait_for_a_slow_engine_are_all_answered_and_hold_up_nobody_else(
+    seconds: float, redis: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowEngine(RedisEngine):
+        async def subscribe(self, channels: Collection[str]) -> None:
+            await anyio.sleep(seconds)
+            await super().subscribe(channels)
+
+    monkeypatch.setattr("starlette_channels.pubsub.engines.redis.RedisEngine", SlowEngine)
+    topics = [f"room:{number}" for number in range(20)]
+    async with (
+        houses(redis.url) as (here, there),
+        connect(here.channels, timeout=PATIENCE) as client,
+        connect(here.channels, timeout=PATIENCE) as other,
+    ):
+        warm = await other.join("room:warm")
+        there.channels.broadcast("room:warm", "news", {})
+        assert await warm.receive("news") == {}
+        answered: list[str] = []
+
+        async def join_all() -> None:
+            for topic in topics:
+                client.send(topic, topic, topic, "phx_join", {"admit": True})
+            while len(answered) < len(topics):
+                came = await client.receive(lambda one: one.event == "phx_reply")
+                assert came.payload == OK
+                answered.append(came.topic)
+
+        meanwhile = 0
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(join_all)
+            while not answered:
+                await other.heartbeat()
+                here.channels.broadcast("room:warm", "local", {"n": meanwhile})
+                assert await warm.receive("local") == {"n": meanwhile}
+                meanwhile += 1
+        assert sorted(answered) == sorted(topics)
+        assert meanwhile > 0
+        # If a join was answered before its topic was in force, the client is told that it has lost something.
+        heard: list[tuple[str, Any]] = [("news", {}), ("resync", {"lost": 1})]
+        for topic in topics:
+            there.channels.broadcast(topic, "news", {})
+            await client.receive(lambda one, topic=topic: one.topic == topic and (one.event, one.payload) in heard)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
