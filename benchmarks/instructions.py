@@ -1,18 +1,21 @@
 """User-space instructions of an echo, a publish and a join, counted by callgrind without a network.
 
 `scripts/instructions` prints them. The driver's own share is measured with a lane that does nothing, and subtracted.
-The figures repeat to a few tenths of a percent on one build of Python and of msgspec, and do not travel to another.
+The figures repeat to a few tenths of a percent on one build of Python and of msgspec, and do not travel to another: so
+the committed ones, in `instructions.json`, are compared only where the versions are the same.
 """
 
 import asyncio
 import ctypes
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Coroutine, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeAlias
@@ -26,6 +29,8 @@ from starlette_channels import Limits
 CLIENTS = 100
 ROOM = 10
 ROUNDS = 5
+COMMITTED = Path(__file__).with_name("instructions.json")
+TOLERANCE = 0.03
 LIMITS = Limits(message_rate=None, join_rate=None)
 TURNS = 4
 """Turns of the event loop for each round: the work is done and written by then."""
@@ -128,10 +133,29 @@ def measure(names: Sequence[str]) -> dict[str, int]:
     return {name: (totals[name] - totals[f"{name}-bare"]) // (ROUNDS * CLIENTS) for name in names}
 
 
+def versions() -> str:
+    """Return the versions that the figures depend on."""
+    return f"Python {platform.python_version()}, msgspec {version('msgspec')}, uvloop {version('uvloop')}"
+
+
+def check(found: dict[str, int]) -> int:
+    """Compare figures with the committed ones; return 1 if one is larger by more than the tolerance."""
+    committed = json.loads(COMMITTED.read_text())
+    if committed["versions"] != versions():
+        print(f"The committed figures are for {committed['versions']}; this is {versions()}: not compared")
+        return 0
+    grown = {name: n for name, n in found.items() if n > committed["instructions"][name] * (1 + TOLERANCE)}
+    for name, instructions in grown.items():
+        print(f"{name} has grown: {instructions:,} instructions, {committed['instructions'][name]:,} are committed")
+    return 1 if grown else 0
+
+
 def main() -> int:
     """Print the figures; with `--library`, be the process that callgrind counts."""
     parser = ArgumentParser(prog="scripts/instructions", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"measure only these, of {', '.join(DRIVERS)}")
+    parser.add_argument("--check", action="store_true", help="fail if a figure is over the committed one by 3 %%")
+    parser.add_argument("--write", action="store_true", help="commit the figures")
     parser.add_argument("--library", help="what switches callgrind on and off; for the measured process only")
     options = parser.parse_args()
     names = options.names or [*DRIVERS]
@@ -140,9 +164,12 @@ def main() -> int:
             for name in names:
                 runner.run(DRIVERS[name](Meter(options.library)))
         return 0
-    for name, instructions in measure(names).items():
+    found = measure(names)
+    for name, instructions in found.items():
         print(f"{name}: {instructions:,} instructions")
-    return 0
+    if options.write:
+        COMMITTED.write_text(json.dumps({"versions": versions(), "instructions": found}, indent=2) + "\n")
+    return check(found) if options.check else 0
 
 
 if __name__ == "__main__":

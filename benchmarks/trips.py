@@ -6,6 +6,7 @@ version of Python are exact; another version may inline a comprehension.
 """
 
 import asyncio
+import json
 import sys
 from argparse import ArgumentParser
 from collections.abc import Generator
@@ -82,8 +83,13 @@ def main() -> None:
     """Print the counts."""
     parser = ArgumentParser(prog="scripts/trips", description=__doc__)
     parser.add_argument("--calls", action="store_true", help="list the calls, too")
+    parser.add_argument("--json", action="store_true", help="print calls and moves as JSON")
     options = parser.parse_args()
-    for name, trip in asyncio.run(trips()).items():
+    found = asyncio.run(trips())
+    if options.json:
+        print(json.dumps({name: [len(trip.calls), trip.moves] for name, trip in found.items()}))
+        return
+    for name, trip in found.items():
         print(f"{name}: {trip}")
         for file, function in trip.calls if options.calls else ():
             print(f"    {file}: {function}")

@@ -67,8 +67,6 @@ logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 SILENT = frozenset({"duplicate_join", "closed", "draining", "shutdown"})
 """The ends after which a channel tells its client nothing more."""
 
-TOO_DEEP = {"reason": "invalid payload", "detail": "Nested too deeply"}
-
 
 class JoinGivenUp(BaseException):
     """A join handler has returned after the channel had ended without it."""
@@ -248,8 +246,6 @@ class JoinedChannel(Actor, InternalSocket[Any]):
     def stop(self) -> None:
         self._client.hub.run(functools.partial(self._end, "stopped", interrupt=False))
 
-    # Sending.
-
     @property
     @override
     def broker(self) -> Broker:
@@ -313,7 +309,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
             try:
                 self._reply(letter, answer)
             except TooDeep:  # decoding the question took a little less of the stack than encoding it again
-                self._blame(letter, "invalid_payload", TOO_DEEP)
+                self._blame(letter, "invalid_payload", payload_misfit(RecursionError()))
 
     def _reply(self, message: Message, answer: object) -> None:
         status, body = encode_answer(answer)
@@ -338,7 +334,8 @@ class JoinedChannel(Actor, InternalSocket[Any]):
             with anyio.move_on_after(2 * self._client.limits.shutdown_seconds):
                 await self._replaces.closed()
         try:
-            self.assigns = copy_assigns(self._client.assigns)
+            if self._client.assigns is not None:
+                self.assigns = copy_assigns(self._client.assigns)
             reply = self._join_reply(message, await self._ask(message))
             if self._client.hub.confirmations is not None and self.end_reason is None and not self._is_in_force():
                 await self._until_in_force()
@@ -359,7 +356,8 @@ class JoinedChannel(Actor, InternalSocket[Any]):
             if self._hold is not None and self._hold.is_full:
                 self._refuse(message, "join_overflow", {"reason": "join overflow"})
                 return
-            log_message(self._channel.log_join, self, "joined", self._client, message)
+            if (level := self._channel.log_join) is not None and logger.isEnabledFor(level):
+                log_message(level, self, "joined", self._client, message)
             self._accept(reply)
 
     async def _ask(self, message: Message) -> object:
@@ -437,8 +435,9 @@ class JoinedChannel(Actor, InternalSocket[Any]):
         self._close_replaced(self._client.refuse)
 
     def _join_reply(self, message: Message, answer: object) -> OutgoingFrame:
-        status, body = encode_answer(answer)
-        return self._client.serializer.reply(self.join_ref, message.ref, self.topic, status, body)
+        answer, serializer = {} if answer is None else answer, self._client.serializer
+        frame = ok_reply(serializer, self.join_ref, message.ref, self.topic, answer)
+        return frame or serializer.reply(self.join_ref, message.ref, self.topic, *encode_answer(answer))
 
     def _close_replaced(self, write: Callable[[OutgoingFrame], None]) -> None:
         """Close the replaced channel only now: the client must not take its close for that of the new one."""

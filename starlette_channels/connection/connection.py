@@ -487,7 +487,7 @@ class Connection:
             self.answer(message, Answer(message.join_ref, "error", "rate limited", excess.code, excess.seconds))
 
     def _join(self, join: Join[JoinedChannel, tuple[Channel[Any], Match]]) -> None:
-        if self._service.closing:
+        if self._service.closed_by is not None and self._service.closing:
             self.counts["join_while_draining"] += 1
             self.answer(join.message, Answer(join.message.join_ref, "error", "restarting"))
             return
@@ -495,7 +495,7 @@ class Connection:
         if join.replaces is not None:
             join.replaces.give_way()
         joined = JoinedChannel(self, channel, join.message, match, join.replaces)
-        self._protocol.take(joined.topic, joined)
+        self._topics[joined.topic] = joined
         joined.start(join.message)
 
     def _has_backlog(self, share: float) -> bool:

@@ -80,7 +80,8 @@ class Service:
         """Clients that are neither let in nor refused yet."""
         self.lifetimes: Lifetimes | None = None
         """How long clients may stay, if that is not for ever."""
-        self._closed_by: Hub | None = None
+        self.closed_by: Hub | None = None
+        """The hub of the event loop that has called `close`, if nobody has called `open` since."""
         self._reopens = 0.0
         self._lifespans: list[Hub] = []
 
@@ -107,15 +108,15 @@ class Service:
     @property
     def closing(self) -> bool:
         """Whether nobody is let in any more: from `close` until `open`, or until the event loop of `close` is over."""
-        return self._closed_by is not None and self._closed_by.is_running
+        return self.closed_by is not None and self.closed_by.is_running
 
     def open(self) -> None:
         """Let clients in, as from the start."""
-        self._closed_by = None
+        self.closed_by = None
 
     def close(self, seconds: float, hub: Hub) -> None:
         """Let nobody in any more; after so many seconds, it may be worth another try. `hub` is that of the caller."""
-        self._closed_by = hub
+        self.closed_by = hub
         self._reopens = time.monotonic() + seconds
 
     @property

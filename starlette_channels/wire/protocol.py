@@ -93,6 +93,7 @@ class ClientProtocol(Generic[M, R]):
 
     def __init__(self, match: Callable[[str], R | None], max_channels: int) -> None:
         self.members: dict[str, M] = {}
+        """The taken topics, and their channels; the connection adds that of a `Join`."""
         self._match = match
         self._max_channels = max_channels
 
@@ -122,10 +123,6 @@ class ClientProtocol(Generic[M, R]):
         if member is None and len(self.members) >= self._max_channels:
             return Answer(message.join_ref, "error", "too many channels joined", "too_many_channels")
         return Join(route, message, member)
-
-    def take(self, topic: str, member: M) -> None:
-        """Register the channel of a topic."""
-        self.members[topic] = member
 
     def free(self, topic: str, member: object) -> None:
         """Unregister an ended channel, unless another one has taken its topic already."""

@@ -42,7 +42,7 @@ def joined(join_ref: Any, topic: str = "room:a", max_channels: int = 100) -> tup
     decision = protocol.receive(message(join_ref, topic, "phx_join"))
     assert isinstance(decision, Join)
     member = Member(join_ref)
-    protocol.take(topic, member)
+    protocol.members[topic] = member
     return protocol, member
 
 
@@ -145,7 +145,7 @@ class TestSecondJoin:
     def test_the_end_of_the_first_channel_does_not_free_the_topic_of_the_second(self) -> None:
         protocol, first = joined("1")
         second = Member("2")
-        protocol.take("room:a", second)
+        protocol.members["room:a"] = second
         protocol.free("room:a", first)
         assert isinstance(protocol.receive(message("1", "room:a", "echo")), Stale)
         decision = protocol.receive(message("2", "room:a", "echo"))
@@ -159,7 +159,7 @@ class TestLimit:
     def full(self) -> Protocol:
         protocol = Protocol(route, 3)
         for name in "abc":
-            protocol.take(f"room:{name}", Member("1"))
+            protocol.members[f"room:{name}"] = Member("1")
         return protocol
 
     def test_one_more_join_is_refused_and_its_join_ref_echoed(self) -> None:
@@ -221,7 +221,7 @@ class ModelledClient(RuleBasedStateMachine):
             member = Member(join_ref)
             self.taken = [entry for entry in self.taken if entry[0] != topic]
             self.taken.append((topic, json.dumps(join_ref), member))
-            self.protocol.take(topic, member)
+            self.protocol.members[topic] = member
 
     @rule(data=st.data())
     def a_channel_ends(self, data: st.DataObject) -> None:

@@ -122,7 +122,8 @@ async def test_nobody_new_is_let_in_while_those_who_are_there_are_served() -> No
             tell(server)
             (last,) = await first_goodbye(wires)
             ready = await status(server, "/ready")
-            assert (ready.status_code, ready.headers["retry-after"]) == (503, "600")
+            assert ready.status_code == 503
+            assert 600 - SECONDS < int(ready.headers["retry-after"]) <= 600  # what is left of the interval
             with pytest.raises(Refused, match="503"):
                 await Wire.open(Address(server.port), ROOM)
             assert (await last.call("9", "9", "room:b", "phx_join"))["response"] == {"reason": "restarting"}
