@@ -46,6 +46,8 @@ TESTING = "starlette_channels.testing"
 """The ASGI extension that marks connections of `starlette_channels.testing`."""
 
 A = TypeVar("A")
+ClaimHandshake: TypeAlias = Callable[[], None]
+"""The fast lane's function in the ASGI scope by which it learns that the application is channels."""
 Attach: TypeAlias = Callable[[MakeConnection, Bounds, ErrorLog], bool]
 """The fast lane's function in the ASGI scope that takes over an accepted WebSocket."""
 
@@ -320,6 +322,10 @@ class Channels(Generic[A]):
             await self._lifespan(receive, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        extensions: dict[str, Any] = scope.get("extensions") or {}
+        claim: ClaimHandshake | None = extensions.get("starlette_channels", {}).get("claim")
+        if claim is not None:
+            claim()
         await receive()  # websocket.connect
         if self._misses_lifespan:
             self._warn_of_lifespan(scope)

@@ -77,11 +77,11 @@ REQUIRED = {"anyio", "msgspec", "starlette"}
 """What is imported at run time, beside the standard library; uvicorn is required for users, not by the code."""
 
 WITH_UVICORN = {
-    *(("transports.uvicorn_lane.frames", "websockets"), ("transports.uvicorn_lane.handshake", "websockets")),
+    *(("transports.uvicorn_lane.frames", "websockets"), ("transports.uvicorn_lane.upgrade_request", "websockets")),
     *(
         ("transports.uvicorn_lane.handshake", "uvicorn"),
         ("transports.uvicorn_lane.http_slices", "uvicorn"),
-        ("transports.uvicorn", "uvicorn"),
+        ("transports.uvicorn_lane.uvicorn_websocket", "uvicorn"),
         ("cli", "uvicorn"),
         ("cli", "click"),
     ),

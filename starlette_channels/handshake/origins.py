@@ -6,6 +6,7 @@ RFC 6454 §6.2 is accepted; and an HTTP request without an origin must not be a 
 origin (Fetch Metadata's `Sec-Fetch-Site`).
 """
 
+import functools
 import re
 from collections.abc import Callable, Collection
 from typing import NamedTuple, TypeAlias, cast
@@ -98,6 +99,7 @@ def _advice(entry: str) -> str:
     return "write '//host', '//host:8080', 'https://host' or '//*.host', without a path"
 
 
+@functools.lru_cache(256)
 def is_same_host(origin: str, host: str) -> bool:
     """Return whether an origin has the host of the header `Host`; scheme and port are not compared.
 

@@ -1,4 +1,4 @@
-"""Broadcasts from anywhere in the process to the subscribers of a topic, on whatever event loop they are.
+"""Broker: broadcasts from any thread to the subscribers of a topic, in all event loops and all processes.
 
 Source: `Phoenix.PubSub`.
 """
@@ -41,11 +41,11 @@ OVERHEAD = 500
 
 
 def _never_mind(_: Gap) -> None:
-    """Nobody wants to know."""
+    """Ignore a gap."""
 
 
 class Subscription:
-    """One more subscription of somebody who may have others; it is left out of what its owner sends."""
+    """A further subscription of an owner; it does not get the broadcasts that its owner sends."""
 
     __slots__ = ("_hear", "_miss", "_owner")
 
@@ -55,17 +55,17 @@ class Subscription:
         self._miss = miss
 
     def deliver(self, publication: Publication) -> None:
-        """Pass a broadcast on."""
+        """Pass a broadcast to the owner."""
         if publication.sender is not self._owner:
             self._hear(publication)
 
     def miss(self, gap: Gap) -> None:
-        """Pass the news of a gap on."""
+        """Pass a gap to the owner."""
         self._miss(gap)
 
 
 class Subscriptions:
-    """The further subscriptions of one owner; two to the same topic deliver twice."""
+    """The further subscriptions of one owner; two subscriptions to one topic deliver twice."""
 
     __slots__ = ("_entries", "_hear", "_hub", "_miss", "_owner")
 
@@ -84,30 +84,30 @@ class Subscriptions:
 
     @property
     def topics(self) -> set[str]:
-        """The topics that it has subscriptions to."""
+        """The subscribed topics."""
         return {topic for topic, _ in self._entries}
 
     def add(self, topic: str) -> None:
-        """Subscribe to a topic, once more if need be."""
+        """Add a subscription to a topic."""
         subscription = Subscription(self._owner, self._hear, self._miss)
         self._entries.append((topic, subscription))
         self._hub.subscribe(topic, subscription)
 
     def remove(self, topic: str) -> None:
-        """End all subscriptions to a topic."""
+        """Remove all subscriptions to a topic."""
         for name, subscription in self._entries:
             if name == topic:
                 self._hub.unsubscribe(name, subscription)
         self._entries = [entry for entry in self._entries if entry[0] != topic]
 
     def clear(self) -> None:
-        """End all subscriptions."""
+        """Remove all subscriptions."""
         for topic in self.topics:
             self.remove(topic)
 
 
 class Exchange:
-    """One end of a line; `Broker.exchange` makes it."""
+    """One end of a line: a channel between processes for internal messages, as of Presence; see `Broker.exchange`."""
 
     def __init__(
         self,
@@ -128,33 +128,32 @@ class Exchange:
 
     @property
     def is_in_force(self) -> bool:
-        """Whether what other processes send on this line is delivered."""
+        """Whether the subscription to this line is confirmed."""
         return self._relay is None or self._relay.interests.is_in_force(self.channel)
 
     def send(self, data: bytes, to: str | None = None) -> None:
-        """Send bytes to this line's ends in all other processes, or to those of the line `to`, from any thread, without
-        waiting.
+        """Send bytes to the ends of this line, or of the line `to`, in all other processes. Thread-safe, never blocks.
 
-        They arrive in order, once, or not at all; what is lost is counted as it is for broadcasts. This process gets
-        nothing of it. With `memory://`, and after `close`, it does nothing.
+        Delivery is in order and at most once; losses are counted as for broadcasts. This process does not receive it.
+        Does nothing with `memory://`, and after `close`.
         """
         if self._relay is not None and not self.closed:
             self._relay.publish(Kind.LINE, self.channel if to is None else line_channel(to), "", data)
 
     def close(self) -> None:
-        """Hear no more; it may be called twice, from any thread."""
+        """Unsubscribe from the line. Thread-safe; may be called twice."""
         if not self.closed:
             self.closed = True
             if self._relay is not None:
                 self._relay.interests.remove(self.channel)
 
     def take(self, data: bytes) -> None:
-        """Pass on what has come."""
+        """Pass received bytes to the receiver."""
         if not self.closed:
             self._call(self._receive, data)
 
     def stop(self) -> None:
-        """Say that the broker stops: what is sent now still leaves."""
+        """Tell the owner that the broker is about to close; what it sends now is still published."""
         if self._stopping is not None and not self.closed:
             self._call(self._stopping)
 
@@ -219,21 +218,20 @@ def _size(arrival: Arrival) -> int:
 
 
 class Broker:
-    """Broadcasts to all subscribers of a topic, from any thread, over an engine that the address names.
+    """Broadcasts to all subscribers of a topic, from any thread, over the engine in the address.
 
-    `memory://` serves one process and needs no engine. With `redis://host:6379/0` the subscribers in all processes
-    hear each other. Delivery is at most once, in order per broadcaster; what is lost between processes is noticed, see
-    `Gap`. The engine is connected to at the first use, in a thread of its own. Options go into the query, as in
-    `redis://host?prefix=chat`.
+    `memory://` serves one process and needs no engine. `redis://host:6379/0` connects the subscribers in all processes.
+    Delivery is at most once, in order per broadcaster; losses between processes are detected, see `Gap`. The engine is
+    connected at the first use, in a thread of its own. Options are in the query, as in `redis://host?prefix=chat`.
 
-    Raises `ValueError` for a wrong address, and `ImportError` with the fix if the engine's library is not installed.
+    Raises `ValueError` for an invalid address, and `ImportError` with the fix if the library of the engine is missing.
     """
 
     def __init__(self, url: str = MEMORY) -> None:
         address = read_address(url)
         self.counts: Counter[str] = Counter()
         self._error_log = ErrorLog(self.counts)
-        # Neither is ever changed in place: other threads may be going through it.
+        # Both are replaced, never changed: other threads may be iterating over them.
         self._inboxes: dict[int, Inbox] = {}
         self._exchanges: tuple[Exchange, ...] = ()
         self._lock = threading.Lock()
@@ -242,27 +240,27 @@ class Broker:
         self._max_waiting = 0
         if address is not None:
             self._max_waiting = address.options.queue_bytes
-            self._relay = Relay(address, self.counts, self._hand_on, self._has_room, self._confirm)
+            self._relay = Relay(address, self.counts, self._enqueue, self._has_room, self._confirm)
             self._interest = TopicInterests(self._relay.interests)
 
     @property
     def topics(self) -> int:
-        """How many topics have a subscriber (counted once per event loop)."""
+        """Number of topics with a subscriber, counted for each event loop."""
         return sum(inbox.hub.topics for inbox in self._inboxes.values())
 
     @property
     def is_shared(self) -> bool:
-        """Whether there may be other processes; with `memory://` there are none."""
+        """Whether other processes can be reached; false with `memory://`."""
         return self._relay is not None
 
     @property
     def is_connected(self) -> bool:
-        """Whether the engine is there, and what this process wanted when it connected is subscribed to."""
+        """Whether the engine is connected, and all subscriptions of the time of the connect are confirmed."""
         return self._relay is None or self._relay.interests.is_complete
 
     @property
     def node(self) -> str:
-        """What other processes know this one by, until it ends or `close` is called."""
+        """Id of this process among the others; a new one after `close`."""
         return "local" if self._relay is None else self._relay.id
 
     def hub(self) -> Hub:
@@ -273,7 +271,7 @@ class Broker:
             former = self._inboxes.get(thread)
             if former is not None and former.hub.serves(native):
                 if self._relay is not None:
-                    self._relay.start()  # it may have been closed
+                    self._relay.start()  # the broker may have been closed
                 return former.hub
             hub = Hub(native, self._error_log, self._interest)
             self._inboxes = {**self._inboxes, thread: Inbox(hub, self._arrive)}
@@ -284,20 +282,19 @@ class Broker:
         return hub
 
     def broadcast(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
-        """Send an event to all subscribers of a topic; `sender` is a subscriber to leave out.
+        """Broadcast an event to all subscribers of a topic, without blocking; `sender` is a subscriber to skip.
 
-        Returns without waiting. Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if no
-        subscriber's wire can express it, as far as they are in this process; if nobody is subscribed here, if version 2
-        of the protocol cannot. As in Phoenix, the event "disconnect"
-        closes the connections whose `socket_id` is the topic. Raises `ValueError` for the events that are the
-        protocol's or Presence's own: those that begin with `phx_` or `chan_reply_`, `presence_state`, `presence_diff`.
+        As in Phoenix, the event "disconnect" closes the connections whose `socket_id` is the topic. Raises `TypeError`
+        if the payload cannot be encoded; `SerializerError` if no serializer of the subscribers in this process can
+        express it (without subscribers here, if version 2 of the protocol cannot); and `ValueError` for a reserved
+        event: `presence_state`, `presence_diff`, and names that begin with `phx_` or `chan_reply_`.
         """
         self.publish(topic, event, payload, sender=sender)
         if event == "disconnect":
             self.command(topic, Disconnect())
 
     def publish(self, topic: str, event: str, payload: object, *, sender: object = None) -> None:
-        """Do what `broadcast` does for what clients may have a say in: whatever the event, it is no command."""
+        """Broadcast an event whose name clients may choose: unlike in `broadcast`, "disconnect" is not a command."""
         if event not in ORDINARY_EVENTS:
             check_event(event)
         body = encode_payload(payload)
@@ -309,11 +306,11 @@ class Broker:
         self._spread(topic, event, body, sender)
 
     def broadcast_here(self, topic: str, event: str, payload: object) -> None:
-        """Send an event of the library to the subscribers of a topic in this process only, whatever its name."""
+        """Broadcast an event in this process only; reserved events are allowed."""
         self._spread(topic, event, encode_payload(payload))
 
     def subscribers(self, topic: str) -> int:
-        """Return how many in this process are subscribed to a topic."""
+        """Return the number of subscribers of a topic in this process."""
         return sum(inbox.hub.subscribers(topic) for inbox in self._inboxes.values())
 
     def _spread(self, topic: str, event: str, body: Body, sender: object = None) -> None:
@@ -323,12 +320,12 @@ class Broker:
             if thread == here:
                 inbox.hub.dispatch(publication)
             else:
-                self._hand_over(inbox, publication)
+                self._dispatch_later(inbox, publication)
 
     def command(self, socket_id: str, command: Command) -> None:
-        """Command the clients of an identity that are connected now, in this process and all others, without waiting.
+        """Send a command to the clients with a `socket_id` that are connected now, in all processes, without blocking.
 
-        Other processes that cannot be reached get it when they can be, up to an hour later; see `CommandLog`.
+        Processes that cannot be reached get it later, up to an hour; see `CommandLog`.
         """
         check_socket_id(socket_id, command)
         now = uptime()
@@ -336,10 +333,10 @@ class Broker:
             self._relay.command(socket_id, command.slot, encode_command(command))
         for inbox in self._inboxes.values():
             if not inbox.hub.run(inbox.hub.command, socket_id, command, now):
-                self._let_go(inbox)
+                self._remove_inbox(inbox)
 
     def has_exchange(self, name: str) -> bool:
-        """Whether an end of a line is open in an event loop of this process that is not over."""
+        """Whether an end of a line is open in a running event loop of this process."""
         channel = line_channel(name)
         return any(
             exchange.channel == channel and not exchange.closed and exchange.hub.is_running
@@ -349,11 +346,10 @@ class Broker:
     def exchange(
         self, name: str, receive: Callable[[bytes], None], *, stopping: Callable[[], None] | None = None
     ) -> Exchange:
-        """Open a line to all other processes, for work of the library itself; call it in an event loop.
+        """Open a line to all other processes, for internal messages of the library; call it in an event loop.
 
-        `receive` is called with what they send on the line of this name, in this thread, and `stopping` when the
-        broker is about to stop, so that what it sends still leaves. Both must return at once; what they raise is
-        logged. It lasts until `close`.
+        `receive` is called with the bytes that they send on the line of this name, in this thread; `stopping` when the
+        broker is about to close: what it sends is still published. Both must not block; their exceptions are logged.
         """
         exchange = Exchange(name, self.hub(), self._relay, receive, stopping)
         with self._lock:
@@ -361,10 +357,10 @@ class Broker:
         return exchange
 
     async def close(self) -> None:
-        """Say goodbye to the other processes, send what waits, and disconnect from the engine: 3 seconds at most.
+        """Publish the queued broadcasts and disconnect from the engine; takes 3 seconds at most.
 
-        A broker that is used again begins anew. `Channels.lifespan` does this; otherwise it is done at the exit of
-        the interpreter.
+        A closed broker connects again when it is used. `Channels.lifespan` calls this; otherwise it happens at the exit
+        of the interpreter.
         """
         if self._relay is not None:
             for exchange in self._exchanges:
@@ -375,12 +371,12 @@ class Broker:
 
     # Between the event loops of this process.
 
-    def _hand_over(self, inbox: Inbox, publication: Publication) -> None:
+    def _dispatch_later(self, inbox: Inbox, publication: Publication) -> None:
         if not inbox.hub.run_later(self._dispatch_for_another, inbox.hub, publication):
-            self._let_go(inbox)
+            self._remove_inbox(inbox)
 
-    def _let_go(self, inbox: Inbox) -> None:
-        """Forget a hub whose clients are gone with their event loop."""
+    def _remove_inbox(self, inbox: Inbox) -> None:
+        """Remove the hub of an event loop that is closed."""
         with self._lock:
             self._inboxes = {thread: other for thread, other in self._inboxes.items() if other is not inbox}
         inbox.hub.abandon()
@@ -388,7 +384,7 @@ class Broker:
     def _dispatch_for_another(self, hub: Hub, publication: Publication) -> None:
         try:
             hub.dispatch(publication)
-        except SerializerError:  # counted and logged there; the broadcaster has gone on
+        except SerializerError:  # counted and logged by the hub
             return
 
     # From other processes.
@@ -396,24 +392,24 @@ class Broker:
     def _has_room(self) -> bool:
         return all(inbox.waiting_bytes < self._max_waiting for inbox in self._inboxes.values())
 
-    def _hand_on(self, arrivals: Sequence[Arrival]) -> None:
+    def _enqueue(self, arrivals: Sequence[Arrival]) -> None:
         sized = [(arrival, _size(arrival)) for arrival in arrivals]
         for inbox in self._inboxes.values():
             if not inbox.put(sized):
-                self._let_go(inbox)
+                self._remove_inbox(inbox)
 
     def _confirm(self, channels: Collection[str]) -> None:
-        """Let the event loops know which subscriptions are in force: each is woken once, if anybody there waits."""
+        """Pass confirmations to the event loops that have waiters, waking each once."""
         topics: list[str] | None = None
         for inbox in self._inboxes.values():
             confirmations = inbox.hub.confirmations
             if confirmations is not None and confirmations.is_wanted:
                 topics = topics or [name_of(channel) for channel in channels if is_topic(channel)]
                 if topics and not inbox.hub.run_later(confirmations.confirm, topics):
-                    self._let_go(inbox)
+                    self._remove_inbox(inbox)
 
     def _arrive(self, hub: Hub, arrival: Arrival) -> None:
-        """Dispatch what has come from another process in a hub's event loop."""
+        """Dispatch an arrival from another process; runs in the hub's event loop."""
         if type(arrival) is Envelope:
             if arrival.kind is Kind.LINE:
                 self._arrive_on_line(hub, arrival)

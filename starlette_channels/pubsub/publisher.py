@@ -13,7 +13,7 @@ from starlette_channels.pubsub.commands import Command, Disconnect, Kick, check_
 from starlette_channels.pubsub.engines.url import read_address
 from starlette_channels.pubsub.relay.channel_names import topic_channel
 from starlette_channels.pubsub.relay.envelope import payload_kind
-from starlette_channels.pubsub.relay.relay import Relay, Said
+from starlette_channels.pubsub.relay.relay import Relay, SentCommand
 from starlette_channels.pubsub.relay.session import SessionOutcome
 from starlette_channels.wire.event_names import check_event
 from starlette_channels.wire.messages import Payload, encode_payload
@@ -76,22 +76,22 @@ class Publisher:
 
     async def adisconnect(self, socket_id: str, *, code: int = 1001, reason: str = "disconnected") -> None:
         """Async variant of `disconnect`."""
-        said = self._command(socket_id, Disconnect(code, reason))
-        await anyio.to_thread.run_sync(self._wait, said)
+        sent = self._command(socket_id, Disconnect(code, reason))
+        await anyio.to_thread.run_sync(self._wait, sent)
 
     async def akick(self, socket_id: str, topic: str, *, reason: str | None = None) -> None:
         """Async variant of `kick`."""
-        said = self._command(socket_id, Kick(topic, reason))
-        await anyio.to_thread.run_sync(self._wait, said)
+        sent = self._command(socket_id, Kick(topic, reason))
+        await anyio.to_thread.run_sync(self._wait, sent)
 
-    def _command(self, socket_id: str, command: Command) -> Said:
+    def _command(self, socket_id: str, command: Command) -> SentCommand:
         check_socket_id(socket_id, command)
         return self._relay.command(socket_id, command.slot, encode_command(command))
 
-    def _wait(self, said: Said) -> None:
-        is_heard, error = said.wait_until_heard(self._timeout)
+    def _wait(self, sent: SentCommand) -> None:
+        is_heard, error = sent.wait_until_heard(self._timeout)
         if not is_heard:
-            said.withdraw()
+            sent.withdraw()
             raise PublishError(1, error, unheard=1)
 
     def flush(self) -> None:

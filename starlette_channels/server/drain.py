@@ -23,25 +23,25 @@ RESTART = 1012
 
 
 class Drain(Struct, frozen=True, kw_only=True):
-    """How clients are sent away before the server stops: `Channels(drain=Drain(batch_size=500))`.
+    """The pace at which clients are disconnected before the server stops: `Channels(drain=Drain(batch_size=500))`.
 
     `batch_size` and `interval_seconds` are the pace at which clients leave, and so the pace at which they come back,
     here or to another server. Raises `ValueError` unless both are above zero.
     """
 
     batch_size: int = 1_000
-    """Connections that are closed at a time; more, if else they would not all be closed within `timeout_seconds`."""
+    """Connections closed at a time; more if otherwise not all were closed within `timeout_seconds`."""
 
     interval_seconds: float = 1.0
-    """Time from one batch to the next. The clients of a batch are asked to come back spread over as long."""
+    """Seconds from one batch to the next. The clients of a batch reconnect spread over the same time."""
 
     timeout_seconds: float = 15.0
-    """Time for all batches. Handlers and `terminate` have `Limits.shutdown_seconds` each beyond it."""
+    """Seconds for all batches. Afterwards handlers, and then `terminate`, have `Limits.shutdown_seconds` each."""
 
     restart_seconds: float | None = None
-    """How long it takes until this server is back, if there is no other one for its clients.
+    """Seconds until this server is back, if there is no other one. `None`: there are other servers.
 
-    Then all are closed at once, and asked to come back after that time, at the same pace.
+    With a time, all clients are closed at once, and reconnect after that time, at the same pace.
     """
 
     def __post_init__(self) -> None:

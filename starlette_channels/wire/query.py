@@ -11,6 +11,7 @@ Params: TypeAlias = dict[str, Any]
 MAX_PAIRS = 1_000
 MAX_DEPTH = 32
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+_NOT_PLAIN = frozenset("%+[")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -57,6 +58,8 @@ def decode_query(query: str) -> Params:
     pairs = [pair for pair in query.split("&") if pair]
     if len(pairs) > MAX_PAIRS:
         raise ValueError("too many parameters")
+    if query.isascii() and _NOT_PLAIN.isdisjoint(query):
+        return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
     for pair in pairs:
         key, _, value = pair.partition("=")
         path = _path(_unquote(key))

@@ -20,14 +20,18 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from starlette_channels import Channels, ConnectError, Handshake, Limits, Socket, channel, latest_by_key
 from starlette_channels.connection.connection import Connection
 from starlette_channels.tokens import Tokens
-from starlette_channels.transports.uvicorn import FastLane
+from starlette_channels.transports.uvicorn import FastLane, SlicedHTTP
 from starlette_channels.transports.uvicorn_lane.closing import Closing
 from starlette_channels.transports.uvicorn_lane.connection import Lane
-from starlette_channels.transports.uvicorn_lane.handshake import Handshaking
+from starlette_channels.transports.uvicorn_lane.http_slices import HTTPSlices
+from starlette_channels.transports.uvicorn_lane.uvicorn_websocket import UvicornWebSocket
 
 gc.disable()
 
-WATCHED = (FastLane, Handshaking, Closing, Lane, Connection, Handshake, HttpRequestParser, BadSignature)
+WATCHED = (
+    *(FastLane, UvicornWebSocket, Closing, Lane, Connection, Handshake),
+    *(SlicedHTTP, HTTPSlices, HttpRequestParser, BadSignature),
+)
 """Kinds of which every client, or every refused one, has an instance for some time."""
 
 tokens = Tokens("the key of a test is no secret", salt="lane")

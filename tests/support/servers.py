@@ -44,6 +44,9 @@ def hypercorn(worker: str) -> Kind:
 UVICORN = uvicorn("websockets-sansio")
 UVICORN_WSPROTO = uvicorn("wsproto")
 FAST_LANE = uvicorn("starlette_channels.transports.uvicorn:FastLane", name="fast-lane")
+SLICED_HTTP = "--http starlette_channels.transports.uvicorn:SlicedHTTP"
+RUNNER = uvicorn("starlette_channels.transports.uvicorn:FastLane", SLICED_HTTP, name="runner")
+"""The fast lane with the HTTP of `starlette-channels run`, which hands upgrade requests to it at once."""
 HYPERCORN = hypercorn("asyncio")
 HYPERCORN_TRIO = hypercorn("trio")
 GRANIAN = Kind("granian", f"granian {{app}} --interface asgi --host {HOST} --port {{port}} --workers-kill-timeout 1")

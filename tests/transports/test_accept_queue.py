@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from starlette_channels.transports.uvicorn_lane.accept_queue import HandshakeQueue, turnstile_of
+from starlette_channels.transports.uvicorn_lane.accept_queue import HandshakeQueue, handshake_queue_of
 
 pytestmark = pytest.mark.anyio
 
@@ -17,27 +17,27 @@ def anyio_backend() -> str:
 
 async def test_of_a_crowd_one_is_let_in_in_each_turn() -> None:
     let_in: list[int] = []
-    turnstile = turnstile_of(asyncio.get_running_loop())
+    queue = handshake_queue_of(asyncio.get_running_loop())
     for number in range(5):
-        turnstile.enter(lambda number=number: let_in.append(number))
+        queue.enter(lambda number=number: let_in.append(number))
     for turn in range(5):
         assert let_in == list(range(turn))
         await asyncio.sleep(0)
-    turnstile.enter(lambda: let_in.append(5))
+    queue.enter(lambda: let_in.append(5))
     await asyncio.sleep(0)
     assert let_in == [0, 1, 2, 3, 4, 5], "when the crowd is in, nobody waits for longer than a turn"
 
 
 async def test_who_comes_while_others_wait_comes_after_them() -> None:
     let_in: list[str] = []
-    turnstile = HandshakeQueue(asyncio.get_running_loop())
+    queue = HandshakeQueue(asyncio.get_running_loop())
 
     def bring(friend: str) -> Callable[[], None]:
-        return lambda: turnstile.enter(lambda: let_in.append(friend))
+        return lambda: queue.enter(lambda: let_in.append(friend))
 
-    turnstile.enter(bring("friend"))
-    turnstile.enter(lambda: let_in.append("second"))
-    turnstile.enter(bring("another"))
+    queue.enter(bring("friend"))
+    queue.enter(lambda: let_in.append("second"))
+    queue.enter(bring("another"))
     for _ in range(6):
         await asyncio.sleep(0)
     assert let_in == ["second", "friend", "another"]
@@ -48,13 +48,13 @@ async def test_a_handshake_that_raises_takes_nobody_elses_turn() -> None:
     reported: list[object] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda loop, context: reported.append(context["exception"]))
-    turnstile = HandshakeQueue(loop)
+    queue = HandshakeQueue(loop)
 
     def fail() -> None:
         raise IndexError
 
-    turnstile.enter(fail)
-    turnstile.enter(lambda: let_in.append(1))
+    queue.enter(fail)
+    queue.enter(lambda: let_in.append(1))
     for _ in range(3):
         await asyncio.sleep(0)
     assert let_in == [1]

@@ -1,8 +1,7 @@
-"""NATS: core subjects, one for each channel. Nothing is stored there.
+"""NATS: one core subject for each channel. Nothing is stored.
 
-nats-py's own way to connect anew is not used: it hides that something was missed. Nor are its queues, of which it has
-one, with a task, for each subscription: it drops what is beyond their limits. Those of the server remain, which end the
-connection.
+The reconnects of nats-py are disabled, because they hide losses. Its queues, one with a task for each subscription, are
+bypassed, because they drop messages beyond their limits. The limits of the server remain; it closes the connection.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -28,16 +27,16 @@ else:
     from typing_extensions import override
 
 PING_SECONDS = 3
-"""How often the server is asked whether it is there; without an answer to the last two, it is not."""
+"""Interval of PING, in seconds; the server is considered away after two without an answer."""
 
 WATCH_SECONDS = 0.25
 
 SETTINGS = ("credentials", "ca", "cert", "key")
-"""What the query of an address may say, beside what is common to all engines."""
+"""Options of NATS in the query of an address."""
 
 
 class DeliveringClient(Client):
-    """Hands on what comes for a subscription at once."""
+    """A client that delivers messages directly, without queues."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +49,7 @@ class DeliveringClient(Client):
 
 
 class EncryptedClient(DeliveringClient):
-    """Says who it is only to a server that does TLS; nats-py's own takes what a server offers, also with `tls://`."""
+    """A client that sends credentials only over TLS; nats-py accepts a server without TLS even with `tls://`."""
 
     @override
     def _connect_command(self) -> bytes:
@@ -91,20 +90,20 @@ class NatsEngine:
         self._watch = asyncio.create_task(self._note_silent_end())
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
-        """Publish, and ask the server whether it has taken everything."""
+        """Publish, and wait for the PONG behind it."""
         for parcel in parcels:
             await self._client.publish(self._subject(parcel.channel), parcel.data)
         await self._round_trip()
 
     async def subscribe(self, channels: Collection[str]) -> None:
-        """Subscribe to the channels' subjects, and return when the server has taken all of them."""
+        """Subscribe to the subjects of channels; returns after the PONG behind it."""
         for channel in channels:
             subscription = await self._client.subscribe(self._subject(channel))
             self._unsubscribe[channel] = subscription.unsubscribe
         await self._round_trip()
 
     async def unsubscribe(self, channels: Collection[str]) -> None:
-        """Want no more of channels."""
+        """Unsubscribe from channels."""
         for channel in channels:
             await self._unsubscribe.pop(channel)()
 
@@ -116,20 +115,20 @@ class NatsEngine:
             await self._client.close()
 
     async def _round_trip(self) -> None:
-        """Return when the server has done all that it was told; raise if it has refused some of it."""
+        """Return when the server has processed everything; raises if it has refused something."""
         await self._client.flush()  # nats-py sends this PING before what it has kept back,
         await self._client.flush()  # so the answer to the next one tells that the server has it
         if self._error is not None:
             raise self._error
 
     async def _note_error(self, error: Exception) -> None:
-        """Take what is wrong; a server that forbids something goes on as if nothing had been."""
+        """Note an error; after a refusal the server keeps the connection open."""
         self._error = error
         if self._client.is_connected:
             self._broken(error)
 
     async def _note_silent_end(self) -> None:
-        """Look now and then: when the last bytes cannot be sent, nobody is told of the end."""
+        """Poll for the close: when the last bytes cannot be sent, nats-py does not report it."""
         while not self._client.is_closed:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(WATCH_SECONDS)
         await self._note_end()
@@ -142,7 +141,7 @@ class NatsEngine:
 
 
 def engine_maker(url: str, options: Options) -> MakeEngine:
-    """Return what makes engines for an address: `nats://user:password@host:4222,host2:4222?credentials=FILE`."""
+    """Return a factory of engines for `nats://user:password@host:4222,host2:4222?credentials=FILE`."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     check_known(query, SETTINGS)
@@ -157,7 +156,7 @@ def engine_maker(url: str, options: Options) -> MakeEngine:
 
 
 def _read_credentials(netloc: str) -> dict[str, str]:
-    """Return what is before the `@`, decoded, which nats-py does not do, and for all servers."""
+    """Decode the credentials before the `@`, for all servers; nats-py does not decode them."""
     users = {user for server in netloc.split(",") if (user := server.rpartition("@")[0])}
     if not users:
         return {}
@@ -168,7 +167,7 @@ def _read_credentials(netloc: str) -> dict[str, str]:
 
 
 def _read_files(scheme: str, query: Mapping[str, str]) -> dict[str, Any]:
-    """Return what files say: credentials, and certificates."""
+    """Read the files in the options: credentials and certificates."""
     settings: dict[str, Any] = {}
     if "credentials" in query:
         Path(query["credentials"]).open().close()  # nats-py reads it at each attempt; a wrong name is found here

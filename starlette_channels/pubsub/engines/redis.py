@@ -1,6 +1,6 @@
-"""Redis and Valkey: publish and subscribe, over two connections. Nothing is stored there.
+"""Redis and Valkey: PUBLISH and SUBSCRIBE over two connections. Nothing is stored.
 
-redis-py's own ways to connect anew are not used: they hide that something was missed.
+The reconnects of redis-py are disabled, because they hide losses.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -27,16 +27,16 @@ from starlette_channels.pubsub.relay.channel_names import as_short_bytes
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 PING_SECONDS = 3.0
-"""How often the server is asked whether it is there."""
+"""Interval of PING on each connection, in seconds."""
 
 SILENT_PERIODS, BUSY_PERIODS = 2, 3
-"""After so many periods without an answer to a command the server counts as away: while nothing comes at all, and while
-messages of others do, behind which the answer may be waiting.
+"""Number of PING intervals without an answer after which the server is considered away: on a silent connection, and on
+one with messages, behind which the answer may be queued.
 """
 
 
 class Verbs(NamedTuple):
-    """How publishing and subscribing is called."""
+    """Names of the commands."""
 
     publish: str
     subscribe: str
@@ -51,7 +51,7 @@ _MESSAGE = (b"message", b"smessage")
 
 
 class _Asked(NamedTuple):
-    """A command on the hearing connection whose answer is still to come."""
+    """A command on the subscribing connection that is not answered yet."""
 
     verb: bytes
     name: bytes
@@ -59,38 +59,41 @@ class _Asked(NamedTuple):
 
 
 class RedisEngine:
-    """One connection to publish on, and one to hear."""
+    """A publishing and a subscribing connection."""
 
     max_bytes = 1 << 29
 
     def __init__(self, connect: Callable[[], AbstractConnection], prefix: str, verbs: Verbs = CLASSIC) -> None:
-        self._speaking, self._hearing = connect(), connect()
+        self._publishing, self._subscribing = connect(), connect()
         self._prefix = f"{prefix}:".encode()
         self._verbs = verbs
         self._asked: deque[_Asked] = deque()
         self._tasks: list[asyncio.Task[None]] = []
-        self._turn_to_speak = asyncio.Lock()
+        self._publish_lock = asyncio.Lock()
         self._heard = self._answered = 0
-        self._has_spoken = True
+        self._has_published = True
 
     async def start(self, deliver: Deliver, broken: Broken) -> None:
-        """Connect, and begin to read."""
-        for connection in (self._speaking, self._hearing):  # not at once: if one fails, none may be on its way
+        """Connect both, and start reading."""
+        for connection in (
+            self._publishing,
+            self._subscribing,
+        ):  # one by one: if one fails, the other must not be connecting
             await connection.connect()
-        works = (self._read(deliver), self._ask_hearing(), self._ask_speaking(), self._watch_server())
+        works = (self._read(deliver), self._ping_subscribing(), self._ping_publishing(), self._watch_server())
         self._tasks = [asyncio.create_task(work) for work in works]
         for task in self._tasks:
             task.add_done_callback(lambda done: done.cancelled() or broken(_error_of(done)))
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
-        """Publish in one go, and see that the server has taken everything."""
+        """Publish in one pipeline; returns when the server has answered all commands."""
         commands = [(self._verbs.publish, self.name(parcel.channel), parcel.data) for parcel in parcels]
-        async with self._turn_to_speak:
-            self._has_spoken = True
-            await self._speaking.send_packed_command(self._speaking.pack_commands(commands), check_health=False)
+        async with self._publish_lock:
+            self._has_published = True
+            await self._publishing.send_packed_command(self._publishing.pack_commands(commands), check_health=False)
             missing = len(commands)
             while missing > 0:
-                answers = await _read_answers(self._speaking)
+                answers = await _read_answers(self._publishing)
                 missing -= len(answers)
                 if error := next((answer for answer in answers if isinstance(answer, Exception)), None):
                     raise error
@@ -100,7 +103,7 @@ class RedisEngine:
         await self._tell(self._verbs.subscribe, channels)
 
     async def unsubscribe(self, channels: Collection[str]) -> None:
-        """Want no more of channels."""
+        """Unsubscribe from channels."""
         await self._tell(self._verbs.unsubscribe, channels)
 
     async def close(self) -> None:
@@ -109,14 +112,14 @@ class RedisEngine:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        for connection in (self._speaking, self._hearing):
+        for connection in (self._publishing, self._subscribing):
             await connection.disconnect()
 
     def name(self, channel: str) -> bytes:
-        """Return what the server knows a channel by."""
+        """Return the name of a channel at the server."""
         return self._prefix + as_short_bytes(channel)
 
-    # The hearing connection: the server answers in order, among the messages.
+    # The subscribing connection: the server answers in order, among the messages.
 
     async def _tell(self, verb: str, channels: Collection[str]) -> None:
         commands = [(verb, self.name(channel)) for channel in channels]  # in a cluster, a command must not have more
@@ -128,13 +131,13 @@ class RedisEngine:
             _Asked(verb.lower().encode(), name, answered if number == last else None)
             for number, (_, name) in enumerate(commands)
         )
-        await self._hearing.send_packed_command(self._hearing.pack_commands(commands), check_health=False)
+        await self._subscribing.send_packed_command(self._subscribing.pack_commands(commands), check_health=False)
         await answered
 
     async def _read(self, deliver: Deliver) -> None:
         while True:
             messages: list[bytes] = []
-            for answer in await _read_answers(self._hearing):
+            for answer in await _read_answers(self._subscribing):
                 self._heard += 1
                 if isinstance(answer, list):
                     parts = cast("list[Any]", answer)
@@ -172,7 +175,7 @@ class RedisEngine:
         if answered is not None and not answered.done():
             answered.set_result(None)
 
-    async def _ask_hearing(self) -> None:
+    async def _ping_subscribing(self) -> None:
         """Send PING, and see that it and all other commands are answered: messages of others are no proof that they
         are. Periods are counted and not seconds, since this process may have been stopped meanwhile.
         """
@@ -183,22 +186,22 @@ class RedisEngine:
             if not self._asked:
                 periods = 0
                 self._asked.append(_Asked(_PONG, b"", None))
-                await self._hearing.send_command("PING", check_health=False)
+                await self._subscribing.send_command("PING", check_health=False)
                 continue
             periods = periods + 1 if answered == self._answered else 0
             if periods >= (SILENT_PERIODS if heard == self._heard else BUSY_PERIODS):
                 raise TimeoutError(f"Redis has answered no command for {periods * PING_SECONDS:.0f} seconds")
 
-    # The speaking connection.
+    # The publishing connection.
 
-    async def _ask_speaking(self) -> None:
-        """Send PING if nothing was published: a dead connection is found before there is something to say."""
+    async def _ping_publishing(self) -> None:
+        """Send PING if nothing was published, to detect a dead connection before the next publish."""
         while True:
             await asyncio.sleep(PING_SECONDS)
-            if self._has_spoken or self._turn_to_speak.locked():
-                self._has_spoken = False
+            if self._has_published or self._publish_lock.locked():
+                self._has_published = False
                 continue
-            ping = asyncio.create_task(self._ping_to_speak())
+            ping = asyncio.create_task(self._ping_locked())
             try:
                 for _ in range(SILENT_PERIODS):
                     await asyncio.wait((ping,), timeout=PING_SECONDS)
@@ -208,27 +211,27 @@ class RedisEngine:
             finally:
                 ping.cancel()
 
-    async def _ping_to_speak(self) -> None:
-        async with self._turn_to_speak:
-            await self._speaking.send_command("PING", check_health=False)
+    async def _ping_locked(self) -> None:
+        async with self._publish_lock:
+            await self._publishing.send_command("PING", check_health=False)
             with contextlib.suppress(ResponseError, BusyLoadingError):  # as above
-                await self._speaking.read_response(disconnect_on_error=False)
+                await self._publishing.read_response(disconnect_on_error=False)
 
     async def _watch_server(self) -> None:
-        """Look now and then whether another server should be talked to."""
+        """Check periodically whether this server is still the right one."""
         while True:
             await asyncio.sleep(PING_SECONDS)
             await self._check_server()
 
     async def _check_server(self) -> None:
-        """Raise if another server should be talked to by now."""
+        """Raise if another server has become the right one."""
 
 
 async def _read_answers(connection: AbstractConnection) -> list[object]:
-    """Wait for an answer of the server; return it with those that were read together with it.
+    """Wait for an answer of the server; return it and the answers that were read with it.
 
-    An error that the server answers is returned; one after which the connection is of no use is raised. redis-py gives
-    one answer a call, at several times the cost of parsing it; hiredis, which does the parsing, is asked for the rest.
+    Error answers are returned; errors that break the connection are raised. `read_response` of redis-py costs several
+    times what parsing costs, so it is called once for each read, and hiredis, its parser, for the further answers.
     """
     answers: list[object] = []
     try:
@@ -236,7 +239,7 @@ async def _read_answers(connection: AbstractConnection) -> list[object]:
     except (ResponseError, BusyLoadingError) as error:
         answers.append(error)
     parse = getattr(getattr(getattr(connection, "_parser", None), "_reader", None), "gets", None)
-    if parse is not None:  # redis-py's own parser has none: then there is one answer a call
+    if parse is not None:  # the Python parser of redis-py has none: one answer for each call
         while isinstance(answer := parse(), list | bytes | int | Exception):
             if isinstance(answer, Exception) and not isinstance(answer, ResponseError | BusyLoadingError):
                 raise answer
@@ -250,7 +253,7 @@ def _error_of(task: "asyncio.Task[None]") -> Exception:
 
 
 def engine_maker(url: str, options: Options) -> MakeEngine:
-    """Return what makes engines for an address, `redis://host:6379/0`; its query may have options of redis-py."""
+    """Return a factory of engines for `redis://host:6379/0`; the query may have options of redis-py."""
     parts = urlsplit(url)
     if parts.scheme != "unix" and not re.fullmatch(r"/?|/\d+", parts.path):
         raise ValueError("a broker's address for Redis is redis://host:6379/0, the number of a database at its end")
@@ -266,9 +269,9 @@ def engine_maker(url: str, options: Options) -> MakeEngine:
 
 
 def prefix_of(options: Options, settings: Mapping[str, Any]) -> str:
-    """Return what the names of channels begin with: the prefix, and the number of the database if it is not 0.
+    """Return the prefix of channel names, with the number of the database if it is not 0.
 
-    Redis has one space of channels for all databases, so the name has to keep them apart.
+    Channels of Redis are shared by all databases.
     """
     database = settings.get("db", 0)
     return f"{options.prefix}:{database}" if database else options.prefix
@@ -283,7 +286,7 @@ OURS: dict[str, Any] = {
     "decode_responses": False,
     "health_check_interval": 0,
 }
-"""How our connections are: they are not made anew behind our back, and what they read is bytes, whenever it comes."""
+"""Fixed settings: no reconnects, no read timeout, answers as bytes."""
 
 IGNORED: frozenset[str] = frozenset(OURS) | {
     "auto_close_connection_pool",
@@ -296,7 +299,7 @@ IGNORED: frozenset[str] = frozenset(OURS) | {
     "single_connection_client",
     "timeout",
 }
-"""Options of redis-py that have no meaning for a relay or would break it; they may be in an address, without effect."""
+"""Options of redis-py that are ignored in an address, because they are meaningless for a relay or would break it."""
 
 TLS: frozenset[str] = frozenset(
     f"ssl_{name}"
@@ -330,14 +333,14 @@ TAKEN: frozenset[str] = frozenset(
         "username",
     }
 )
-"""Options of every connection that an address may have."""
+"""Options of all connections."""
 
 
 def read_settings(url: str) -> dict[str, Any]:
-    """Return how the connections of an address are made.
+    """Return the settings of the connections of an address.
 
-    Raises `ValueError` for an option that is unknown. One that a relay has to set itself is ignored, with a line in the
-    log, so that an address which others use as well need not be changed.
+    Raises `ValueError` for an unknown option. Options that the relay sets itself are ignored with a warning, so that an
+    address can be shared with other programs.
     """
     names = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
     is_encrypted = urlsplit(url).scheme == "rediss"
@@ -354,7 +357,7 @@ def read_settings(url: str) -> dict[str, Any]:
 
 
 def check_settings(make: Callable[[], object]) -> None:
-    """Raise `ValueError` if a connection cannot be made, without connecting, because of an option."""
+    """Raise `ValueError` if an option is invalid; makes a connection without connecting it."""
     try:
         make()
     except (TypeError, RedisError) as error:
@@ -362,14 +365,14 @@ def check_settings(make: Callable[[], object]) -> None:
 
 
 def split_hosts(netloc: str, port: int) -> tuple[str, list[tuple[str, int]]]:
-    """Return the part before the `@`, and the hosts with their ports. Raises `ValueError` for what is no port."""
+    """Return the part before the `@`, and the hosts with ports. Raises `ValueError` for an invalid port."""
     user, _, hosts = netloc.rpartition("@")
     parts = [urlsplit(f"//{host}") for host in hosts.split(",")]
     return user, [(part.hostname or "localhost", part.port or port) for part in parts]
 
 
 def read_options(url: str) -> dict[str, Any]:
-    """Return what an address with several hosts says beside them, as redis-py reads it."""
+    """Return the settings in an address with several hosts, as redis-py reads them."""
     parts = urlsplit(url)
     user, _ = split_hosts(parts.netloc, 0)
     scheme = parts.scheme.partition("+")[0]

@@ -1,6 +1,6 @@
-"""Redis Cluster: sharded publish and subscribe (Redis 7), so that each channel is on one node only.
+"""Redis Cluster: sharded publish and subscribe (Redis 7), which keeps each channel on one node.
 
-redis-py tells which node that is; the connections are ours. When channels move, all of them are made anew.
+redis-py finds the node of a channel; the connections are our own. When slots move, all of them are replaced.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -27,7 +27,7 @@ from starlette_channels.pubsub.engines.url import Options
 
 
 class RedisClusterEngine:
-    """The engines of all nodes that have channels."""
+    """One engine for each primary node."""
 
     max_bytes: int = RedisEngine.max_bytes
 
@@ -38,7 +38,7 @@ class RedisClusterEngine:
         self._engines: dict[str, RedisEngine] = {}
 
     async def start(self, deliver: Deliver, broken: Broken) -> None:
-        """Ask for the nodes, and connect to all of them."""
+        """Discover the nodes, and connect to all primaries."""
         doors = [ClusterNode(host, port) for host, port in self._hosts]
         self._cluster = RedisCluster(startup_nodes=doors, **self._settings)
         try:
@@ -52,18 +52,18 @@ class RedisClusterEngine:
             await engine.start(deliver, broken)
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
-        """Publish on all nodes at once; what goes to one of them keeps its order."""
+        """Publish on all nodes concurrently; the order is kept for each node."""
         by_engine: dict[RedisEngine, list[Parcel]] = {}
         for parcel in parcels:
             by_engine.setdefault(self._engine_of(parcel.channel), []).append(parcel)
         await asyncio.gather(*(engine.publish(its) for engine, its in by_engine.items()))
 
     async def subscribe(self, channels: Collection[str]) -> None:
-        """Subscribe at each node to the channels that it has; return when all have confirmed it."""
+        """Subscribe to each channel at its node; returns when all have confirmed."""
         await asyncio.gather(*(engine.subscribe(its) for engine, its in self._divided(channels)))
 
     async def unsubscribe(self, channels: Collection[str]) -> None:
-        """Want no more of channels."""
+        """Unsubscribe from channels."""
         await asyncio.gather(*(engine.unsubscribe(its) for engine, its in self._divided(channels)))
 
     async def close(self) -> None:
@@ -92,7 +92,7 @@ def _connector(node: ClusterNode) -> Callable[[], AbstractConnection]:
 
 
 def engine_maker(url: str, options: Options) -> MakeEngine:
-    """Return what makes engines for an address: `redis+cluster://user:password@host:6379,other:6379`."""
+    """Return a factory of engines for `redis+cluster://user:password@host:6379,other:6379`."""
     parts = urlsplit(url)
     if parts.path not in ("", "/") or not parts.netloc:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Redis with sentinels: they know which server is the primary, and make another one that when it dies."""
+"""Redis Sentinel: the sentinels know which server is the primary, and promote another one when it fails."""
 
 # pyright: reportUnknownMemberType=false
 # The library's own annotations are incomplete.
@@ -26,7 +26,7 @@ else:
 
 
 class RedisSentinelEngine(RedisEngine):
-    """The two connections to the primary, and one to a sentinel."""
+    """Two connections to the primary, and one to a sentinel."""
 
     def __init__(self, name: str, hosts: Sequence[tuple[str, int]], settings: Mapping[str, Any], prefix: str) -> None:
         self._sentinel = Sentinel(hosts, sentinel_kwargs={"socket_timeout": 1.0})
@@ -41,21 +41,21 @@ class RedisSentinelEngine(RedisEngine):
 
     @override
     async def _check_server(self) -> None:
-        """Ask the sentinels: one that is no primary any more goes on for a while as if it were.
+        """Ask the sentinels for the primary: a demoted one accepts commands for a while.
 
-        Sentinels that do not answer, or know of no primary, say nothing about the one that answers us.
+        Sentinels that do not answer, or know no primary, are ignored.
         """
         try:
             address = cast("tuple[str, int]", await self._pool.get_master_address())
         except RedisError as error:
             logger.debug("The sentinels know of no primary: %s", explain(error))
             return
-        if address != (getattr(self._hearing, "host", ""), getattr(self._hearing, "port", 0)):
+        if address != (getattr(self._subscribing, "host", ""), getattr(self._subscribing, "port", 0)):
             raise ConnectionError("another server is the primary now")
 
 
 def engine_maker(url: str, options: Options) -> MakeEngine:
-    """Return what makes engines for an address: `redis+sentinel://user:password@host:26379,other:26379/name/0`."""
+    """Return a factory of engines for `redis+sentinel://user:password@host:26379,other:26379/name/0`."""
     parts = urlsplit(url)
     name, _, database = parts.path.strip("/").partition("/")
     if not name:

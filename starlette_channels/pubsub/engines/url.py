@@ -1,4 +1,4 @@
-"""The address of a broker: which engine, where, and how it is used."""
+"""Address of a broker: the engine, its server, and options."""
 
 import importlib
 from collections.abc import Iterable, Mapping
@@ -25,48 +25,48 @@ ENGINES: Mapping[str, str] = {
     "zenoh": "zenoh",
     "zenoh+tls": "zenoh",
 }
-"""The module for each scheme. The extra is what its name begins with."""
+"""Module of each scheme; the extra is the part of its name before `_`."""
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the query of a broker's address may say: `redis://localhost/0?prefix=chat&buffer_seconds=30`."""
+    """Options of all engines in the query of an address: `redis://localhost/0?prefix=chat&buffer_seconds=30`."""
 
     prefix: Annotated[str, Meta(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")] = "channels"
-    """What the names of this application begin with, on an engine that others use as well."""
+    """Prefix of the channel names of this application, for an engine that it shares with others."""
 
     buffer_seconds: Annotated[float, Meta(ge=0)] = 10.0
-    """How long broadcasts are kept for an engine that is away; then they are dropped, and reported as lost."""
+    """Seconds for which broadcasts are queued while the engine is away; older ones are dropped and reported as lost."""
 
     queue: Annotated[int, Meta(ge=1)] = 10_000
-    """How many broadcasts may wait for the engine; beyond it the oldest are dropped, and reported as lost."""
+    """Maximal number of queued broadcasts; beyond it the oldest are dropped, and reported as lost."""
 
     queue_bytes: Annotated[int, Meta(ge=1)] = 64_000_000
-    """How many bytes they may be, on their way out, and again for those that have come."""
+    """Maximal size of the queued broadcasts in bytes, and of received messages that wait for an event loop."""
 
 
 NAMES: frozenset[str] = frozenset(field.name for field in msgspec.structs.fields(Options))
 
 
 class EngineModule(Protocol):
-    """What the module of an engine has to offer."""
+    """Interface of the module of an engine."""
 
     def engine_maker(self, url: str, options: Options) -> MakeEngine:
-        """Return what makes its engines. Raises `ValueError` for a wrong address, and does not connect."""
+        """Return a factory of engines, without connecting. Raises `ValueError` for an invalid address."""
         ...
 
 
 class Address(NamedTuple):
-    """What a relay has to know."""
+    """A parsed address."""
 
     options: Options
     make: MakeEngine
 
 
 def read_address(url: str) -> Address | None:
-    """Return what an address says; `None` for `memory://`, which needs no relay.
+    """Parse an address; `None` for `memory://`, which needs no relay.
 
-    Raises `ValueError` for what is no address, with what is wrong and never with the password, and `ImportError` with
-    the command that installs what is missing.
+    Raises `ValueError` for an invalid address, with the reason but without the password, and `ImportError` with the
+    command that installs the missing library.
     """
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - of the environment, it may be None
         raise TypeError(f'broker {url!r}: give an address, as in "redis://localhost"; is the variable for it set?')
@@ -85,7 +85,7 @@ def read_address(url: str) -> Address | None:
 
 
 def _check_ports(url: str) -> None:
-    """Raise `ValueError` for a port that is no number, or none that there is."""
+    """Raise `ValueError` unless all ports are numbers up to 65535."""
     for host in urlsplit(url).netloc.rpartition("@")[2].split(","):
         _, colon, port = host.rpartition("]")[2].rpartition(":")
         if colon and port and not (port.isascii() and port.isdecimal() and int(port) <= MAX_PORT):
@@ -96,14 +96,14 @@ def _check_ports(url: str) -> None:
 
 
 def without_secrets(url: str) -> str:
-    """Return an address as a log may have it."""
+    """Return an address without user, password and query, for logs."""
     head, at, tail = url.partition("?")[0].rpartition("@")
     scheme, separator, _ = head.partition("://")
     return f"{scheme}{separator}***@{tail}" if at else tail
 
 
 def _split(url: str) -> tuple[str, Options]:
-    """Return what is left for the engine, and the options that all engines have."""
+    """Split off the options of all engines; return the rest of the address and them."""
     parts = urlsplit(url)
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     ours = {name: value for name, value in pairs if name in NAMES}
@@ -124,7 +124,7 @@ def _module(name: str) -> EngineModule:
 
 
 def check_known(names: Iterable[str], known: Iterable[str]) -> None:
-    """Raise `ValueError` for options of an address that its engine does not know, with those that it does."""
+    """Raise `ValueError` for options that are unknown to the engine, naming the known ones."""
     unknown = set(names) - set(known)
     if unknown:
         raise ValueError(

@@ -108,7 +108,7 @@ class ZenohEngine:
         try:
             await self._worker.run(self._close)
         finally:
-            self._worker.stop()
+            self._worker.close()
 
     # In the worker's thread.
 
@@ -191,7 +191,7 @@ class ZenohEngine:
                 )  # in the engine's own thread: Zenoh does not say when its last call is over
         finally:
             if self._claim is not None:
-                self._claim.give_up()
+                self._claim.close()
 
     def _opened(self) -> tuple[zenoh.Session, Subscribers]:
         if self._session is None or self._subscribers is None:

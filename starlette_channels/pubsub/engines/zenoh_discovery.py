@@ -1,7 +1,7 @@
-"""Where the processes of one application find each other on one machine: a folder that only their user can enter.
+"""Zenoh discovery: a folder in which the processes of one application on one machine find each other.
 
-Each has a socket there, and a claim: a file that is locked for as long as the process lives, so that nobody waits for
-a dead one. There is no leader, and no process that the others need.
+Only their user can enter it. Each process has a socket there, and a claim: a file that is locked while the process
+runs, so that dead processes are detected. There is no leader.
 """
 
 import contextlib
@@ -19,14 +19,13 @@ ID_DIGITS = 12
 
 
 MAX_PATH = 100
-"""How long the path of a socket may be, in bytes; systems have 104 or more, with a zero at the end."""
+"""Maximal length of the path of a socket, in bytes; systems allow 104 or more, with a zero at the end."""
 
 
 def mesh_folder(name: str | None) -> Path:
     """Return the folder of an application, by its name, or by the working directory if it has none.
 
-    Raises `PermissionError` if somebody else could have put something into it, and `ValueError` if its path is too long
-    for a socket in it.
+    Raises `PermissionError` if other users can write to it, and `ValueError` if its path is too long for a socket.
     """
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     name = _hashed(os.fsencode(Path.cwd())) if name is None else name if len(name) <= 16 else _hashed(name.encode())
@@ -48,7 +47,7 @@ def _hashed(name: bytes) -> str:
 
 
 class Claim:
-    """A place in the mesh, until it is given up or the process dies."""
+    """Membership of a process in the mesh, until it is closed or the process dies."""
 
     def __init__(self, folder: Path) -> None:
         self.id: str = f"{random.randrange(16 ** (ID_DIGITS - 1), 16**ID_DIGITS):x}"  # Zenoh wants no zero in front
@@ -57,22 +56,22 @@ class Claim:
         draft = folder / f"{self.id}.draft"
         self._file: IO[bytes] = draft.open("wb")
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        draft.rename(self._path)  # nobody ever sees it without its lock
+        draft.rename(self._path)  # it is visible only when locked
 
     @property
     def socket(self) -> Path:
-        """Where this process listens."""
+        """Path of the socket of this process."""
         return self._socket_of(self.id)
 
     def others(self) -> dict[str, Path]:
-        """Return the sockets of the living, by id, and clear away what the dead have left.
+        """Return the sockets of the other processes by id, and remove the files of dead ones.
 
-        Of two that look at the same time, at least one finds the other.
+        Of two processes that start at the same time, at least one finds the other.
         """
         ids = [path.name.removesuffix(_CLAIM) for path in self._folder.glob(f"*{_CLAIM}")]
         return {one: self._socket_of(one) for one in ids if one != self.id and self._lives(one)}
 
-    def give_up(self) -> None:
+    def close(self) -> None:
         """Leave the mesh."""
         self._remove(self.id)
         self._file.close()

@@ -1,4 +1,4 @@
-"""A thread for a library whose functions block."""
+"""Zenoh thread: runs the blocking functions of the library."""
 
 import asyncio
 import queue
@@ -11,9 +11,7 @@ T = TypeVar("T")
 
 
 class ZenohThread:
-    """Runs functions one after the other, beside an event loop; unlike `asyncio.to_thread`, also when the interpreter
-    is about to exit.
-    """
+    """Runs functions in order in a thread of its own; unlike `asyncio.to_thread`, also while the interpreter exits."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -29,7 +27,7 @@ class ZenohThread:
             _at_work.discard(self._thread)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Return what a function returns, or raise what it raises. Cancelled, it stays behind and is ignored."""
+        """Run a function; its result is returned, its exception raised. If cancelled, it runs on, and is ignored."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -54,8 +52,8 @@ class ZenohThread:
         except RuntimeError:  # the loop is over
             return
 
-    def stop(self) -> None:
-        """End when all is done that was asked for."""
+    def close(self) -> None:
+        """Close the thread after the functions before."""
         self._jobs.put(None)
 
 
@@ -63,10 +61,9 @@ _at_work: set[threading.Thread] = set()
 
 
 def wait_for_workers(seconds: float) -> None:
-    """Wait until all workers that were stopped have ended, for at most so long.
+    """Wait until all closed threads have ended, `seconds` at most.
 
-    At the exit of the interpreter, a thread that comes back from a library written in Rust or C++ is ended in the midst
-    of it, and with it the process, by SIGABRT.
+    At the exit of the interpreter, a thread that returns from Rust or C++ code is killed, and aborts the process.
     """
     deadline = time.monotonic() + seconds
     for thread in tuple(_at_work):

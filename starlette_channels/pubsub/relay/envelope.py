@@ -1,4 +1,4 @@
-"""How a message travels between processes: who sent it, its number, and the payload as it was encoded."""
+"""Envelope: the format of messages between processes, with publisher, number, encoded payload and checksum."""
 
 from enum import IntEnum
 from math import inf, nan
@@ -18,7 +18,7 @@ Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 
 
 class Kind(IntEnum):
-    """What an envelope is about. The numbers are part of the format."""
+    """Kind of a message. The numbers are part of the format."""
 
     JSON = 1
     """A broadcast; the body is its payload."""
@@ -27,18 +27,16 @@ class Kind(IntEnum):
     """A broadcast of a binary payload."""
 
     MARK = 3
-    """Nothing new: the number is that of the last message on the channel."""
+    """Mark: repeats the number of the last message on the channel."""
 
     END = 4
-    """As a mark, and its publisher has stopped."""
+    """The last mark of a publisher that has closed."""
 
     LINE = 5
-    """What the library has to say to itself in other processes; see `Exchange`."""
+    """An internal message of the library; see `Exchange`."""
 
     COMMAND = 6
-    """What is to be done to clients of an identity, and who knows of it, on a channel that all hear; see `CommandLog`.
-    It has no number of its own.
-    """
+    """Commands to clients, and acknowledgements of them; see `CommandLog`. They have numbers of their own."""
 
 
 class Following(Struct, array_like=True, frozen=True, gc=False):
@@ -62,20 +60,20 @@ class Envelope(Struct, array_like=True, frozen=True, gc=False):
     body: bytes
 
     sent: float = nan
-    """When it was sent, by its publisher's clock, in seconds of any origin."""
+    """Time of sending by the publisher's clock, in seconds of any origin."""
 
     age: float = inf
-    """How many seconds before that its publisher said the message with number 1 of this epoch on the channel."""
+    """Seconds between message number 1 of this epoch on the channel and the time of sending."""
 
     quiet: float = inf
-    """The same for the message with the number before this one; for a mark, the one with its number."""
+    """The same for the message before this one; for a mark, the message with its number."""
 
     following: tuple[Following, ...] = ()
     """The messages with the next numbers: a burst on one channel costs one publish, one checksum and one wake-up."""
 
 
 def payload_kind(body: Body) -> Kind:
-    """Return what a broadcast with this payload is."""
+    """Return the kind of a broadcast with this payload."""
     return Kind.JSON if isinstance(body, Raw) else Kind.BYTES
 
 
@@ -104,12 +102,12 @@ def seal(
 
 
 def checked(content: bytes) -> bytes:
-    """Return bytes with their checksum in front: engines were seen to deliver what nobody had sent."""
+    """Prepend the checksum: engines have been seen to deliver damaged messages."""
     return crc32(content).to_bytes(CHECKSUM_BYTES) + content
 
 
 def unseal(data: bytes) -> Envelope:
-    """Return what has come. Raises `ValueError` for what is no envelope, of another version, or damaged."""
+    """Decode an envelope. Raises `ValueError` if it is damaged, invalid or of an unknown version."""
     content = memoryview(data)[CHECKSUM_BYTES:]
     if crc32(content).to_bytes(CHECKSUM_BYTES) != data[:CHECKSUM_BYTES]:
         raise ValueError("the checksum is wrong")

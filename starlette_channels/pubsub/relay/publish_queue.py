@@ -1,4 +1,4 @@
-"""What waits to be published: numbered, bounded, and kept until the engine has taken it."""
+"""Publish queue: numbered messages, bounded, kept until the engine has accepted them."""
 
 import threading
 from collections import deque
@@ -10,23 +10,23 @@ from starlette_channels.pubsub.relay.sequence import Numbers, Stamp
 from starlette_channels.wire.messages import Body
 
 BATCH = 512
-"""How many are published at once, at most."""
+"""Maximal number of messages in one publish."""
 
 BATCH_BYTES = 4_000_000
-"""How many bytes are published at once, at most, if it is more than one: a step has a time limit."""
+"""Maximal size of one publish of several messages, in bytes: a step has a time limit."""
 
 RUN, RUN_BYTES = 64, 64_000
-"""How many messages, and how many bytes, one envelope has at most; a message that is larger is alone in its own."""
+"""Maximal number of messages, and of bytes, in one envelope; a larger message has its own."""
 
 OVERHEAD = 100
-"""About what one takes beside its payload, in bytes."""
+"""Approximate size of a message without its payload, in bytes."""
 
 
 _MARKS = (Kind.MARK, Kind.END)
 
 
 class QueuedMessage(NamedTuple):
-    """One message that waits."""
+    """A queued message."""
 
     kind: Kind
     channel: str
@@ -38,9 +38,9 @@ class QueuedMessage(NamedTuple):
 
 
 def runs(messages: Iterable[QueuedMessage]) -> Iterator[list[QueuedMessage]]:
-    """Divide messages into those that go into one envelope: successive numbers of one channel, with nothing between.
+    """Split messages into runs for one envelope each: successive messages of one channel.
 
-    So the order of a publisher's messages is kept across channels, too.
+    Messages are not reordered, so the order of a publisher is kept across channels.
     """
     run: list[QueuedMessage] = []
     left = 0
@@ -67,7 +67,7 @@ def _follows(one: QueuedMessage, other: QueuedMessage) -> bool:
 
 
 class PublishQueue:
-    """Takes messages from any thread; one takes them out. What does not fit pushes out the oldest."""
+    """Queue with many producers and one consumer; a full queue drops the oldest messages. Thread-safe."""
 
     def __init__(self, max_messages: int, max_bytes: int, clock: Callable[[], float]) -> None:
         self.dropped: int = 0
@@ -80,16 +80,16 @@ class PublishQueue:
         self._bytes = 0
 
     def unpublished(self) -> int:
-        """Return how many messages wait, or are on their way; marks do not count."""
+        """Return the number of messages that the engine has not accepted, without marks."""
         with self._lock:
             return sum(waiting.kind not in _MARKS for waiting in (*self._taken, *self._waiting))
 
     def is_empty(self) -> bool:
-        """Whether nothing waits that has not been taken."""
+        """Whether all messages have been taken."""
         return not self._waiting
 
     def put(self, kind: Kind, channel: str, event: str, body: Body) -> None:
-        """Put a message behind the others."""
+        """Number and append a message."""
         with self._lock:
             now = self._clock()
             self._append(kind, channel, event, body, self._numbers.next(channel, now), now)
@@ -97,9 +97,7 @@ class PublishQueue:
                 self._drop(self._waiting.popleft())
 
     def take(self) -> list[QueuedMessage]:
-        """Return the next messages, which stay here until `done`; those that were taken before and are not done, if
-        there are any.
-        """
+        """Return the next messages; until `done` is called, the same ones again."""
         with self._lock:
             if not self._taken:
                 left = BATCH_BYTES
@@ -111,13 +109,13 @@ class PublishQueue:
             return self._taken
 
     def done(self) -> None:
-        """Forget what was taken: it is published."""
+        """Remove the taken messages: they are published."""
         with self._lock:
             self._bytes -= sum(waiting.size for waiting in self._taken)
             self._taken = []
 
     def expire(self, seconds: float) -> None:
-        """Drop what waits for longer than this."""
+        """Drop messages that are older than `seconds`."""
         with self._lock:
             limit = self._clock() - seconds
             self._waiting.extendleft(reversed(self._taken))
@@ -137,13 +135,13 @@ class PublishQueue:
     # Marks.
 
     def put_marks(self) -> None:
-        """Put the marks that are due behind the messages that they are about."""
+        """Append the marks that are due."""
         with self._lock:
             now = self._clock()
             self._put_all(Kind.MARK, self._numbers.marks(now), now)
 
     def put_ends(self) -> None:
-        """Put the last mark of each channel behind everything: nothing else will come."""
+        """Append the last mark of each channel, at the close."""
         with self._lock:
             now = self._clock()
             self._put_all(Kind.END, self._numbers.all(now), now)
@@ -153,12 +151,12 @@ class PublishQueue:
             self._append(kind, channel, "", b"", stamp, now)
 
     def restart_marks(self) -> None:
-        """Send all marks anew."""
+        """Start the marks of all channels again."""
         with self._lock:
             self._numbers.restart(self._clock())
 
     def seconds_to_mark(self) -> float | None:
-        """Return how long it is until the next mark is due, if one ever is."""
+        """Return the seconds until the next mark is due, or `None`."""
         with self._lock:
             due = self._numbers.due()
             return None if due is None else max(0.0, due - self._clock())

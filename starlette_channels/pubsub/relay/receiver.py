@@ -1,4 +1,4 @@
-"""What has come from other processes: checked, in order, once, and with what is missing."""
+"""Receiver: checks, orders and deduplicates messages of other processes, and detects gaps."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -22,11 +22,11 @@ _MARK, _END, _COMMAND = Kind.MARK, Kind.END, Kind.COMMAND
 
 
 class Receiver:
-    """Turns bytes into what is to be handed on."""
+    """Decodes received bytes into arrivals: envelopes, gaps and commands."""
 
     def __init__(self, me: bytes, error_log: ErrorLog, clock: Callable[[], float], commands: CommandLog) -> None:
         self.channels: set[str] = set()
-        """What is wanted; see `want`."""
+        """Wanted channels; see `want`."""
         self._me = me
         self._error_log = error_log
         self._clock = clock
@@ -36,9 +36,9 @@ class Receiver:
         self._born = clock()
 
     def take(self, batch: Iterable[bytes], *, has_room: bool = True) -> list[Arrival]:
-        """Return what is new, in order, and the gaps in front of it; those of one batch are one gap each.
+        """Decode a batch; return one gap for each publisher and channel with losses, then the new messages in order.
 
-        If there is no room, only commands are taken; the rest becomes a gap later.
+        Without room, only commands are taken; the other messages are dropped, and reported as a gap later.
         """
         now = self._clock()
         dropped = 0
@@ -86,14 +86,14 @@ class Receiver:
             arrivals.append(one)
 
     def _take(self, envelope: Envelope, arrivals: list[Arrival], now: float) -> int:
-        """Append the new messages of an envelope to those that are handed on; return how many before them are lost."""
+        """Append the new messages of an envelope to the arrivals; return the number of lost ones before them."""
         channel, publisher, kind, epoch = envelope.channel, envelope.publisher, envelope.kind, envelope.epoch
         number, following = envelope.number, envelope.following
         is_mark = kind is _MARK or kind is _END
         if not is_mark and self._listener.take_next(channel, publisher, epoch, number, 1 + len(following), now):
             arrivals.append(envelope)
             return 0
-        stamp = Stamp(epoch, number)  # ages mean nothing to who has heard of the series
+        stamp = Stamp(epoch, number)  # ages matter only for the first message of a series
         sent_at = now
         if is_mark or not self._listener.has_heard(channel, publisher):
             stamp = Stamp(epoch, number, envelope.age, envelope.quiet)
@@ -120,15 +120,15 @@ class Receiver:
         return gap
 
     def forget(self, channels: Iterable[str]) -> None:
-        """Want no more of some channels."""
+        """Ignore some channels from now on."""
         for channel in channels:
             self.channels.discard(channel)
             self._listener.forget(channel)
 
     def want(self, channels: Mapping[str, float]) -> None:
-        """Want channels, with the time since when: what others have said there since then, and does not come, is lost.
+        """Add channels, each with the time since when it is wanted: messages since then that do not arrive are lost.
 
-        That time is when somebody asked for the channel, not when the engine was told.
+        That is the time of the first subscriber here, not of the subscription at the engine.
         """
         for channel, since in channels.items():
             if channel not in self.channels:
@@ -136,13 +136,13 @@ class Receiver:
                 self._listener.want(channel, max(since, self._born))
 
     def confirm(self, channels: Iterable[str]) -> None:
-        """Note that the engine delivers channels that are wanted."""
+        """Note that the engine has confirmed the subscriptions to channels."""
         now = self._clock()
         for channel in channels:
             self._listener.confirm(channel, now)
 
     def begin_anew(self, channels: Mapping[str, float]) -> None:
-        """Want these channels, after a time in which nothing could be heard; what comes tells what was missed."""
+        """Set the wanted channels after a reconnect; the next numbers tell what was missed."""
         self.forget(self.channels - channels.keys())
         self.want(channels)
         self._listener.touch(self._clock())

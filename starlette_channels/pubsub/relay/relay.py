@@ -1,7 +1,7 @@
-"""A relay: carries what is broadcast in one process to all others, over an existing engine.
+"""Relay: publishes the broadcasts of a process to all others over an engine, and receives theirs.
 
-It lives from its first use to its close, and begins a new life, with a new id, when it is used again; so does the copy
-of it in a process that was forked.
+It has a session from its first use to its close. When it is used again, or in a forked process, a new session with a
+new id begins.
 """
 
 import atexit
@@ -28,14 +28,14 @@ from starlette_channels.wire.messages import Body
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 CLOSE_SECONDS = 3.0
-"""How long a process that ends tries to get rid of what it has to say."""
+"""Time limit of the close of a process for publishing its queue, in seconds."""
 
 EXIT_SECONDS = 12.0
-"""How long the exit of the interpreter waits for a library that hangs: Zenoh takes ten at most to close a session."""
+"""Maximal delay of the exit of the interpreter by a library that hangs: Zenoh closes a session within ten seconds."""
 
 
 class Relay:
-    """Publishes, from any thread, and hears what the interests of its process ask for."""
+    """Publishes from any thread, and receives the channels in its `interests`."""
 
     def __init__(
         self,
@@ -50,46 +50,46 @@ class Relay:
         self._error_log = ErrorLog(counts)
         self._hand_on, self._has_room = hand_on, has_room
         self._lock = threading.Lock()
-        self._life: RelaySession | None = None
+        self._session: RelaySession | None = None
         self._follows_commands = self._keeps_commands = False
         _relays.add(self)
 
     @property
     def id(self) -> str:
-        """What the others know this process by; it begins a life if there is none."""
+        """Id of this process among the others; starts a session if there is none."""
         return self.start().id.hex()
 
     def start(self) -> RelaySession:
-        """Begin a life if there is none, and return it. It connects by and by."""
+        """Return the session, started if there is none; it connects in the background."""
         with self._lock:
-            if self._life is None:
+            if self._session is None:
                 address = self._address
-                self._life = RelaySession(
+                self._session = RelaySession(
                     address.make, address.options, self.interests, self._error_log, self._hand_on, self._has_room
                 )
                 if self._keeps_commands:
-                    self._life.keep_commands()
-                self._life.start()
-            return self._life
+                    self._session.keep_commands()
+                self._session.start()
+            return self._session
 
     def publish(self, kind: Kind, channel: str, event: str, body: Body) -> None:
-        """Send a message to the other processes, soon. It never waits."""
-        (self._life or self.start()).publish(kind, channel, event, body)
+        """Queue a message for the other processes. Never blocks."""
+        (self._session or self.start()).publish(kind, channel, event, body)
 
     def keep_commands(self) -> None:
-        """Keep what others command, and repeat it: there are clients in this process."""
+        """Keep and repeat the commands of other processes, because this one has clients."""
         self._follow_commands()
         self._keeps_commands = True
         self.start().keep_commands()
 
-    def command(self, socket_id: str, slot: str, body: bytes) -> "Said":
-        """Tell the other processes what to do to the clients of an identity. It never waits.
+    def command(self, socket_id: str, slot: str, body: bytes) -> "SentCommand":
+        """Queue a command for the clients with a `socket_id` in other processes. Never blocks.
 
-        Of two commands to an identity with the same `slot`, the later one does for both.
+        Of two commands to a `socket_id` with the same `slot`, only the later one is kept.
         """
         self._follow_commands()
-        life = self.start()
-        return Said(life, life.command(socket_id, slot, body))
+        session = self.start()
+        return SentCommand(session, session.command(socket_id, slot, body))
 
     def _follow_commands(self) -> None:
         with self._lock:
@@ -98,23 +98,17 @@ class Relay:
             self.interests.add(COMMANDS)
 
     def flush(self, seconds: float) -> SessionOutcome:
-        """Wait until everything is published, for at most so many seconds; it blocks its thread meanwhile.
-
-        Return how many messages are left, and what is wrong with the engine.
-        """
-        life = self._life
-        return SessionOutcome(0, None) if life is None else life.flush(seconds)
+        """Block until everything is published, `seconds` at most."""
+        session = self._session
+        return SessionOutcome(0, None) if session is None else session.flush(seconds)
 
     def close(self, seconds: float = CLOSE_SECONDS) -> SessionOutcome:
-        """Publish what waits, for at most so many seconds, and end this life; it blocks its thread meanwhile.
-
-        Return how many messages are left, which nobody will get, and what was wrong with the engine.
-        """
+        """Publish the queue and close the session; blocks `seconds` at most. Unpublished messages are lost."""
         with self._lock:
-            life, self._life = self._life, None
-        if life is None:
+            session, self._session = self._session, None
+        if session is None:
             return SessionOutcome(0, None)
-        outcome = life.close(seconds)
+        outcome = session.close(seconds)
         left, error, unheard = outcome
         reason = "the engine took too long" if error is None else explain(error)
         if left:
@@ -127,34 +121,34 @@ class Relay:
         return outcome
 
     def _wake(self) -> None:
-        life = self._life
-        if life is not None:
-            life.wake()
+        session = self._session
+        if session is not None:
+            session.wake()
 
     def start_anew(self) -> None:
-        """Leave the life of the parent behind: its thread is not in this process."""
+        """Forget the session of the parent after a fork: its thread is not in this process."""
         self._lock = threading.Lock()
-        self._life = None
+        self._session = None
         self._keeps_commands = False
         self.interests.start_anew()
 
 
-class Said(NamedTuple):
-    """A command that was said."""
+class SentCommand(NamedTuple):
+    """A queued command."""
 
-    life: RelaySession
+    session: RelaySession
     number: int
 
     def wait_until_heard(self, seconds: float) -> tuple[bool, Exception | None]:
-        """Wait until another process keeps it and will repeat it, for at most so long; it blocks its thread meanwhile.
+        """Block until another process has acknowledged the command, `seconds` at most.
 
-        Return whether that is so, and what is wrong with the engine.
+        Returns whether it has, and the last error of the engine.
         """
-        return self.life.wait_until_heard(self.number, seconds)
+        return self.session.wait_until_heard(self.number, seconds)
 
     def withdraw(self) -> None:
-        """Say it no more."""
-        self.life.withdraw(self.number)
+        """Withdraw the command."""
+        self.session.withdraw(self.number)
 
 
 _relays: weakref.WeakSet[Relay] = weakref.WeakSet()

@@ -1,6 +1,6 @@
-"""One life of a relay: a thread with an event loop of its own, from the first use to the close.
+"""Relay session: a thread with its own event loop, from the first use of a relay to its close.
 
-The application's event loops, which may be trio's, are never blocked by it, and code without any can use it as well.
+So it never blocks the event loops of the application, which may be trio's, and works in code without one.
 """
 
 import asyncio
@@ -30,54 +30,54 @@ from starlette_channels.wire.messages import Body
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 STEP_SECONDS = 5.0
-"""How long an engine may take for one step: to connect, or to take a batch."""
+"""Time limit of an engine for one step, such as a connect or the publish of a batch, in seconds."""
 
 SUBSCRIBE_BATCH = 500
-"""How many channels are subscribed to, or unsubscribed from, in one step."""
+"""Number of channels in one subscribe or unsubscribe step."""
 
 AWAY_SECONDS = 0.5
-"""An engine that takes longer than this to connect to was away before, as far as the others are concerned."""
+"""A connect that takes longer means that the other processes were probably disconnected, too."""
 
 STOP_SECONDS = 0.2
-"""How long a relay that has had its time to close has to stop."""
+"""Time for cancelling the session when the time for its close is up, in seconds."""
 
 LONGEST_SLEEP = 60.0
-"""How often, in seconds, a relay looks whether it has been suspended, at least."""
+"""Maximal sleep, in seconds: after each, the session checks whether the process was suspended."""
 
 DEAF_SECONDS = 3_600.0
-"""Commands are repeated to who was deaf for no longer than this."""
+"""A process that has received nothing for longer may have missed commands that are no longer repeated."""
 
 URGENT_SECONDS = 0.5
-"""How long a command may wait for the broadcasts before it."""
+"""Maximal delay of a command behind queued broadcasts, in seconds."""
 
 COMMAND_BATCH = 16
-"""How many messages about commands are published in one step; each may be as large as `CHUNK_BYTES`."""
+"""Number of command messages in one step, each of at most `CHUNK_BYTES`."""
 
 LAST_WORDS_SECONDS = 0.3
-"""What a relay that closes keeps of its time to say how far it has come."""
+"""Part of the time for the close that is reserved for the last marks, in seconds."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
-"""How long the relay waits, in seconds, before it connects anew: twice as long each time, up to the longest."""
+"""Pauses before reconnects, in seconds: doubled after each attempt, up to the longest."""
 
 HandOn: TypeAlias = Callable[[list[Arrival]], None]
-"""Takes what has come, in the relay's thread; it returns at once, and never raises."""
+"""Takes arrivals in the thread of the session; must not block or raise."""
 
 
 class SessionOutcome(NamedTuple):
-    """What has become of what was to be said."""
+    """Result of a flush or close."""
 
     left: int
-    """How many broadcasts have not been published."""
+    """Number of unpublished broadcasts."""
 
     error: Exception | None
-    """What is wrong with the engine."""
+    """The last error of the engine, if it is disconnected."""
 
     unheard: int = 0
-    """How many commands nobody is known to have heard who would repeat them."""
+    """Number of commands that no process has acknowledged."""
 
 
 class RelaySession:
-    """A publisher, with its id, and what it hears of the others."""
+    """One publisher id, its queue and commands, and its state as a receiver."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class RelaySession:
         self._make, self._options = make, options
         self._interests, self._error_log = interests, error_log
         self._hand_on, self._has_room = hand_on, has_room
-        self._outbox = PublishQueue(options.queue, options.queue_bytes, uptime)
+        self._queue = PublishQueue(options.queue, options.queue_bytes, uptime)
         self.commands: CommandLog = CommandLog(self.id, random.random, threading.Lock())
         self._receiver = Receiver(self.id, error_log, uptime, self.commands)
         self._alive_at = uptime()
@@ -114,16 +114,16 @@ class RelaySession:
     # What other threads call.
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def publish(self, kind: Kind, channel: str, event: str, body: Body) -> None:
-        """Send a message to the other processes, soon."""
-        self._outbox.put(kind, channel, event, body)
+        """Queue a message for the other processes."""
+        self._queue.put(kind, channel, event, body)
         self.wake()
 
     def command(self, socket_id: str, slot: str, body: bytes) -> int:
-        """Tell the other processes what to do to the clients of an identity; return the number of the command.
+        """Queue a command for the clients with a `socket_id` in other processes; return its number.
 
         It is kept and repeated as `CommandLog` says, whatever becomes of the engine.
         """
@@ -132,13 +132,13 @@ class RelaySession:
         return number
 
     def keep_commands(self) -> None:
-        """Keep the commands of others, and repeat them: this process has clients."""
+        """Keep and repeat the commands of other processes, because this one has clients."""
         if not self.commands.keeps:
             self.commands.begin_to_keep(uptime())
             self.wake()
 
     def withdraw(self, number: int) -> None:
-        """Say a command no more."""
+        """Withdraw a command."""
         self.commands.withdraw(number)
         self.wake()
 
@@ -151,36 +151,36 @@ class RelaySession:
         return self.commands.is_heard(number), self._error
 
     def wake(self) -> None:
-        """Say that there is something to do."""
+        """Wake the session. Thread-safe."""
         if not self._is_woken:
             self._is_woken = True
             with contextlib.suppress(RuntimeError):  # it is over
                 self._loop.call_soon_threadsafe(self._awake.set)
 
     def flush(self, seconds: float) -> SessionOutcome:
-        """Wait until everything is published, for at most so long; return how much is left, and why."""
+        """Block until everything is published, `seconds` at most."""
         with contextlib.suppress(TimeoutError):
-            asyncio.run_coroutine_threadsafe(self._everything_is_published(), self._loop).result(seconds)
+            asyncio.run_coroutine_threadsafe(self._published(), self._loop).result(seconds)
         self._report_drops()
         return self._outcome()
 
     def close(self, seconds: float) -> SessionOutcome:
-        """Publish what waits, for at most so long, and end; return how much is left, and why."""
+        """Publish the queue and end the thread; blocks `seconds` at most."""
         self._closing_until = uptime() + seconds
         self.wake()
         self._thread.join(seconds)
         if self._thread.is_alive():
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._stop)
+                self._loop.call_soon_threadsafe(self._abort)
             self._thread.join(STOP_SECONDS)
         self._report_drops()
         return self._outcome()
 
     def _outcome(self) -> SessionOutcome:
         log = self.commands
-        return SessionOutcome(self._outbox.unpublished(), self._error, log.unsent() if log.keeps else log.unheard())
+        return SessionOutcome(self._queue.unpublished(), self._error, log.unsent() if log.keeps else log.unheard())
 
-    def _stop(self) -> None:
+    def _abort(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
@@ -189,12 +189,12 @@ class RelaySession:
     def _run(self) -> None:
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-                runner.run(self._live())
+                runner.run(self._main())
         except asyncio.CancelledError:
             return
 
-    async def _live(self) -> None:
-        """Have one engine after the other until there is nothing more to do."""
+    async def _main(self) -> None:
+        """Connect, and reconnect after errors, until the session is closed."""
         self._task = asyncio.current_task()
         pause = FIRST_PAUSE
         while True:
@@ -207,14 +207,14 @@ class RelaySession:
                 self._error = error
                 self._note("relay_disconnected", "The engine between the processes is away: %s", explain(error))
             finally:
-                await self._let_go(engine)
+                await self._close_engine(engine)
             if uptime() - began > LONGEST_PAUSE:
                 pause = FIRST_PAUSE
             if await self._is_over_after(pause * random.uniform(0.5, 1.0)):
                 return
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _let_go(self, engine: Engine) -> None:
+    async def _close_engine(self, engine: Engine) -> None:
         try:
             async with asyncio.timeout(1.0):
                 await engine.close()
@@ -222,12 +222,12 @@ class RelaySession:
             logger.debug("Closing %r failed: %s", engine, explain(error))
 
     async def _is_over_after(self, seconds: float) -> bool:
-        """Wait before the next attempt, and tell whether there is to be none."""
+        """Pause before a reconnect; return true if the session is closing instead."""
         until = uptime() + seconds
         while True:
-            self._drop_what_is_too_old()
+            self._drop_expired()
             closing_until = self._closing_until
-            left = self._outbox.unpublished() or self.commands.unsent() or self._waits_to_be_heard()
+            left = self._queue.unpublished() or self.commands.unsent() or self._is_unacknowledged()
             if closing_until is not None and (closing_until < uptime() or not left):
                 return True
             pause = until - uptime()
@@ -236,7 +236,7 @@ class RelaySession:
             await self._sleep(pause)
 
     async def _use(self, engine: Engine) -> None:
-        """Return when everything is over; raise when this engine is of no use any more."""
+        """Run an engine until the session is closed; raises if the engine fails."""
         broken: asyncio.Future[Exception] = self._loop.create_future()
 
         def note(error: Exception) -> None:
@@ -259,49 +259,49 @@ class RelaySession:
         raise broken.result()
 
     async def _pump(self, engine: Engine) -> None:
-        """Do what there is to do until the close."""
+        """Publish and subscribe until the close."""
         was_away = self._error is not None  # commands that are published meanwhile clear the error
-        self._drop_what_is_too_old()
-        await self._hear_everything(engine)
-        self._outbox.restart_marks()
+        self._drop_expired()
+        await self._resubscribe(engine)
+        self._queue.restart_marks()
         if was_away:
             logger.info("The engine between the processes is back")
         if self._was_away:
-            await self._let_the_others_come_back(engine)
+            await self._await_other_reconnects(engine)
         while self._closing_until is None:
             await self._follow_interests(engine)
-            self._outbox.put_marks()
+            self._queue.put_marks()
             await self._publish(engine)
             await self._sleep(min(self._pauses(), default=None))
         await self._publish(engine)
-        await self._make_itself_heard(engine)
-        self._outbox.put_ends()
+        await self._await_acknowledgements(engine)
+        self._queue.put_ends()
         await self._publish(engine)
         self._error = None
 
-    async def _let_the_others_come_back(self, engine: Engine) -> None:
-        """Wait with what has piled up: those who are to hear it try as often as we do, and may be a little later."""
+    async def _await_other_reconnects(self, engine: Engine) -> None:
+        """Delay queued broadcasts after a reconnect: the other processes may take a little longer to reconnect."""
         until = uptime() + LONGEST_PAUSE
         while self._closing_until is None and (left := until - uptime()) > 0:
             await self._follow_interests(engine)
-            await self._say_commands(engine)
+            await self._publish_due_commands(engine)
             await self._sleep(min(left, *self._pauses()))
 
-    async def _make_itself_heard(self, engine: Engine) -> None:
-        """Wait until somebody keeps what was commanded here: after the end it cannot be repeated."""
-        if self._waits_to_be_heard():
+    async def _await_acknowledgements(self, engine: Engine) -> None:
+        """Wait for acknowledgements of the commands of this process: after the close nobody else would repeat them."""
+        if self._is_unacknowledged():
             self.commands.insist(uptime())
-        while self._waits_to_be_heard() and self._seconds_to_close() > 0:
-            await self._say_commands(engine)
+        while self._is_unacknowledged() and self._seconds_to_close() > 0:
+            await self._publish_due_commands(engine)
             await self._sleep(min(self._seconds_to_close(), *self._pauses()))
 
-    def _waits_to_be_heard(self) -> bool:
-        """Whether somebody should acknowledge a command, if there is anybody."""
+    def _is_unacknowledged(self) -> bool:
+        """Whether there are unacknowledged commands, and processes that could acknowledge them."""
         log = self.commands
         return log.unheard() > 0 and (not log.keeps or log.has_peers(uptime()))
 
     def _seconds_to_close(self) -> float:
-        """Return how long there is until the last words, at the end."""
+        """Return the seconds left to wait for acknowledgements."""
         return 0.0 if self._closing_until is None else self._closing_until - LAST_WORDS_SECONDS - uptime()
 
     def _pauses(self) -> Iterable[float]:
@@ -309,7 +309,7 @@ class RelaySession:
         commands = self.commands.due()
         if commands is not None:
             yield max(0.0, commands - uptime())
-        mark = self._outbox.seconds_to_mark()
+        mark = self._queue.seconds_to_mark()
         if mark is not None:
             yield mark
         for due in self._leaving.values():  # the first one is due first
@@ -317,7 +317,7 @@ class RelaySession:
             return
 
     async def _sleep(self, seconds: float | None) -> None:
-        """Wait until somebody wakes us, for at most so long."""
+        """Sleep until `wake`, `seconds` at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._awake.wait()
@@ -327,30 +327,30 @@ class RelaySession:
     # Publishing.
 
     async def _publish(self, engine: Engine) -> None:
-        """Publish all that waits; commands go behind the broadcasts that came before them, if these are not many."""
-        self._note_that_it_is_alive()
+        """Publish the queue; commands follow the broadcasts before them, unless that takes over `URGENT_SECONDS`."""
+        self._check_suspension()
         commands: Sequence[Parcel] = ()
         number, urgent_at = 0, 0.0
         while True:
             if not commands:
                 commands, number = self._commands(engine)
                 urgent_at = uptime() + URGENT_SECONDS
-            waiting = self._outbox.take()
+            waiting = self._queue.take()
             self._report_drops()
             if not waiting and not commands:
                 return
             if waiting:
                 await self._step(engine.publish(self._seal_all(waiting, engine)))
-                self._outbox.done()
+                self._queue.done()
                 self._progress.set()
                 self._error = None
                 await self._follow_interests(engine)  # joins do not wait for all that is to be published
-            if commands and (self._outbox.is_empty() or uptime() > urgent_at):
+            if commands and (self._queue.is_empty() or uptime() > urgent_at):
                 await self._publish_commands(engine, commands, number)
                 commands = ()
 
-    async def _say_commands(self, engine: Engine) -> None:
-        """Publish what there is to say of commands, and nothing else."""
+    async def _publish_due_commands(self, engine: Engine) -> None:
+        """Publish the due command messages only."""
         commands, number = self._commands(engine)
         if commands:
             await self._publish_commands(engine, commands, number)
@@ -376,8 +376,8 @@ class RelaySession:
         self._progress.set()
         self._error = None
 
-    def _note_that_it_is_alive(self) -> None:
-        """Who has heard nothing for more than an hour cannot get all commands any more: the clients come back."""
+    def _check_suspension(self) -> None:
+        """Detect a suspension of over an hour: commands may be lost, so the clients have to reconnect."""
         now, before = uptime(), self._alive_at
         self._alive_at = now
         if now - before > DEAF_SECONDS and self.commands.keeps:
@@ -389,13 +389,13 @@ class RelaySession:
             self._progress.clear()
             await self._progress.wait()
 
-    async def _everything_is_published(self) -> None:
-        while self._outbox.unpublished() or (not self.commands.keeps and self.commands.unheard()):
+    async def _published(self) -> None:
+        while self._queue.unpublished() or (not self.commands.keeps and self.commands.unheard()):
             self._progress.clear()
             await self._progress.wait()
 
     def _seal_all(self, messages: Sequence[QueuedMessage], engine: Engine) -> list[Parcel]:
-        """Seal messages, one envelope for each run of them; what cannot be sent is counted and logged."""
+        """Put messages into envelopes, one for each run; those that cannot be sent are counted and logged."""
         now = uptime()
         parcels: list[Parcel] = []
         for run in runs(messages):
@@ -423,13 +423,13 @@ class RelaySession:
             return None
         return Parcel(channel, data)
 
-    def _drop_what_is_too_old(self) -> None:
-        self._outbox.expire(self._options.buffer_seconds)
+    def _drop_expired(self) -> None:
+        self._queue.expire(self._options.buffer_seconds)
         self._report_drops()
 
     def _report_drops(self) -> None:
         with self._reporting:  # flush and close report drops, too, and read the count when this returns
-            dropped, self._reported_drops = self._outbox.dropped - self._reported_drops, self._outbox.dropped
+            dropped, self._reported_drops = self._queue.dropped - self._reported_drops, self._queue.dropped
             if dropped:
                 self._note("relay_dropped", "%d broadcasts do not get to the other processes", dropped, number=dropped)
         if dropped:
@@ -440,7 +440,7 @@ class RelaySession:
 
     # Hearing.
 
-    async def _hear_everything(self, engine: Engine) -> None:
+    async def _resubscribe(self, engine: Engine) -> None:
         self._interests.begin(engine)
         wanted = self._interests.all()
         self._leaving.clear()
@@ -448,7 +448,7 @@ class RelaySession:
         if COMMANDS in wanted:  # before the others, which may be many
             await self._step(self._subscribe(engine, [COMMANDS]))
             self.commands.connected(uptime())
-            await self._say_commands(engine)
+            await self._publish_due_commands(engine)
         others = [channel for channel in wanted if channel != COMMANDS]
         await self._in_batches(partial(self._subscribe, engine), others)
         self._interests.complete(engine)
@@ -475,7 +475,7 @@ class RelaySession:
     async def _in_batches(
         self, do: Callable[[Collection[str]], Coroutine[Any, Any, None]], channels: Collection[str]
     ) -> None:
-        """Subscribe or unsubscribe in steps, each with its own time: how long all take depends on how many there are.
+        """Subscribe or unsubscribe in steps, each with its own time limit.
 
         A relay that closes leaves the rest undone.
         """
@@ -484,7 +484,7 @@ class RelaySession:
             await self._step(do(batch))
 
     async def _subscribe(self, engine: Engine, channels: Collection[str]) -> None:
-        """Subscribe, and let go on who waits for that."""
+        """Subscribe to channels, and confirm the subscriptions."""
         await engine.subscribe(channels)
         self._receiver.confirm(channels)
         self._interests.confirm(engine, channels)
@@ -499,7 +499,7 @@ class RelaySession:
         self._arrived += batch
 
     def _take_delivery(self) -> None:
-        """Hand on what has come in this turn of the event loop; what finds no room becomes a gap later."""
+        """Pass on what was received in this turn of the event loop; without room it is dropped, and a gap later."""
         arrived, self._arrived = self._arrived, []
         arrivals = self._receiver.take(arrived, has_room=self._has_room())
         if arrivals:

@@ -46,26 +46,26 @@ SLICE_BYTES = 1 << 16
 
 
 class LongPoll(Struct, frozen=True, kw_only=True):
-    """How long-polling is offered: `Channels(longpoll=LongPoll(window_seconds=5.0))`, or `longpoll=True` for this."""
+    """Options of long-polling: `Channels(longpoll=LongPoll(window_seconds=5.0))`; `longpoll=True` for the defaults."""
 
     path: str = "/longpoll"
-    """Where it is served below the mount; it may have variables, as `Channels(path=...)` may. Clients expect this."""
+    """Path below the mount; it may have variables, as in `Channels(path=...)`. phoenix.js expects the default."""
 
     window_seconds: float = 10.0
-    """How long a request waits for something to fetch. phoenix.js gives up on one after 20 seconds.
+    """Seconds that a poll waits for messages. phoenix.js gives up after 20 seconds.
 
-    A session ends 1.75 windows after the last one.
+    A session expires 1.75 windows after its last poll.
     """
 
     body_bytes: int = 8_000_000
-    """Size of the body of one request; a longer one is answered 400.
+    """Size of the body of a request in bytes. A longer one is answered 400.
 
-    Its bytes count for `Limits.message_rate` while it is read, as one message for each 16,384. A client that is beyond
-    it is answered 429. One body of a session is read at a time.
+    While it is read, its bytes count against `Limits.message_rate`, as one message for each 16,384; beyond the rate,
+    the answer is 429. One body of a session is read at a time.
     """
 
     batch_lines: int = 100
-    """Messages that a client may send with one request; those beyond are ignored, logged and counted."""
+    """Messages in one request. Further ones are ignored, logged and counted."""
 
     held_bytes: int = 16_000_000
     """Bytes of bodies, of all sessions of this process, that are being read or handled at the same time, but for the

@@ -1,4 +1,4 @@
-"""Handshakes, one after the other: a crowd that arrives at once does not hold up those who are inside."""
+"""The queue of handshakes: one in each turn of the event loop, so that a crowd does not hold up connected clients."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 
 class HandshakeQueue:
-    """Lets one client through in each turn of the event loop, in the order in which they came."""
+    """Starts one handshake in each turn of the event loop, in the order of their arrival."""
 
     __slots__ = ("_loop", "_waiting")
 
@@ -15,9 +15,9 @@ class HandshakeQueue:
         self._loop = loop
         self._waiting: deque[Callable[[], None]] = deque()
 
-    def enter(self, go_on: Callable[[], None]) -> None:
-        """Call this when it is its turn, in the next turn of the event loop at the earliest."""
-        self._waiting.append(go_on)
+    def enter(self, start: Callable[[], None]) -> None:
+        """Call `start` in its turn, which is the next turn of the event loop at the earliest."""
+        self._waiting.append(start)
         if len(self._waiting) == 1:
             self._loop.call_soon(self._turn)
 
@@ -27,12 +27,12 @@ class HandshakeQueue:
         self._waiting.popleft()()
 
 
-_turnstiles: WeakKeyDictionary[asyncio.AbstractEventLoop, HandshakeQueue] = WeakKeyDictionary()
+_queues: WeakKeyDictionary[asyncio.AbstractEventLoop, HandshakeQueue] = WeakKeyDictionary()
 
 
-def turnstile_of(loop: asyncio.AbstractEventLoop) -> HandshakeQueue:
-    """Return the event loop's turnstile."""
-    turnstile = _turnstiles.get(loop)
-    if turnstile is None:
-        turnstile = _turnstiles[loop] = HandshakeQueue(loop)
-    return turnstile
+def handshake_queue_of(loop: asyncio.AbstractEventLoop) -> HandshakeQueue:
+    """Return the handshake queue of an event loop."""
+    queue = _queues.get(loop)
+    if queue is None:
+        queue = _queues[loop] = HandshakeQueue(loop)
+    return queue

@@ -1,35 +1,43 @@
-"""What uvicorn logs of handshakes, without what is secret in them."""
+"""The access log of handshakes: uvicorn's lines, without the query, in which there may be a token."""
 
 import logging
+from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import quote
 
-_OF_HANDSHAKES = ('%s - "WebSocket %s" ', "connection open", "connection rejected ")
+_HANDSHAKE_LINES = ('%s - "WebSocket %s" ', "connection open", "connection rejected ")
 
 
-class _Discreet(logging.Filter):
-    """Cuts the query off an address, for there may be a token in it."""
+class _QueryFilter(logging.Filter):
+    """Removes the query from the address of a handshake."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the record."""
-        if str(record.msg).startswith(_OF_HANDSHAKES[0]) and isinstance(record.args, tuple):
+        if str(record.msg).startswith(_HANDSHAKE_LINES[0]) and isinstance(record.args, tuple):
             client, address, *status = record.args
             record.args = (client, str(address).partition("?")[0], *status)
         return True
 
 
-class _Silent(logging.Filter):
-    """Drops the lines altogether: `--no-access-log` is about all requests, but uvicorn writes these regardless."""
+class _HandshakeFilter(logging.Filter):
+    """Drops the lines of handshakes, which uvicorn writes with `--no-access-log`, too."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether to keep a record."""
-        return record.levelno > logging.INFO or not str(record.msg).startswith(_OF_HANDSHAKES)
+        """Return whether to keep the record."""
+        return record.levelno > logging.INFO or not str(record.msg).startswith(_HANDSHAKE_LINES)
 
 
-_DISCREET, _SILENT = _Discreet(), _Silent()
+_QUERY_FILTER, _HANDSHAKE_FILTER = _QueryFilter(), _HandshakeFilter()
 
 
-def be_discreet(logger: logging.Logger, *, access_log: bool) -> None:
-    """Have a logger of uvicorn's write no secrets, and of handshakes nothing at all if there is to be no access log.
+def install_log_filter(logger: logging.Logger, *, access_log: bool) -> None:
+    """Filter uvicorn's own lines: without queries, and without handshakes if there is no access log. Idempotent."""
+    logger.addFilter(_QUERY_FILTER if access_log else _HANDSHAKE_FILTER)
 
-    What is done already is not done again.
-    """
-    logger.addFilter(_DISCREET if access_log else _SILENT)
+
+def log_handshake(logger: logging.Logger, scope: MutableMapping[str, Any], outcome: str, connection: str) -> None:
+    """Log a handshake as uvicorn and `websockets` do: its outcome, and what becomes of the connection."""
+    client: tuple[str, int] | None = scope.get("client")
+    address = f"{client[0]}:{client[1]}" if client else ""
+    logger.info(f'%s - "WebSocket %s" {outcome}', address, quote(scope["path"]))
+    logger.info(connection)

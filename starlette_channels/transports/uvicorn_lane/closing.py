@@ -1,7 +1,7 @@
-"""The end of a WebSocket that was accepted only to be closed, on the fast lane: a close frame, and a bounded wait.
+"""The close of a WebSocket that was accepted only to be closed with a code: a close frame, and a bounded wait.
 
-The client's answer is waited for, because a socket that is closed while bytes of the client are unread is reset, and a
-client whose connection is reset may never see the close frame.
+The wait is for the client's answer: a socket that is closed while data of the client is unread is reset, and then the
+client may never see the close frame.
 """
 
 import asyncio
@@ -12,17 +12,17 @@ from starlette_channels.transports import CLOSE_SECONDS
 from starlette_channels.transports.uvicorn_lane.frames import Close, Event, Failure, FrameReader, close_frame
 
 UNREAD_BYTES = 16_384
-"""So much of what a client says meanwhile is looked through for its close frame: the joins of a page fit into it."""
+"""Bound of the bytes that are searched for the client's close frame: the joins of a page fit."""
 
 UNREAD_FRAMES = 256
-"""And so many frames, give or take 64: empty ones cost as much as others, and thousands of them have room in that."""
+"""Bound of the frames that are searched, with a tolerance of 64: thousands of empty frames fit into those bytes."""
 
 
 class Closing(asyncio.Protocol):
-    """Closes a WebSocket, for `CLOSE_SECONDS` at most; it belongs to the connections that the server waits for.
+    """Closes a WebSocket within `CLOSE_SECONDS`; the server waits for it as for its other connections.
 
-    What the client sends is discarded. Beyond `UNREAD_BYTES` or `UNREAD_FRAMES` it is not even read, so that a flood
-    costs next to nothing.
+    Messages of the client are discarded. Beyond `UNREAD_BYTES` or `UNREAD_FRAMES` nothing is read, so that a flood is
+    cheap.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, register: set[Any]) -> None:

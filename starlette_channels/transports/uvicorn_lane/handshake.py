@@ -1,62 +1,71 @@
-"""uvicorn's WebSocket protocol, which does the handshake and calls the application, with a way out of it.
+"""The handshake of the fast lane: from the upgrade request to the connection of a client.
 
-Every other WebSocket application stays with it. When the channels have accepted a client, they attach to its
-connection, and uvicorn's objects for it are let go.
+For channels, which say so through the ASGI extension, the protocol of this module answers the request, and passes the
+accepted connection on to a lane. Every other WebSocket application gets uvicorn's own protocol object.
 """
 
 import asyncio
+import functools
+import gc
 import logging
-import re
 import socket
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from enum import Enum, auto
+from typing import Any, cast
+from urllib.parse import unquote
 
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.datastructures import Headers
-from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request
+from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
 
 from starlette_channels.connection.connection import Connection
 from starlette_channels.connection.transport import Transport
 from starlette_channels.limits import Bounds
 from starlette_channels.observability.error_log import ErrorLog
-from starlette_channels.transports.uvicorn_lane.access_log import be_discreet
+from starlette_channels.transports.uvicorn_lane.accept_queue import handshake_queue_of
+from starlette_channels.transports.uvicorn_lane.access_log import log_handshake
 from starlette_channels.transports.uvicorn_lane.closing import Closing
 from starlette_channels.transports.uvicorn_lane.connection import Lane
-from starlette_channels.transports.uvicorn_lane.early_data import EARLY_BYTES, EarlyBytes
-from starlette_channels.transports.uvicorn_lane.idle_sweep import pulse_of_this_loop
+from starlette_channels.transports.uvicorn_lane.early_data import EARLY_BYTES, EarlyBytes, has_hung_up
+from starlette_channels.transports.uvicorn_lane.http_response import (
+    DefaultHeaders,
+    phrase,
+    refusal,
+    switching_protocols,
+)
+from starlette_channels.transports.uvicorn_lane.idle_sweep import idle_sweep_of
+from starlette_channels.transports.uvicorn_lane.upgrade_request import UpgradeRequest, read_any_upgrade, read_upgrade
+from starlette_channels.transports.uvicorn_lane.uvicorn_websocket import UvicornWebSocket
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
+server_logger: logging.Logger = logging.getLogger("uvicorn.error")
 
 UNSENT_BYTES = 1 << 18
 
 _LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS have it
 
-_HEADER = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+: [!-~](?:[\t -~]*[!-~])?\r\n"
-_PLAIN = re.compile(rb"GET ([!-~]+) HTTP/1\.1\r\n((?:%b)+)\r\n" % _HEADER)
-"""A request without anything that `websockets` might refuse, or read in a way of its own."""
+_default_headers = DefaultHeaders()
 
 
-def read_request(data: bytes) -> Request | None:
-    """Read a handshake that uvicorn has read before, and written out again, as `websockets` would in twice the time.
+@functools.cache  # once for each process
+def freeze_gc() -> None:
+    """Exempt the loaded modules and classes from garbage collection: each collection takes 10 to 100 ms less.
 
-    `None` says that the request is not that plain.
+    Done at the first handshake, when the application is loaded. A server in a thread leaves the process as it is.
     """
-    plain = _PLAIN.fullmatch(data) if len(data) < MAX_LINE_LENGTH else None
-    if plain is None:
-        return None
-    lines = plain[2].decode().split("\r\n")[:-1]
-    headers = Headers([(name, value) for name, _, value in (line.partition(": ") for line in lines)])
-    if len(lines) > MAX_NUM_HEADERS or "Transfer-Encoding" in headers or "Content-Length" in headers:
-        return None
-    return Request(plain[1].decode(), headers)
+    if threading.current_thread() is threading.main_thread():
+        gc.collect()
+        gc.freeze()
 
 
-def bound_what_waits_in_the_system(transport: asyncio.Transport) -> None:
-    """Have the system refuse what is behind `UNSENT_BYTES` that a client has not taken, where it can do that.
+def limit_unsent_buffer(transport: asyncio.Transport) -> None:
+    """Limit the bytes that the system takes for a client before it has sent the earlier ones: `UNSENT_BYTES`.
 
-    Else it takes megabytes for each client that does not read, which are old when they arrive, and which a thousand of
-    such clients take away from all sockets of the machine.
+    Otherwise it takes megabytes for each client that does not read: they are old when they arrive, and a thousand of
+    such clients take the memory of all sockets of the machine.
     """
     connection = transport.get_extra_info("socket")
     if _LOWAT is not None and connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
@@ -64,143 +73,323 @@ def bound_what_waits_in_the_system(transport: asyncio.Transport) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, _LOWAT, UNSENT_BYTES)
 
 
-class Handshaking(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, with an extension through which channels take the connection over.
+class HandshakeState(Enum):
+    """The state of a handshake."""
 
-    Handshakes are logged without their query, in which there may be a token, and not at all with `--no-access-log`.
+    RECEIVING = auto()
+    """The request is to come."""
+    QUEUED = auto()
+    """It waits for its turn."""
+    CALLED = auto()
+    """The application is called, and may be any."""
+    CLAIMED = auto()
+    """The application is channels."""
+    REFUSING = auto()
+    """The status of a refusal is known, the body is to come."""
+    ACCEPTED = auto()
+    """The 101 is sent."""
+    PASSED_ON = auto()
+    """Another protocol object has the connection."""
+    CLOSED = auto()
+    """The connection is closed, or the client has gone."""
+
+
+class FastLane(asyncio.Protocol):
+    """A WebSocket protocol for uvicorn: channels write to the connections of their clients without ASGI calls.
+
+    permessage-deflate is off: it costs tens of kilobytes for each connection, and compresses a broadcast for each
+    client.
     """
 
-    early: EarlyBytes
-    """What the client has sent behind its request."""
+    __slots__ = (
+        *(
+            "_app_state",
+            "_config",
+            "_early",
+            "_gone",
+            "_is_announced",
+            "_loop",
+            "_raw",
+            "_refusal",
+            "_request",
+            "_scope",
+        ),
+        *("_server_state", "_state", "_transport", "_uvicorn"),
+    )
 
-    _unread: bytes = b""
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        config.ws_per_message_deflate = False
+        freeze_gc()
+        self._config = config
+        self._server_state = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._state = HandshakeState.RECEIVING
+        self._early = EarlyBytes()
+        self._request: UpgradeRequest | None = None
+        self._raw = b""
+        self._scope: dict[str, Any] | None = None
+        self._refusal: tuple[int, list[tuple[bytes, bytes]], bytes] = (500, [], b"")
+        self._is_announced = False
+        self._gone: asyncio.Future[None] | None = None
+        self._uvicorn: UvicornWebSocket | None = None
+
+    # The event loop and uvicorn call these.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, and mind what is logged."""
-        self.early = EarlyBytes()
-        be_discreet(self.logger, access_log=self.config.access_log)
-        super().connection_made(transport)
+        """Take the connection over from an HTTP protocol.
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End, and wait for nothing."""
-        super().connection_lost(exc)
-        self.__dict__.pop("scope", None)  # through the extension it leads back to this object
-
-    async def send(self, message: Any) -> None:
-        """Send what the application says; a refused handshake is an answered one, which uvicorn 0.54 forgets.
-
-        When it has been accepted, the client is read from again, if channels have not taken it over by then.
+        Data that h11 has read beyond the request is taken over as well; httptools drops it. Its parser refers back to
+        the protocol, and would wait for the garbage collector.
         """
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True
-        elif message["type"] == "websocket.accept":
-            self.loop.call_soon(self._listen)
+        self._transport = cast("asyncio.Transport", transport)
+        predecessor: Any = self._transport.get_protocol()
+        if hasattr(predecessor, "parser"):
+            predecessor.parser = None
+        elif hasattr(predecessor, "conn"):
+            self._early.add(predecessor.conn.trailing_data[0])
+        self._server_state.connections.add(cast("Any", self))
 
     def data_received(self, data: bytes) -> None:
-        """Take the request, and then what comes for other applications than channels.
-
-        Nothing is read between the two; what comes all the same has to wait for the answer.
-        """
-        if self.handshake_initiated and not self.handshake_complete:
-            self.early.add(data)
-        elif self._unread:  # the parser of websockets has to see the request after all
-            self.conn.receive_data(self._unread)
-            self.conn.events_received()
-            self._unread = b""
-            super().data_received(data)
-        elif self.handshake_initiated or self.logger.isEnabledFor(logging.DEBUG):  # websockets would log the request
-            super().data_received(data)
-        elif (request := read_request(data)) is not None:
-            self._unread = data
-            self.handle_connect(request)
+        """Read the request as uvicorn writes it, or keep a little of what TLS had decrypted before the pause."""
+        if self._state is HandshakeState.RECEIVING:
+            self.begin(None if server_logger.isEnabledFor(logging.DEBUG) else read_upgrade(data), data)
         else:
-            super().data_received(data)
+            self._early.add(data)
 
-    def _listen(self) -> None:
-        """Go on as uvicorn does with its connections: channels have not taken this one."""
-        if self.transport.is_closing():  # what stands for the transport after that says so, too
+    def begin(self, request: UpgradeRequest | None, data: bytes) -> None:
+        """Queue a request; nothing is read from the client until it is answered."""
+        self._request, self._raw = request, data
+        if request is not None and request.size < len(data):
+            self._raw = data[: request.size]
+            self._early.add(data[request.size :])
+        self._state = HandshakeState.QUEUED
+        self._transport.pause_reading()
+        handshake_queue_of(self._loop).enter(self._start)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: the client has gone."""
+        self._server_state.connections.discard(cast("Any", self))
+        self._state = HandshakeState.CLOSED
+        self._scope = None
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+
+    def shutdown(self) -> None:
+        """Answer 500 if there is no answer yet, and close, because the server stops."""
+        if self._state in (HandshakeState.QUEUED, HandshakeState.CALLED, HandshakeState.CLAIMED):
+            self._transport.write(refusal(500, [], b"Internal Server Error"))
+        self._close()
+
+    # The queue of handshakes calls this.
+
+    def _start(self) -> None:
+        if self._state is not HandshakeState.QUEUED or self._transport.is_closing():
             return
-        if self.early.is_too_much:
-            self.transport.abort()
+        if has_hung_up(self._transport):
+            self._server_state.connections.discard(cast("Any", self))
+            self._state = HandshakeState.CLOSED
+            self._transport.abort()
             return
-        self.transport.resume_reading()
-        if early := self.early.take():
-            self.data_received(early)
+        request = self._request or read_any_upgrade(self._raw, server_logger)
+        if isinstance(request, bytes):
+            self._transport.write(request)
+            self._close()
+            return
+        self._request = request
+        self._state = HandshakeState.CALLED
+        self._scope = self._make_scope(request)
+        task = self._spawn(self._call(self._scope))
+        if not task.done():
+            self._server_state.tasks.add(task)
+            task.add_done_callback(self._server_state.tasks.discard)
 
-    def handle_connect(self, event: Any) -> None:
-        """Call the application, and offer it the extension."""
-        super().handle_connect(event)
-        if hasattr(self, "scope"):
-            extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
-            self.scope["extensions"] = {
-                **extensions,
-                "starlette_channels": {"attach": self.attach, "refuse": self.refuse},
-            }
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        if sys.version_info >= (3, 12):
+            return asyncio.Task(coroutine, loop=self._loop, eager_start=True)
+        return self._loop.create_task(coroutine)
 
-    def attach(self, connect: Callable[[Transport], Connection], limits: Bounds, error_log: ErrorLog) -> bool:
-        """Take the accepted connection over, and return whether that could be done; the ASGI call may return then.
+    def _make_scope(self, request: UpgradeRequest) -> dict[str, Any]:
+        config, transport = self._config, self._transport
+        target, _, query = request.target.partition(b"?")
+        path, root = target.decode("ascii"), config.root_path
+        return {
+            "type": "websocket",
+            "asgi": {"version": config.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if is_ssl(transport) else "ws",
+            "server": get_local_addr(transport),
+            "client": get_remote_addr(transport),
+            "root_path": root,
+            "path": root + (unquote(path) if "%" in path else path),
+            "raw_path": root.encode("ascii") + target,
+            "query_string": query,
+            "headers": request.headers,
+            "subprotocols": request.subprotocols,
+            "state": self._app_state.copy(),
+            "extensions": {
+                "websocket.http.response": {},
+                "starlette_channels": {"claim": self.claim, "attach": self.attach, "refuse": self.refuse},
+            },
+        }
 
-        It cannot be done once messages have come, or while the client is behind with reading.
-        """
-        untouched = self.queue.empty() and not self.frames and not getattr(self.conn.reader, "buffer", b"")
-        if (
-            not (self.handshake_complete and untouched and self.writable.is_set())
-            or self.close_sent
-            or self.transport.is_closing()
+    async def _call(self, scope: dict[str, Any]) -> None:
+        """Call the application."""
+        app = cast("Callable[..., Coroutine[Any, Any, object]]", self._config.loaded_app)  # pyright: ignore
+        try:
+            result = await app(scope, self._receive, self._send)
+        except BaseException as error:  # noqa: BLE001 - uvicorn logs them all, and so do we
+            self._finish(None, error)
+        else:
+            self._finish(result, None)
+
+    def _finish(self, result: object, error: BaseException | None) -> None:
+        """Handle the end of the call as uvicorn does: log what is wrong, and answer if nobody has."""
+        if self._state in (HandshakeState.CALLED, HandshakeState.CLAIMED):
+            self._pass_to_uvicorn()
+        if self._uvicorn is not None:
+            self._uvicorn.finish(result, error)
+        elif error is not None:
+            if not isinstance(error, ClientDisconnected):
+                server_logger.error("Exception in ASGI application\n", exc_info=error)
+        elif result is not None:
+            server_logger.error("ASGI callable should return None, but returned '%s'.", result)
+        if self._state is not HandshakeState.PASSED_ON:
+            self._close()
+
+    # The application calls these.
+
+    def claim(self) -> None:
+        """Answer the handshake here: the application is channels, which attach once they have accepted it."""
+        if self._state is HandshakeState.CALLED:
+            self._state = HandshakeState.CLAIMED
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._uvicorn is not None:
+            return cast("dict[str, Any]", await self._uvicorn.receive())
+        if not self._is_announced:
+            self._is_announced = True
+            return {"type": "websocket.connect"}
+        if self._state is HandshakeState.CALLED:
+            return cast("dict[str, Any]", await self._pass_to_uvicorn().receive())
+        if self._state is not HandshakeState.CLOSED:
+            self._gone = self._gone or self._loop.create_future()
+            await asyncio.shield(self._gone)
+        return {"type": "websocket.disconnect", "code": 1006}
+
+    async def _send(self, message: Any) -> None:
+        if self._uvicorn is not None:
+            await self._uvicorn.send(message)
+        elif self._state is HandshakeState.CLOSED or (
+            self._state is HandshakeState.ACCEPTED and self._transport.is_closing()
         ):
+            raise ClientDisconnected
+        elif self._state is HandshakeState.CALLED:
+            await self._pass_to_uvicorn().send(message)
+        else:
+            self._answer(message)
+
+    def _answer(self, message: Any) -> None:
+        """Answer the handshake as channels say."""
+        match self._state, message["type"]:
+            case HandshakeState.CLAIMED, "websocket.accept":
+                self._accept(message)
+            case HandshakeState.CLAIMED, "websocket.close":
+                self._refuse(403, [], b"")
+            case HandshakeState.CLAIMED, "websocket.http.response.start":
+                self._state = HandshakeState.REFUSING
+                self._refusal = (message["status"], list(message.get("headers", ())), b"")
+            case HandshakeState.REFUSING, "websocket.http.response.body":
+                status, headers, body = self._refusal
+                body += message.get("body", b"")
+                if message.get("more_body", False):
+                    self._refusal = (status, headers, body)
+                else:
+                    self._refuse(status, headers, body)
+            case _, kind:
+                raise RuntimeError(f"Unexpected ASGI message '{kind}'.")
+
+    def _accept(self, message: Any) -> None:
+        assert self._request is not None
+        self._log("[accepted]", "connection open")
+        default_lines = _default_headers.encode(self._server_state.default_headers)
+        response = switching_protocols(
+            self._request.accept, default_lines, message.get("headers", ()), message.get("subprotocol")
+        )
+        self._state = HandshakeState.ACCEPTED
+        if not self._transport.is_closing():
+            self._transport.write(response)
+
+    def _refuse(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self._log(str(status), f"connection rejected ({status} {phrase(status)})")
+        self._transport.write(refusal(status, headers, body))
+        self._close()
+
+    def _log(self, outcome: str, connection: str) -> None:
+        if self._scope is not None and self._config.access_log and server_logger.isEnabledFor(logging.INFO):
+            log_handshake(server_logger, self._scope, outcome, connection)
+
+    def _close(self) -> None:
+        self._state = HandshakeState.CLOSED
+        self._scope = None
+        self._transport.close()
+
+    def attach(self, make_connection: Callable[[Transport], Connection], limits: Bounds, error_log: ErrorLog) -> bool:
+        """Pass the accepted connection on to a lane; return False if the client has gone. The ASGI call may return."""
+        if self._state is not HandshakeState.ACCEPTED or self._transport.is_closing():
             return False
-        self.stop_keepalive()
-        del self.scope
-        transport = self.transport
-        bound_what_waits_in_the_system(transport)
-        self.transport: asyncio.Transport = Detached()
+        transport, connections = self._pass_on(), cast("set[Any]", self._server_state.connections)
+        limit_unsent_buffer(transport)
         lane = Lane(
             transport,
-            self.loop,
-            pulse_of_this_loop(self.loop),
+            self._loop,
+            idle_sweep_of(self._loop),
             limits,
             error_log,
-            min(self.config.ws_max_size, limits.message_bytes),
-            self.connections,
-            self.tasks,
+            min(self._config.ws_max_size, limits.message_bytes),
+            connections,
+            self._server_state.tasks,
         )
-        self.connections.discard(self)
         transport.set_protocol(lane)
-        lane.start(connect)
-        if self.early.is_too_much:
+        lane.start(make_connection)
+        if self._early.is_too_much:
             text = "Connection closed with 1008: over %d bytes before the handshake was answered"
             error_log.note("early_bytes", logger, text, EARLY_BYTES)
             lane.close(1008, "early_bytes")
-        elif early := self.early.take():
+        elif early := self._early.take():
             lane.data_received(early)
         lane.listen()
         return True
 
     def refuse(self, code: int, reason: str) -> bool:
-        """Close the accepted connection, without uvicorn, and return whether that could be done.
-
-        uvicorn would read and parse whatever the client sends for another 10 seconds.
-        """
-        if not self.handshake_complete or self.close_sent or self.transport.is_closing():
+        """Close the accepted connection with a code; return False if the client has gone."""
+        if self._state is not HandshakeState.ACCEPTED or self._transport.is_closing():
             return False
-        self.stop_keepalive()
-        del self.scope
-        transport = self.transport
-        self.transport = Detached()
-        self.connections.discard(self)
-        closing = Closing(transport, self.loop, self.connections)
+        closing = Closing(self._pass_on(), self._loop, cast("set[Any]", self._server_state.connections))
         closing.start(code, reason)
-        closing.data_received(self.early.take())
+        closing.data_received(self._early.take())
         return True
 
+    def _pass_on(self) -> asyncio.Transport:
+        """Let go of the connection."""
+        self._server_state.connections.discard(cast("Any", self))
+        self._state = HandshakeState.PASSED_ON
+        self._scope = None
+        return self._transport
 
-class Detached(asyncio.Transport):
-    """What is left to uvicorn's object of a connection that it does not own any more."""
-
-    def close(self) -> None:
-        """Do nothing: the connection goes on."""
-
-    def is_closing(self) -> bool:
-        """Say yes, so that nothing more is tried."""
-        return True
+    def _pass_to_uvicorn(self) -> UvicornWebSocket:
+        """Let uvicorn's protocol object have the connection, and all messages of the call from now on."""
+        scope, transport = self._scope, self._pass_on()
+        self._uvicorn = UvicornWebSocket(self._config, self._server_state, self._app_state, self._loop, self._early)
+        self._uvicorn.connection_made(transport)
+        transport.set_protocol(self._uvicorn)
+        self._uvicorn.begin(self._raw, scope, is_announced=self._is_announced)
+        return self._uvicorn

@@ -1,18 +1,23 @@
-"""HTTP of clients in slices: however a request is cut up, others have their turn while it is read.
+"""HTTP of uvicorn, parsed in slices, so that no request holds up other clients; upgrade requests are not parsed twice.
 
-uvicorn parses all that has come of a client at once. A body in chunks of one byte, or a thousand requests in a row, are
-a fraction of a second of that for each client. Here a slice is parsed at a time, out of the budget of the turn, and the
-parser gets no more of them while uvicorn has asked for a pause.
+uvicorn parses all data of a client at once. A body in chunks of one byte, or a thousand requests in a row, take a
+fraction of a second for each client. Here one slice is parsed at a time, within the budget of the turn, and none while
+uvicorn has paused reading.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING, Any, cast
 from weakref import ref
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.server import ServerState
 
 from starlette_channels.runtime.turn_budget import EVENTS_AT_ONCE, Pace, Turns, turns_of_this_loop
+from starlette_channels.transports.uvicorn_lane.handshake import FastLane, server_logger
+from starlette_channels.transports.uvicorn_lane.upgrade_request import read_upgrade
 
 if TYPE_CHECKING:
 
@@ -30,20 +35,75 @@ else:
     Base = AutoHTTPProtocol  # with httptools if that is installed, else with h11
 
 SLICE_BYTES = 2_048
-"""So much of what a client sends is parsed at once; most requests without a body are no larger."""
+"""Size of a slice; most requests without a body fit."""
 
 
-class Pausing(FlowControl):
-    """uvicorn's pauses of reading, with slices that wait in between."""
+class SlicedHTTP(asyncio.Protocol):
+    """An HTTP protocol for uvicorn: `--http starlette_channels.transports.uvicorn:SlicedHTTP`.
 
-    def __init__(self, transport: asyncio.Transport, protocol: "SlicedHTTP") -> None:
+    It looks at the first data of a connection. A common upgrade request goes to the fast lane at once, if that is the
+    WebSocket protocol of the server; everything else goes to uvicorn's own protocol, in slices.
+    """
+
+    __slots__ = ("_app_state", "_config", "_loop", "_server_state", "_transport")
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        self._config = config
+        self._server_state = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first data."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._server_state.connections.add(cast("Any", self))
+
+    def data_received(self, data: bytes) -> None:
+        """Choose the protocol of the connection, and hand the data to it."""
+        self._server_state.connections.discard(cast("Any", self))
+        arguments = self._config, self._server_state, self._app_state, self._loop
+        websocket: Any = self._config.ws_protocol_class
+        if isinstance(websocket, type) and issubclass(websocket, FastLane):
+            request = None if server_logger.isEnabledFor(logging.DEBUG) else read_upgrade(data)
+            if request is not None:
+                lane = websocket(*arguments)
+                lane.connection_made(self._transport)
+                self._transport.set_protocol(lane)
+                lane.begin(request, data)
+                return
+        http = HTTPSlices(*arguments)
+        http.connection_made(self._transport)
+        self._transport.set_protocol(http)
+        http.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: the client has gone without a request."""
+        self._server_state.connections.discard(cast("Any", self))
+
+    def shutdown(self) -> None:
+        """Close because the server stops."""
+        self._transport.close()
+
+
+class SliceFlowControl(FlowControl):
+    """uvicorn's flow control, with slices that are not parsed yet."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: "HTTPSlices") -> None:
         super().__init__(transport)
         self._protocol = ref(protocol)  # which refers to this object: no cycle is left to the garbage collector
 
     def resume_reading(self) -> None:
-        """Parse what waits, and read on when nothing does; not while requests wait for the answer to one before them.
+        """Parse the next slice, or read if there is none; not while requests wait for the answer to an earlier one.
 
-        uvicorn with httptools would parse more after each answer, and keep it all.
+        uvicorn with httptools would parse more after each answer, and keep all requests in memory.
         """
         protocol = self._protocol()
         if protocol is not None and protocol.has_requests:
@@ -55,8 +115,8 @@ class Pausing(FlowControl):
             super().resume_reading()
 
 
-class SlicedHTTP(Base):
-    """uvicorn's HTTP/1.1, one slice of a client's bytes at a time."""
+class HTTPSlices(Base):
+    """uvicorn's protocol for HTTP/1.1, one slice of data at a time."""
 
     flow: FlowControl
     _turns: Turns
@@ -65,23 +125,23 @@ class SlicedHTTP(Base):
     _queued: bool = False
 
     def connection_made(self, transport: Any) -> None:
-        """Begin, and see to it that pauses hold for slices as well."""
+        """Begin; pauses hold for slices as well."""
         super().connection_made(transport)
-        self.flow = Pausing(transport, self)
+        self.flow = SliceFlowControl(transport, self)
         self._turns = turns_of_this_loop()
 
     @property
     def has_unread(self) -> bool:
-        """Whether something has come and has yet to be parsed."""
+        """Whether data is not parsed yet."""
         return bool(self._unread)
 
     @property
     def has_requests(self) -> bool:
-        """Whether requests have been parsed that wait for the answer to one before them."""
+        """Whether requests are parsed that wait for the answer to an earlier one."""
         return bool(getattr(self, "pipeline", None))
 
     def data_received(self, data: bytes) -> None:
-        """Parse what is small at once; let the rest wait for the next turns, and read nothing more meanwhile."""
+        """Parse small data at once, and large data in the next turns; meanwhile nothing is read."""
         if not self._unread and len(data) <= SLICE_BYTES:
             self._turns.left -= 1
             super().data_received(data)
@@ -92,19 +152,19 @@ class SlicedHTTP(Base):
         self.go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End; nothing more is parsed."""
+        """End: the client has gone."""
         self._unread = b""
         super().connection_lost(exc)
 
     def go_on(self) -> None:
-        """Parse more in one of the next turns, unless uvicorn wants a pause."""
+        """Parse the next slices in one of the next turns, unless uvicorn has paused reading."""
         if self._unread and not self._queued and not self.flow.read_paused:
             self._queued = True
             self._pace = self._pace or Pace()
             self._turns.enter(self, fresh=self._pace.is_fresh(asyncio.get_running_loop().time()))
 
     def visit(self, most: int) -> int:
-        """Parse some slices; return how many there were."""
+        """Parse some slices; return their number."""
         self._queued = False
         at, done, unread = 0, 0, self._unread
         while at < len(unread) and done < min(most, EVENTS_AT_ONCE) and not self.flow.read_paused:
@@ -124,10 +184,7 @@ class SlicedHTTP(Base):
         return done or 1
 
     def _hand_over(self, rest: bytes) -> None:
-        """Let the connection's new protocol, that of WebSockets, have what came behind its request.
-
-        httptools has dropped the first of it, so the rest would make no sense.
-        """
+        """Hand the data behind an upgrade request to the WebSocket protocol; httptools has dropped the first of it."""
         self._unread = b""
         successor: Any = self.transport.get_protocol()
         if rest and hasattr(self, "conn"):

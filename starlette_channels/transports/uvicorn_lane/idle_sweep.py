@@ -2,8 +2,7 @@
 
 import asyncio
 from typing import Protocol
-
-from anyio.lowlevel import RunVar
+from weakref import WeakKeyDictionary
 
 from starlette_channels.runtime.turn_budget import Turns, turns_of_this_loop
 from starlette_channels.transports.asgi_idle_sweep import pause
@@ -77,14 +76,12 @@ class IdleSweep:
                 lane.give_up()
 
 
-_pulse: RunVar[IdleSweep] = RunVar("starlette_channels_pulse")
+_sweeps: WeakKeyDictionary[asyncio.AbstractEventLoop, IdleSweep] = WeakKeyDictionary()
 
 
-def pulse_of_this_loop(loop: asyncio.AbstractEventLoop) -> IdleSweep:
-    """Return the event loop's pulse."""
-    try:
-        return _pulse.get()
-    except LookupError:
-        pulse = IdleSweep(loop, turns_of_this_loop())
-        _pulse.set(pulse)
-        return pulse
+def idle_sweep_of(loop: asyncio.AbstractEventLoop) -> IdleSweep:
+    """Return the sweep of the running event loop."""
+    sweep = _sweeps.get(loop)
+    if sweep is None:
+        sweep = _sweeps[loop] = IdleSweep(loop, turns_of_this_loop())
+    return sweep

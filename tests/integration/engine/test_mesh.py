@@ -150,14 +150,14 @@ def claims(folder: Path) -> Generator[list[Claim]]:
     those = [Claim(folder), Claim(folder)]
     yield those
     for claim in those:
-        claim.give_up()
+        claim.close()
 
 
 def test_a_claim_is_there_for_the_others_until_it_is_given_up(claims: list[Claim], folder: Path) -> None:
     one, two = claims
     assert one.others() == {two.id: two.socket}
     assert two.others() == {one.id: one.socket}
-    two.give_up()
+    two.close()
     assert one.others() == {}
     assert list(folder.iterdir()) == [folder / f"{one.id}.claim"]
 

@@ -19,8 +19,8 @@ from starlette_channels.transports import CLOSE_SECONDS
 from starlette_channels.transports.uvicorn import FastLane
 from starlette_channels.transports.uvicorn_lane.connection import Lane
 from starlette_channels.transports.uvicorn_lane.frames import close_frame
-from starlette_channels.transports.uvicorn_lane.handshake import UNSENT_BYTES, bound_what_waits_in_the_system
-from starlette_channels.transports.uvicorn_lane.idle_sweep import pulse_of_this_loop
+from starlette_channels.transports.uvicorn_lane.handshake import UNSENT_BYTES, limit_unsent_buffer
+from starlette_channels.transports.uvicorn_lane.idle_sweep import idle_sweep_of
 from tests.autobahn.echo import Echo
 from tests.fuzzing.wire import PING, SECONDS, Address, Refused, Wire, frame, opened, text
 from tests.support.lanes import Pipe
@@ -74,7 +74,8 @@ async def test_the_objects_of_uvicorn_are_let_go_without_waiting_for_the_collect
     before = (await figures())["kept"]
     async with opened(Address(server.port), PATH), opened(Address(server.port), "/plain"):
         now = {
-            "Handshaking": before["Handshaking"] + 1,
+            "FastLane": before["FastLane"] + 1,
+            "UvicornWebSocket": before["UvicornWebSocket"] + 1,
             "Lane": before["Lane"] + 1,
             "Connection": before["Connection"] + 1,
         }
@@ -114,7 +115,7 @@ async def test_all_of_a_crowd_that_comes_at_once_are_let_in(server: Server, figu
 async def test_what_a_client_says_while_its_handshake_waits_for_its_turn_is_heard(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("starlette_channels.transports.uvicorn.spare_what_is_loaded", lambda: None)
+    monkeypatch.setattr("starlette_channels.transports.uvicorn_lane.handshake.freeze_gc", lambda: None)
     heard: list[Any] = []
     done = asyncio.Event()
 
@@ -143,7 +144,7 @@ async def test_what_a_client_says_while_its_handshake_waits_for_its_turn_is_hear
 async def test_a_client_that_waits_for_its_turn_is_answered_when_the_server_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("starlette_channels.transports.uvicorn.spare_what_is_loaded", lambda: None)
+    monkeypatch.setattr("starlette_channels.transports.uvicorn_lane.handshake.freeze_gc", lambda: None)
     state, pipe = ServerState(), Pipe()
     waiting = FastLane(Config("tests.support.lane_app:app"), state, {})
     waiting.connection_made(pipe)
@@ -167,7 +168,7 @@ async def test_the_system_takes_little_for_a_client_that_does_not_read() -> None
     async with await asyncio.get_running_loop().create_server(Sender, "127.0.0.1", 0) as listening:
         _, writer = await Address(listening.sockets[0].getsockname()[1], lazy=True).connect()
         transport = await made
-        bound_what_waits_in_the_system(transport)
+        limit_unsent_buffer(transport)
         taken = 0
         while transport.get_write_buffer_size() == 0:
             transport.write(b"x" * 10_000)
@@ -284,7 +285,7 @@ async def test_at_no_moment_does_the_server_believe_that_a_connection_has_ended_
     class Reception(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
-            pulse = pulse_of_this_loop(loop)
+            pulse = idle_sweep_of(loop)
             lane = Lane(transport, loop, pulse, Bounds(), ErrorLog(Counter()), 1 << 20, register, tasks)
             transport.set_protocol(lane)
             connect: Any = Ending

@@ -107,7 +107,7 @@ async def stays_in_the_sockets(server: Server, flood: bytes) -> None:
 async def test_a_client_that_waits_for_its_turn_is_not_read_from_and_what_comes_all_the_same_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("starlette_channels.transports.uvicorn.spare_what_is_loaded", lambda: None)
+    monkeypatch.setattr("starlette_channels.transports.uvicorn_lane.handshake.freeze_gc", lambda: None)
     waiting, pipe = (
         FastLane(Config("tests.support.lane_app:app"), ServerState(), {}, asyncio.get_running_loop()),
         Pipe(),

@@ -3,8 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from uvicorn.config import Config
@@ -12,10 +11,10 @@ from uvicorn.server import ServerState
 
 from starlette_channels.runtime.turn_budget import EVENTS_AT_ONCE
 from starlette_channels.transports.uvicorn import SlicedHTTP
-from starlette_channels.transports.uvicorn_lane.http_slices import SLICE_BYTES
+from starlette_channels.transports.uvicorn_lane.http_slices import SLICE_BYTES, HTTPSlices
 from tests.fuzzing.wire import Address, opened, text
 from tests.support.lanes import Pipe
-from tests.support.servers import FAST_LANE, Server, serve
+from tests.support.servers import RUNNER, Server, serve
 
 pytestmark = pytest.mark.anyio
 POST = "POST /socket/longpoll?vsn=2.0.0&token={token} HTTP/1.1\r\nHost: localhost\r\n"
@@ -31,8 +30,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    kind = replace(FAST_LANE, command=f"{FAST_LANE.command} --http starlette_channels.transports.uvicorn:SlicedHTTP")
-    with serve("tests.support.stall_app:app", kind) as server:
+    with serve("tests.support.stall_app:app", RUNNER) as server:
         yield server
 
 
@@ -40,6 +38,15 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, Any]:
     head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).decode().lower()
     size = int(head.partition("content-length: ")[2].partition("\r\n")[0])
     return int(head.split()[1]), json.loads(await reader.readexactly(size))
+
+
+def served(config: Config, data: bytes) -> tuple[HTTPSlices, Pipe]:
+    """Let a client send this, and return the protocol that reads it."""
+    first, pipe = SlicedHTTP(config, ServerState(), {}), Pipe()
+    pipe.set_protocol(first)
+    first.connection_made(pipe)
+    first.data_received(data)
+    return cast("HTTPSlices", pipe.get_protocol()), pipe
 
 
 async def test_a_body_in_chunks_of_one_byte_and_requests_in_a_row_are_answered_in_order(server: Server) -> None:
@@ -78,10 +85,7 @@ async def test_no_turn_of_the_event_loop_parses_more_than_a_few_slices_of_a_clie
 
     config = Config(app, http=SlicedHTTP)
     config.load()
-    protocol, pipe = SlicedHTTP(config, ServerState(), {}), Pipe()
-    pipe.set_protocol(protocol)
-    protocol.connection_made(pipe)
-    protocol.data_received(sent)
+    protocol, pipe = served(config, sent)
     turns, most, before = 0, 0, 0
     while not pipe.reading:
         await asyncio.sleep(0)
@@ -107,11 +111,8 @@ async def test_requests_in_a_row_are_parsed_one_by_one() -> None:
 
     config = Config(app, http=SlicedHTTP)
     config.load()
-    protocol, pipe = SlicedHTTP(config, ServerState(), {}), Pipe()
-    pipe.set_protocol(protocol)
-    protocol.connection_made(pipe)
     request = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
-    protocol.data_received(b"".join(request % number for number in range(5_000)))
+    protocol, _ = served(config, b"".join(request % number for number in range(5_000)))
     most = 0
     for _ in range(100_000):
         await asyncio.sleep(0)

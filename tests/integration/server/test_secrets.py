@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from starlette_channels.handshake.auth_token import SUBPROTOCOL, encode_token
-from starlette_channels.transports.uvicorn_lane.access_log import be_discreet
+from starlette_channels.transports.uvicorn_lane.access_log import install_log_filter
 from tests.fuzzing.wire import Address, Refused, Wire, binary, text
 from tests.support.servers import FAST_LANE, HYPERCORN_TRIO, UVICORN, Kind, Server, serve
 
@@ -148,7 +148,7 @@ async def test_the_lines_of_uvicorn_about_handshakes_have_no_query_on_the_fast_l
 def test_what_is_no_text_is_logged_as_before(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("tests.of_uvicorn")
     for access_log in (True, False):
-        be_discreet(logger, access_log=access_log)
+        install_log_filter(logger, access_log=access_log)
     with caplog.at_level(logging.INFO):
         logger.info(OSError("address in use"))
         logger.info("connection open")
