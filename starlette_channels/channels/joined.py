@@ -435,7 +435,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
         self._close_replaced(self._client.refuse)
 
     def _join_reply(self, message: Message, answer: object) -> OutgoingFrame:
-        answer, serializer = {} if answer is None else answer, self._client.serializer
+        answer, serializer = dict[str, Any]() if answer is None else answer, self._client.serializer
         frame = ok_reply(serializer, self.join_ref, message.ref, self.topic, answer)
         return frame or serializer.reply(self.join_ref, message.ref, self.topic, *encode_answer(answer))
 

@@ -57,9 +57,12 @@ class StatePublisher:
         """Send the state to a client, in its event loop: at once, or in the coroutine that is returned."""
         if self._diffs.fetch is not None:
             return self._push_fetched(socket)
-        if len(self._roster.on(socket.topic)) >= MANY:
+        with self._lock:
+            is_large = len(self._roster.on(socket.topic)) >= MANY
+            state = None if is_large else self._roster.json(socket.topic)
+        if state is None:
             return self._push_shared(socket)
-        socket.push_internal(self._encoded(socket.topic))
+        socket.push_internal(SharedPush(PRESENCE_STATE, state))
         return None
 
     def _encoded(self, topic: str) -> SharedPush:
