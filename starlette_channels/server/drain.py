@@ -74,7 +74,7 @@ def batches(clients: int, drain: Drain, *, at_once: bool = False) -> Iterator[Dr
 
 
 class Drainer:
-    """Drains one `Channels`: nobody is let in, and connections close in batches, once their handlers have answered."""
+    """Drains one `Channels`: refuses new clients, and closes connections in batches, after pending replies."""
 
     def __init__(self, service: Service, drain: Drain) -> None:
         self._service = service

@@ -62,7 +62,7 @@ class Readiness:
         return self._is_ready
 
     def _missing(self) -> str | None:
-        """What is missing, as text for the log."""
+        """Missing conditions, as text for the log."""
         if not self._broker.is_connected:
             return "the engine between the processes is not connected"
         if not all(presence.knows_others(self._broker) for presence in self._presences):

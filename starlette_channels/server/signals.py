@@ -28,7 +28,7 @@ SAME_ORDER_SECONDS = 2.0
 
 
 class Drainable(Protocol):
-    """What is drained before the server stops."""
+    """A drainer: it is called before the server stops."""
 
     async def drain(self, *, at_once: bool = False) -> None:
         """Send all clients away, in batches or at once."""
@@ -108,7 +108,7 @@ class StopSignals:
             signal.raise_signal(number)
 
     def _is_urgent(self, number: int) -> bool:
-        """Whether somebody waits: Ctrl-C was pressed, uvicorn runs with `--reload`, or the server cannot be held back.
+        """Whether a user waits: Ctrl-C was pressed, uvicorn runs with `--reload`, or the server cannot be held back.
 
         A server cannot be held back if its event loop handles the signal, as hypercorn's does on asyncio.
         """

@@ -1,11 +1,11 @@
 """What many clients sent while their handlers were slow is handled in turns: others are served in between."""
 
-import json
 import tracemalloc
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 from msgspec import Raw
 
@@ -36,7 +36,7 @@ class Memory:
         self.writer = self.write
 
     def write(self, frame: Frame, place: Place | None = None) -> None:
-        self.refs.append(json.loads(frame)[1])
+        self.refs.append(msgspec.json.decode(frame)[1])
 
     def pause(self) -> None:
         """Nothing more comes anyhow."""

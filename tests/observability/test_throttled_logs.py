@@ -42,7 +42,7 @@ AROUND = {"observability.error_log", "connection.connection", "channels.channel_
 
 LOUD = {"warning", "warn", "error", "exception", "critical", "fatal"}
 
-NO_LOGGERS = {"self", "attempt", "task"}
+NO_LOGGERS = {"self", "attempt", "task", "waiter"}
 """Objects with an attribute of such a name that does not log."""
 
 PRINTS = {"print", "print_exc", "print_exception", "stderr", "stdout", *LOUD}
