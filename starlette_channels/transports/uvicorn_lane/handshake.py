@@ -11,6 +11,7 @@ import logging
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from enum import Enum, auto
@@ -42,6 +43,9 @@ from starlette_channels.transports.uvicorn_lane.uvicorn_websocket import Uvicorn
 
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 server_logger: logging.Logger = logging.getLogger("uvicorn.error")
+
+FAILURES = ErrorLog(Counter())
+"""Errors of the application around the channels, such as its middleware: clients may cause them again and again."""
 
 UNSENT_BYTES = 1 << 18
 
@@ -259,9 +263,10 @@ class FastLane(asyncio.Protocol):
             self._uvicorn.finish(result, error)
         elif error is not None:
             if not isinstance(error, ClientDisconnected):
-                server_logger.error("Exception in ASGI application\n", exc_info=error)
+                FAILURES.note("application_failed", server_logger, "Exception in ASGI application\n", cause=error)
         elif result is not None:
-            server_logger.error("ASGI callable should return None, but returned '%s'.", result)
+            text = "ASGI callable should return None, but returned '%s'."
+            FAILURES.note("application_result", server_logger, text, result, level=logging.ERROR)
         if self._state is not HandshakeState.PASSED_ON:
             self._close()
 
