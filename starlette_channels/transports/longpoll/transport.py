@@ -68,8 +68,8 @@ class LongPoll(Struct, frozen=True, kw_only=True):
     """Messages in one request. Further ones are ignored, logged and counted."""
 
     held_bytes: int = 16_000_000
-    """Maximum bytes of all bodies being read or handled in this process, without the first 16,384 of each. When there are
-    more, the largest body is answered 503."""
+    """Maximum bytes of all bodies being read or handled in this process, without the first 16,384 of each. When there
+    are more, the largest body is answered 503."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for values out of bounds."""
