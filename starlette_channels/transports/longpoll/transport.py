@@ -255,7 +255,7 @@ class LongPollTransport:
                     raise BodyRefused(429, excess.code, "rate limited", excess.seconds)
                 if body.size > SLICE_BYTES:
                     async with _turn_of_bodies():
-                        pass  # large bodies are read one chunk at a time, whatever their number
+                        pass  # of all large bodies, one chunk is read at a time
             return
         raise BodyRefused(408, "body_timeout", f"the body has not come within {seconds:g} seconds")
 
