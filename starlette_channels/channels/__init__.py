@@ -1,1 +1,1 @@
-"""Channels: the definition with its handlers, the socket that handlers see, and a client's joined channel."""
+"""Channels: the definition with its handlers, the socket for handlers, and a client's joined channel."""

@@ -1,7 +1,7 @@
-"""Actor: a mailbox whose messages are handled one at a time, by a task that exists only while there are any.
+"""Actor: a mailbox with messages handled one at a time, by a task that exists only while the mailbox has messages.
 
 Phoenix gives every joined channel a process. An actor has the same guarantees (order inside a channel, channels
-independent of each other, a crash that stays inside) without the price: an idle actor owns no task, no queue and no
+independent of each other, a crash limited to its channel) at a lower cost: an idle actor owns no task, no queue and no
 timer.
 
 An entry of the mailbox is a `letter`: a message of the client, a broadcast, an info message or a command.
@@ -29,13 +29,13 @@ from starlette_channels.wire.messages import Message
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
 Step: TypeAlias = Callable[[Any], Coroutine[Any, Any, Any] | None]
-"""The function that handles a letter: at once, or in the coroutine that it returns."""
+"""The function that handles a letter: at once, or in a returned coroutine."""
 
 NO_LETTER: Any = object()
-"""The value of the current letter while none is handled; any other value may be a letter."""
+"""The value of `_letter` while no letter is handled; any other value, `None` included, may be a letter."""
 
 INTERRUPTING = frozenset({"error", "duplicate_join", "closed", "draining", "shutdown"})
-"""The reasons to end that do not wait for the running handler, if they come from outside of it."""
+"""The end reasons that interrupt the running handler, unless it ended the channel itself."""
 
 
 class Stage(Enum):
@@ -47,7 +47,7 @@ class Stage(Enum):
 
 
 class Marker:
-    """An empty letter: when it is handled, all before it are."""
+    """An empty letter: once it is handled, all letters before it are handled."""
 
     __slots__ = ("reached",)
 
@@ -98,7 +98,7 @@ class Actor(ABC):
 
     @abstractmethod
     def _must_finish(self) -> bool:
-        """Whether the running handler must finish although the actor is to end."""
+        """Whether the running handler must finish although the actor has a reason to end."""
 
     @abstractmethod
     def _answer(self, letter: Any, answer: Any) -> None:
@@ -106,7 +106,7 @@ class Actor(ABC):
 
     @abstractmethod
     def _answer_refusal(self, letter: Any, error: Exception) -> bool:
-        """Answer a letter whose handler has raised a refusal; false if the error is no refusal."""
+        """Answer a letter after its handler has raised a refusal; return False if the error is not a refusal."""
 
     @abstractmethod
     def _describe(self, step: Step, letter: Any) -> str:
@@ -114,37 +114,37 @@ class Actor(ABC):
 
     @abstractmethod
     def _reject(self, letter: object) -> None:
-        """Answer a letter for which the mailbox has no room."""
+        """Answer a letter that does not fit into the full mailbox."""
 
     @abstractmethod
     async def _close_channel(self, leftovers: Iterable[Any]) -> None:
-        """Close, shielded from cancellation. The leftovers are letters that came too late."""
+        """Close, shielded from cancellation. `leftovers` are the unhandled letters."""
 
     @property
     def is_closed(self) -> bool:
-        """Whether it is over, cleanups included."""
+        """Whether it is closed, cleanups included."""
         return self._stage is Stage.CLOSED
 
     async def closed(self) -> None:
-        """Wait until it is over."""
+        """Wait until it is closed, cleanups included."""
         if self._stage is not Stage.CLOSED:
             self._closed = self._closed or anyio.Event()
             await self._closed.wait()
 
     @property
     def is_busy(self) -> bool:
-        """Whether a letter is being handled, or the close is going on."""
+        """Whether a letter is being handled, or the close is in progress."""
         return self._busy
 
     async def drained(self) -> None:
-        """Wait until the letters that wait now have been handled, or never will be."""
+        """Wait until the letters now in the mailbox have been handled or dropped."""
         if self._busy and self._stage is Stage.OPEN:
             self._mailbox = self._mailbox or deque()
             self._mailbox.append((Marker.set, marker := Marker()))
             await marker.reached.wait()
 
     def _start(self, step: Step, letter: object) -> None:
-        """Handle a letter at once if the actor is idle, else behind those that wait."""
+        """Handle a letter at once if the actor is idle, else append it to the mailbox."""
         tasks = self._client.tasks
         if self._busy or not tasks.eager or self._stage is not Stage.OPEN:
             self._enqueue(step, letter)
@@ -155,7 +155,7 @@ class Actor(ABC):
             self._suspended(run, letter)
 
     def _suspended(self, run: Run, letter: object) -> None:
-        """Note that the handler of a letter, which was begun at once, waits for something."""
+        """Register the run of a handler that was started at once and is now suspended."""
         self._run = run
         if self._letter is letter and type(letter) is Message:
             self._client.add_backlog(letter)
@@ -164,7 +164,7 @@ class Actor(ABC):
         self._watch()
 
     def _enqueue(self, step: Step, letter: object) -> None:
-        """Put a letter behind those that wait; it is not handled before the caller has gone on."""
+        """Append a letter to the mailbox; it is never handled within this call."""
         if self._stage is not Stage.OPEN:
             return
         client = self._client
@@ -184,7 +184,7 @@ class Actor(ABC):
             self._wake()
 
     def _end(self, reason: End, *, interrupt: bool = True) -> None:
-        """End: at once if `interrupt`, else after the running handler. The first reason stays, but for "stopped"."""
+        """End: at once if `interrupt`, else after the running handler. The first reason is kept, except "stopped"."""
         if self._stage is not Stage.OPEN or self.end_reason not in (None, "stopped"):
             return
         self.end_reason = reason
@@ -201,7 +201,7 @@ class Actor(ABC):
         return self._letter is not NO_LETTER and self._stage is Stage.OPEN
 
     def _give_up(self) -> None:
-        """Close without the running handler, which ignores its cancellation: it goes on by itself."""
+        """Close without waiting for the running handler, because it ignores its cancellation. Its task continues."""
         self._given_up = True
         self._stage = Stage.CLOSING
         self._run = self._client.tasks.later(self._close_without_handler())
@@ -219,7 +219,7 @@ class Actor(ABC):
         self._watch()
 
     def _watch(self) -> None:
-        """Restart the time that a handler may take."""
+        """Restart the time limit of the handler."""
         watch = self._client.handler_watch
         if watch is not None:
             watch.begin(self)
@@ -231,7 +231,7 @@ class Actor(ABC):
 
     def overrun(self, seconds: float) -> None:
         """End, because the running handler has taken too long."""
-        if self._letter is NO_LETTER:  # letters wait for time, and no handler is running
+        if self._letter is NO_LETTER:  # letters wait for a turn, and no handler is running
             self._watch()
         elif not self._must_finish():
             text = "%r ended: a handler took more than %g seconds"
@@ -239,8 +239,8 @@ class Actor(ABC):
             self._end("error")
 
     async def _work(self, step: Step | None = None, letter: Any = None) -> None:
-        """Handle a letter, and those that come meanwhile; then close, if there is a reason to."""
-        # The letter that wakes the worker was counted when it came. If it waited again, channels would change places.
+        """Handle a letter, and all letters that arrive meanwhile; then close, if there is an end reason."""
+        # The letter that wakes the worker was counted on arrival. A second wait would change the order of channels.
         kept, room = False, 1 if step is None else 0
         try:
             while self.end_reason is None or self._must_finish():
@@ -249,7 +249,7 @@ class Actor(ABC):
                         break
                     if room:
                         room -= 1
-                    else:  # what waited for a slow handler is a turn's work like all else
+                    else:  # letters that waited for a slow handler count against the budget, too
                         turns = turns_of_this_loop()
                         turns.left -= 1
                         if turns.left < 0 and not turns.goes_on():
@@ -266,7 +266,7 @@ class Actor(ABC):
                         answer = await coroutine
                         if answer is not None:
                             self._answer(letter, answer)
-                except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
+                except BaseException as error:  # noqa: BLE001 - raised again unless it is a crash
                     if self._given_up or not isinstance(error, Exception) or not self._answer_refusal(letter, error):
                         self._crashed(step, letter, error)
                 finally:
@@ -277,7 +277,7 @@ class Actor(ABC):
                         self._watch()
                 step = None
         except BaseException:
-            if self._given_up:  # nobody waits for it any more
+            if self._given_up:  # the channel has closed without this task
                 return
             self.end_reason = self.end_reason or "shutdown"
             raise
@@ -292,7 +292,7 @@ class Actor(ABC):
                 self._run = self._mailbox = None
 
     def _crashed(self, step: Step, letter: Any, error: BaseException) -> None:
-        """End because of what a handler has raised, or raise it again if that concerns others than this actor."""
+        """End because of the error of a handler; raise it again if it concerns more than this actor."""
         is_crash = self._is_crash(error)
         if is_crash or isinstance(error, KeyboardInterrupt):
             self._failed(self._describe(step, letter), error, interrupt=False)
@@ -300,8 +300,8 @@ class Actor(ABC):
             raise error
 
     def _is_crash(self, error: BaseException) -> bool:
-        """Whether what a handler let through ends this actor, and nothing else."""
-        # While the run is being begun, its task is the running one, and it is not known yet.
+        """Whether an error of a handler ends this actor, and nothing else."""
+        # During an eager start `_run` is not set yet: its task is the running task.
         return is_crash(error, current_task() if self._run is None else getattr(self._run, "task", self._run))
 
     def _failed(self, what: str, error: BaseException, *, interrupt: bool) -> None:
@@ -311,7 +311,7 @@ class Actor(ABC):
         self._end("error", interrupt=interrupt)
 
     async def _close_actor(self) -> None:
-        """Close, whatever becomes of it; then the letters that are left are let go."""
+        """Close the channel and run the cleanups; then release the remaining letters, even after an error."""
         leftovers = [letter for _, letter in self._mailbox or ()]
         self._mailbox = None
         for cancel in tuple((self._children or {}).values()):
@@ -321,7 +321,7 @@ class Actor(ABC):
             await self._close_channel(leftovers)
             while self._cleanups:
                 await self._clean_up(self._cleanups.pop())
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this channel's
+        except Exception as error:  # noqa: BLE001 - any error concerns this channel only
             self._client.error_log.note("end_failed", logger, "%r: its end failed", self, cause=error)
         finally:
             for letter in leftovers:
@@ -334,7 +334,7 @@ class Actor(ABC):
                 self._closed.set()
 
     def _add_cleanup(self, cleanup: Cleanup) -> None:
-        """Call a function at the end; if that is past, now."""
+        """Register a function to call at the end; call it now if the channel has closed."""
         if self._stage is Stage.CLOSED:
             self._client.tasks.begin(self._clean_up(cleanup))
         else:
@@ -345,7 +345,7 @@ class Actor(ABC):
         what = f"on_close, {name_of(cleanup)},"
         try:
             waiting = cleanup()
-        except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
+        except BaseException as error:  # noqa: BLE001 - raised again unless it is a crash
             self._note_failed_end(what, error)
         else:
             if inspect.isawaitable(waiting):
@@ -354,7 +354,7 @@ class Actor(ABC):
     async def _within_time(self, what: str, coroutine: Coroutine[Any, Any, None]) -> None:
         try:
             await within(self._client.limits.shutdown_seconds, self._client.counts, coroutine)
-        except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
+        except BaseException as error:  # noqa: BLE001 - raised again unless it is a crash
             self._note_failed_end(what, error)
 
     def _note_failed_end(self, what: str, error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""What `connect` returned, for each join: a shallow copy, so that channels do not see each other's changes."""
+"""Copies of the return value of `connect`: a shallow copy for each join, so changes stay within one channel."""
 
 import copy
 from typing import TypeVar
@@ -7,12 +7,12 @@ A = TypeVar("A")
 
 
 def copy_assigns(assigns: A) -> A:
-    """Return a shallow copy; or the very same object if it says that it cannot be copied.
+    """Return a shallow copy, or the object itself if it cannot be copied.
 
-    Locks, generators, sessions of databases and the like are shared by all channels of a connection: whoever returns
-    them wants to use that one, and a copy of it would be none. What its `__copy__` raises does not matter.
+    Objects such as locks, generators and database sessions cannot be copied in a useful way: all channels of a
+    connection share them. Any error of the copy is ignored.
     """
     try:
         return copy.copy(assigns)
-    except Exception:  # noqa: BLE001 - `copy.Error`, `TypeError` of pickle, and what a class raises to forbid it
+    except Exception:  # noqa: BLE001 - `copy.Error`, `TypeError` of pickle, and errors of `__copy__`
         return assigns

@@ -1,4 +1,4 @@
-"""The log lines of joins and events: who the client is, and the payload, with what is secret in it left out."""
+"""Log lines of joins and events: the connection, its `socket_id`, and the payload without secret values."""
 
 import logging
 from functools import partial

@@ -1,4 +1,4 @@
-"""What `Channels` is given: checked once, when it is made, with the fix in the text."""
+"""Checks of the arguments of `Channels`, once, when it is made; error messages contain the fix."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -11,11 +11,11 @@ from starlette_channels.wire.topics import Pattern
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
 SOMETHING = "\ue000"
-"""What stands for any segment, and for any rest: a character of the private use area, which no pattern has."""
+"""Placeholder for any segment or rest of a topic: a private-use character that no pattern contains."""
 
 
 def check_channels(channels: object) -> Sequence[Channel[Any]]:
-    """Return the channels of a list. Raises `TypeError` for what is none, with how to write it."""
+    """Return the channels of a list. Raises `TypeError` for anything else, with the fix in the text."""
     if isinstance(channels, Channel):
         name = cast("Channel[Any]", channels).name
         raise TypeError(f"Channels({name}): it takes a list of channels, as in Channels([{name}])")
@@ -45,10 +45,10 @@ def check_list(values: object, kind: type, where: str, example: str) -> None:
 
 
 def warn_of_hidden_patterns(routes: Sequence[tuple[Pattern, Channel[Any]]]) -> None:
-    """Log the patterns that can never match, because one before them takes all of their topics."""
+    """Log the patterns that can never match, because an earlier pattern matches all of their topics."""
     for number, (pattern, channel) in enumerate(routes):
         for former, owner in routes[:number]:
-            # A segment that is decoded to a type does not take all: what does not fit is left to those behind.
+            # A pattern with decoded segments does not match all topics: values of another type go to later patterns.
             if not owner.join.segments and covers(former, pattern):
                 logger.warning(
                     "The pattern %r of %s never matches: %r of %s comes before it and takes all of its topics;"
@@ -59,7 +59,7 @@ def warn_of_hidden_patterns(routes: Sequence[tuple[Pattern, Channel[Any]]]) -> N
 
 
 def covers(former: Pattern, pattern: Pattern) -> bool:
-    """Whether the former takes all topics that the other would: then it also takes one that stands for all of them."""
+    """Whether `former` matches all topics of `pattern`: it does if it matches sample topics that stand for all."""
     sample = pattern.text.removesuffix("*")
     for name in pattern.names:
         sample = sample.replace(f"{{{name}}}", SOMETHING)

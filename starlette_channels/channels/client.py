@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Write(Protocol):
-    """Queues a frame for a client; with a place, the client may miss it if it is behind with reading."""
+    """Queues a frame for a client; a frame with a place may be dropped if the client reads slowly."""
 
     def __call__(self, frame: OutgoingFrame, place: Place | None = None) -> None:
         """Return at once."""
@@ -76,7 +76,7 @@ class ChannelClient(Protocol):
 
     @property
     def handler_watch(self) -> Watch | None:
-        """The watch over slow handlers; `None` if they have no time limit."""
+        """The watch over the time limit of handlers; `None` if there is no limit."""
         ...
 
     @property
@@ -91,7 +91,7 @@ class ChannelClient(Protocol):
 
     @property
     def error_log(self) -> ErrorLog:
-        """The throttled log of errors, which counts them."""
+        """The throttled log of errors, with their counters."""
         ...
 
     @property
@@ -105,9 +105,9 @@ class ChannelClient(Protocol):
         ...
 
     def short_cut(self, *, may_drop: bool) -> ShortCut | None:
-        """Return the short cut for broadcasts to the client, while there is one.
+        """Return the short cut for broadcasts to the client, or `None`.
 
-        There is none to a client that is behind with reading for what may be dropped then.
+        A client that reads slowly has no short cut for broadcasts that may be dropped.
         """
         ...
 
@@ -128,17 +128,17 @@ class ChannelClient(Protocol):
         ...
 
     def free(self, topic: str, joined: Any) -> None:
-        """Free a topic, unless another join has taken it; the channel has yet to close."""
+        """Free a topic, unless another join has taken it; the channel itself closes later."""
         ...
 
     def forget(self, joined: Any) -> None:
-        """Forget a channel that has closed, its cleanups included."""
+        """Remove a channel that has closed, its cleanups included."""
         ...
 
     def add_backlog(self, message: Message) -> None:
-        """Count a message of the client that has to wait, or whose handler does."""
+        """Add a message of the client to the backlog: it is queued, or its handler is suspended."""
         ...
 
     def remove_backlog(self, message: Message) -> None:
-        """Count a message no longer that had to wait: it has been handled, or never will be."""
+        """Remove a message of the client from the backlog: it has been handled or dropped."""
         ...

@@ -113,7 +113,7 @@ class Channel(Generic[A]):
         The payload is decoded to the annotation of its parameter; an invalid one gets the reply `invalid payload`
         instead. A returned payload is the reply `ok`; return a `Reply` for another status, `None` for no reply. To
         reply with an error, raise `EventError`. Another exception ends the channel with `phx_error`; the connection and
-        its other channels go on.
+        its other channels continue.
 
         Raises `TypeError` for a handler that is not async or has the wrong parameters, and `ValueError` for a reserved
         event, or one that has a handler.
@@ -155,7 +155,7 @@ class Channel(Generic[A]):
     def intercept(self, event: str) -> _RegisterSilent[A]:
         """Register a handler that replaces a broadcast for each client: `async def seen(socket, payload)`.
 
-        The client gets only what the handler pushes. Each broadcast is decoded and encoded again for each client.
+        The client gets only the pushes of the handler. Each broadcast is decoded and encoded again for each client.
         """
         _called(event, f"{self.name}.intercept", '"new_msg"')
         label = self._label("intercept", event)
@@ -254,7 +254,7 @@ def channel(
         *patterns: Topics: exact (`"lobby"`), by prefix (`"room:*"`), or with named segments (`"room:{room_id}"`), which
             the handler takes as parameters: `async def room(socket, payload, room_id: int)`. A topic whose segment
             cannot be decoded to the annotation does not match.
-        when_slow: What happens to broadcasts and pushes for a client that reads slowly: `"disconnect"` closes the
+        when_slow: The policy for broadcasts and pushes to a client that reads slowly: `"disconnect"` closes the
             connection at `Limits.outbox_bytes`, `"drop_oldest"` and `latest_by_key(...)` drop messages.
         resync: The event to push when broadcasts of other processes were lost, with the payload `{"lost": 3}`, or 0 if
             the number is unknown. `None` pushes nothing. See `Gap`.

@@ -20,13 +20,13 @@ class Handler(Struct, frozen=True):
     call: Callable[..., Coroutine[Any, Any, Any]]
     decode: Decode
     decode_json: Callable[[Raw], Any]
-    """The decoder of JSON payloads alone, without a call in between: it raises `UNDECODABLE`."""
+    """The decoder of JSON payloads alone, without a wrapper function, for speed: it raises `UNDECODABLE`."""
     segments: Mapping[str, DecodeText] = {}
-    """What decodes the segments of a topic that are not to stay text."""
+    """The decoders of the topic segments that are not passed as text."""
 
 
 def _hints(function: Callable[..., Any], label: str) -> dict[str, Any]:
-    """Return the annotations of a handler; names that are local to where it is defined are found as well."""
+    """Return the annotations of a handler; local names of the place of its definition are resolved as well."""
     function = defined_in(function)
     frame = inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(OURS):

@@ -1,17 +1,17 @@
-"""The broadcasts that wait for the answer to a join: they follow its ok reply, and are dropped if it is refused."""
+"""Broadcasts held until the answer to a join: sent after its ok reply, and dropped if it is refused."""
 
 from starlette_channels.wire.messages import Body
 
 
 class Hold:
-    """The size of the broadcasts that are held."""
+    """The size of the held broadcasts."""
 
     __slots__ = ("_bytes", "is_full")
 
     def __init__(self) -> None:
         self._bytes = 0
         self.is_full: bool = False
-        """Whether there was one too many; then none is held any more, and the join is to be refused."""
+        """Whether the limit was exceeded; then no more broadcasts are held, and the join is to be refused."""
 
     def add(self, body: Body, most_bytes: int) -> bool:
         """Count a broadcast; return whether it may be held."""

@@ -1,8 +1,8 @@
-"""Joined channel: one client on one topic, from the join to the end. Its handlers see it as their `Socket`.
+"""Joined channel: one client on one topic, from the join to the end. Its handlers get it as their `Socket`.
 
-It decides which frames a client gets of a channel, in which order. Source: Phoenix's `channel/server.ex`; on purpose
-different: pushes of a join are held until it is answered, unknown events and payloads that do not fit are answered
-instead of crashing, and `terminate` runs on every way out.
+It decides the frames that a client gets from a channel, and their order. Source: Phoenix's `channel/server.ex`; on
+purpose different: pushes of a join are held until it is answered, unknown events and invalid payloads are answered
+instead of crashing, and `terminate` runs for every end reason.
 """
 
 import functools
@@ -65,7 +65,7 @@ else:
 logger: logging.Logger = logging.getLogger("starlette_channels.channel")
 
 SILENT = frozenset({"duplicate_join", "closed", "draining", "shutdown"})
-"""The ends after which a channel tells its client nothing more."""
+"""The end reasons after which a channel sends nothing more to its client."""
 
 
 class JoinGivenUp(BaseException):
@@ -96,13 +96,13 @@ class JoinedChannel(Actor, InternalSocket[Any]):
         self.assigns: Any = client.assigns
         self.join_ref: Ref = message.join_ref
         self.text_ref: object = message.join_ref if type(message.join_ref) is str else self
-        """The join_ref if it is text, as nearly always; no message has an equal one if it is not."""
+        """The join_ref if it is text, as nearly always; otherwise a value that equals no join_ref of a message."""
         self.events: Mapping[str, object] = channel.events
         """The events that have a handler of their own."""
-        # A join without join_ref is known to the client by its ref, but to the connection by the null it carried.
+        # For a join without join_ref, the client uses the ref of the join, but the connection uses its null.
         self._push_ref: Ref = message.ref if message.join_ref is None else message.join_ref
         self.since: float = uptime()
-        """The time of the join; a `kick` that was said before does not mean this channel."""
+        """The time of the join; a `kick` sent before it does not apply to this channel."""
         self._channel = channel
         self._arguments: Mapping[str, Any] = match.params if match.decoded is None else match.decoded
         self._replaces = replaces
@@ -110,16 +110,16 @@ class JoinedChannel(Actor, InternalSocket[Any]):
         self._joined: bool | None = None
         """Whether the join was accepted; `None` until it is answered."""
         self._held: list[tuple[OutgoingFrame, Place | None]] | None = None  # pushes of the join handler
-        self._hold: Hold | None = None  # from the subscription to the answer, if that is not one moment
+        self._hold: Hold | None = None  # from the subscription to the answer, if they are apart
 
-    # What the connection calls.
+    # Called by the connection.
 
     def start(self, message: Message) -> None:
-        """Begin with the join."""
+        """Run the join handler."""
         self._start(self._join, message)
 
     def receive(self, message: Message) -> None:
-        """Take an event of the client."""
+        """Handle an event of the client."""
         tasks = self._client.tasks
         if self._busy or self._stage is not Stage.OPEN or not tasks.eager:
             self._enqueue(self._handle_event, message)
@@ -130,37 +130,37 @@ class JoinedChannel(Actor, InternalSocket[Any]):
             self._suspended(run, message)
 
     def leave(self, message: Message) -> None:
-        """Take the client's wish to leave; what it sent before comes first."""
+        """Handle `phx_leave`, after all earlier messages of the client."""
         self._start(self._handle_leave, message)
 
     def give_way(self) -> None:
-        """End because the client joins the topic anew; a join that is going on is answered first."""
+        """End because the client joins the topic again; a join in progress is answered first."""
         self._client.hub.unsubscribe(self.topic, self)
         self._end("duplicate_join")
 
     def close(self, reason: EndReason) -> None:
-        """End because the connection has, once all that the client sent is handled."""
+        """End because the connection has ended, after all messages of the client are handled."""
         self._start(self._handle_close, reason)
 
     def kick(self, why: str | None) -> None:
-        """End because the server says so; a running handler may finish, and the client is told why."""
+        """End on a command of the server; a running handler may finish, and the client gets the reason."""
         self._client.hub.unsubscribe(self.topic, self)
         if why is not None and self.end_reason is None and self._stage is Stage.OPEN:
             self.push("kicked", {"reason": why})
         self._end("kicked", interrupt=False)
 
     def abort(self, reason: EndReason) -> None:
-        """End now, a join that is going on included."""
+        """End now, even during a join."""
         self._end(reason)
         self._interrupt()
 
     def refresh(self, assigns: Any) -> None:
-        """Let the handler for it know who the client is from now on, if there is one."""
+        """Pass the new identity of the client to the handler of refreshes, if there is one."""
         if self._channel.refreshed is not None:
             self._enqueue(self._handle_refresh, assigns)
 
     def reroute(self) -> None:
-        """Take broadcasts in the way that the connection wants them from now on."""
+        """Subscribe again with the short cut that the connection has now, or without one."""
         if self._joined and self._stage is Stage.OPEN and self.end_reason not in SILENT:
             client = self._client
             outlet, writer = client.short_cut(may_drop=self._channel.may_drop) or (None, client.write)
@@ -168,7 +168,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
             client.hub.subscribe(self.topic, self, route, writer)
 
     def deliver(self, publication: Publication) -> None:
-        """Take a broadcast of the own topic that has no short cut to the client."""
+        """Handle a broadcast of the own topic that does not take the short cut to the client."""
         if self._stage is not Stage.OPEN or self.end_reason in SILENT:
             return
         if self._hold is not None and not self._may_hold(publication):
@@ -181,7 +181,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
             write(frame, self._place(publication.event, publication.body))
 
     def hear(self, publication: Publication) -> None:
-        """Take a broadcast of a topic that a handler subscribed to."""
+        """Handle a broadcast of a topic that a handler has subscribed to."""
         if publication.topic == self.topic and publication.event in self._channel.intercepts:
             self._enqueue(self._handle_intercepted, publication)
         else:
@@ -189,11 +189,11 @@ class JoinedChannel(Actor, InternalSocket[Any]):
             self._enqueue(self._handle_info, Broadcast(publication.topic, publication.event, payload))
 
     def miss(self, gap: Gap) -> None:
-        """Take the news of a gap, if there is a handler for it."""
+        """Pass a gap to its handler, if there is one."""
         if self._channel.info_handler(gap) is not None:
             self._enqueue(self._handle_info, gap)
 
-    # What handlers call.
+    # Called by handlers.
 
     @override
     async def admit(self) -> bool:
@@ -308,7 +308,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
                 return
             try:
                 self._reply(letter, answer)
-            except TooDeep:  # decoding the question took a little less of the stack than encoding it again
+            except TooDeep:  # the echo of a payload takes a little more stack to encode than to decode
                 self._blame(letter, "invalid_payload", payload_misfit(RecursionError()))
 
     def _reply(self, message: Message, answer: object) -> None:
@@ -346,7 +346,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
             text = "The join of %r took more than %g seconds"
             self._client.error_log.note("join_timeout", logger, text, self, seconds, level=logging.ERROR, number=0)
             self._refuse(message, "join_timeout", {"reason": "join timed out"})
-        except BaseException as error:  # noqa: BLE001 - what is no crash is raised again
+        except BaseException as error:  # noqa: BLE001 - raised again unless it is a crash
             reply = rejection(error)
             if reply is not None:
                 self._refuse(message, "join_refused", reply.payload)
@@ -361,7 +361,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
             self._accept(reply)
 
     async def _ask(self, message: Message) -> object:
-        """Ask the join handler, for as long as a handler may take."""
+        """Call the join handler, within the time limit of handlers."""
         handler, seconds = self._channel.join, self._client.limits.handler_seconds
         coroutine = handler.call(self, handler.decode(message.payload), **self._arguments)
         answer = await (coroutine if seconds == math.inf else within(seconds, self._client.counts, coroutine))
@@ -422,7 +422,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
     def _refuse(self, message: Message, code: str, payload: object) -> None:
         try:
             reply = self._join_reply(message, Reply("error", payload))
-        except Exception as error:  # noqa: BLE001 - whatever the encoder raises
+        except Exception as error:  # noqa: BLE001 - any error of the encoder
             text = "The reason for refusing %r cannot be sent"
             self._client.error_log.note("join_crashed", logger, text, self, cause=error, number=0)
             reply = self._join_reply(message, Reply("error", {"reason": "join crashed"}))
@@ -440,7 +440,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
         return frame or serializer.reply(self.join_ref, message.ref, self.topic, *encode_answer(answer))
 
     def _close_replaced(self, write: Callable[[OutgoingFrame], None]) -> None:
-        """Close the replaced channel only now: the client must not take its close for that of the new one."""
+        """Close the replaced channel only now: the client must not mistake its close for that of the new channel."""
         replaced, self._replaces = self._replaces, None
         if replaced is not None and replaced.end_reason == "duplicate_join" and replaced._joined:
             write(replaced._event_frame("phx_close"))
@@ -463,7 +463,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
         return handler.call(self, payload)
 
     def _handle_any_event(self, message: Message) -> Coroutine[Any, Any, object] | None:
-        """Handle an event without a handler of its own: by `on_any`, if it is no reserved one."""
+        """Handle an event without a handler of its own: by `on_any`, unless the event is reserved."""
         event, handler = message.event, self._channel.any_event
         if handler is None or (isinstance(event, str) and event.startswith(RESERVED_PREFIXES)):
             self._blame(message, "unmatched_event", {"reason": "unmatched event"})
@@ -478,7 +478,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
 
     def _answer_refusal(self, letter: object, error: Exception) -> bool:
         if type(letter) is Publication and rejection(error) is not None:
-            self._client.counts["event_refused"] += 1  # this client does not get the broadcast
+            self._client.counts["event_refused"] += 1  # the broadcast is dropped for this client
             return True
         if type(letter) is not Message:
             return False
@@ -491,7 +491,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
         if letter.ref is not None:
             try:
                 self._reply(letter, refusal)
-            except Exception as unsendable:  # noqa: BLE001 - the refusal is the application's
+            except Exception as unsendable:  # noqa: BLE001 - the refusal comes from the application
                 text, name = "The reason for refusing event %s of %r cannot be sent", shown(letter.event)
                 self._client.error_log.note("event_refused", logger, text, name, self, cause=unsendable, number=0)
                 return False
@@ -592,7 +592,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
             self._answer_leftovers(leftovers)
 
     def _answer_leftovers(self, leftovers: Iterable[object]) -> None:
-        """Tell the client that what it sent behind the end found the topic unjoined."""
+        """Answer the messages behind the end: `ok` to a leave, else "unmatched topic"."""
         for letter in leftovers:
             if isinstance(letter, Message):
                 left = letter.event == "phx_leave"

@@ -1,4 +1,4 @@
-"""The reply that a handler promises with `Socket.reply_later`, and gives whenever it is there."""
+"""Promised reply: promised by a handler with `Socket.reply_later`, and given at any later time."""
 
 import sys
 from weakref import WeakSet
@@ -39,13 +39,13 @@ class PromisedReply(LaterReply):
         self._client.hub.run(self._send, frame)
 
     async def given(self) -> None:
-        """Wait until the reply has been given, or nobody waits for it any more."""
+        """Wait until the reply has been given or dropped."""
         if self in (self._client.promises or ()):
             self._given = self._given or anyio.Event()
             await self._given.wait()
 
     def drop(self) -> None:
-        """Wake the waiters: the reply has been given, or the client is gone."""
+        """Wake the waiters: the reply has been given, or the connection has ended."""
         if self._client.promises is not None:
             self._client.promises.discard(self)
         if self._given is not None:

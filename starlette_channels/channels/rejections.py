@@ -1,7 +1,7 @@
-"""What handlers raise to refuse: the reply that each error stands for.
+"""Rejections: the errors that handlers raise to refuse, and the reply to each.
 
-Our own errors, and Starlette's, which dependencies of an application raise for its routes as well. Headers and status
-codes of HTTP have no place in a reply; a detail that is no string may carry what the client needs to know.
+They are the errors of this package, and those of Starlette, because an application's dependencies raise them for HTTP
+routes as well. HTTP headers and status codes are left out of the reply; a `detail` that is not a string is the payload.
 """
 
 from typing import Any
@@ -15,15 +15,15 @@ from starlette_channels.wire.payloads import invalid_payload
 
 
 def payload_misfit(error: Exception) -> dict[str, str]:
-    """Return the answer to a payload that does not fit, for one of the errors `UNDECODABLE`."""
+    """Return the answer to an invalid payload, for one of the errors `UNDECODABLE`."""
     return {"reason": "invalid payload", "detail": str(invalid_payload(error))}
 
 
 def rejection(error: BaseException) -> Reply | None:
-    """Return the reply that an error asks for; `None` if it is no refusal.
+    """Return the reply to an error; `None` if it is not a refusal.
 
-    `HTTPException(403, "not a member")` is `{"reason": "not a member"}`, as `JoinError("not a member")` is. So is a
-    group of it alone, as in Starlette: what is raised inside of a task group comes out in one.
+    `HTTPException(403, "not a member")` is `{"reason": "not a member"}`, like `JoinError("not a member")`. An exception
+    group that contains only this error is treated alike, as in Starlette: task groups raise their errors in a group.
     """
     error = alone(error)
     match error:
@@ -34,7 +34,7 @@ def rejection(error: BaseException) -> Reply | None:
         case ConnectError() | WebSocketException():
             return Reply("error", {"reason": error.reason or "refused"})
         case HTTPException():
-            detail: Any = error.detail  # any JSON with FastAPI's
+            detail: Any = error.detail  # FastAPI allows any JSON value
             return Reply("error", {"reason": detail} if isinstance(detail, str) else detail)
         case _:
             return None

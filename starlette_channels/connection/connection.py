@@ -1,6 +1,6 @@
 """Connection: one client, with its wire format, its rate limits, and its joined channels.
 
-Bytes come in through `receive`, frames go out through a transport. Nothing here waits but the end.
+Bytes come in through `receive`, frames go out through a transport. No method waits except at the end.
 """
 
 import logging
@@ -64,11 +64,11 @@ logger: logging.Logger = logging.getLogger("starlette_channels.connection")
 
 
 FETCH_SECONDS = 1.0
-"""How long a client may take to fetch the last messages: one that polls does so again at once."""
+"""Time limit for a client to fetch its last messages. A long-polling client normally polls again at once."""
 
 
 class Connection:
-    """One client. Its transport hands over what arrives, and says when nothing more comes."""
+    """One client. Its transport calls `receive` for each frame, and `end` after the last one."""
 
     __slots__ = (
         *("_backlog", "_backlog_bytes", "_closed", "_closing", "_decode_text", "_end_reason", "_flowing", "_identity"),
@@ -110,7 +110,7 @@ class Connection:
         self._paused = False
         self._flowing = True
         self._end_reason: EndReason = "closed"
-        self._closing: set[JoinedChannel] | None = None  # channels whose topics are free, but which have yet to close
+        self._closing: set[JoinedChannel] | None = None  # closing channels whose topics are already free
         self._closed: anyio.Event | None = None
         self._protocol: ClientProtocol[JoinedChannel, tuple[Channel[Any], Match]] = ClientProtocol(
             service.match, service.limits.channels
@@ -122,18 +122,18 @@ class Connection:
         if socket_id is not None:
             self.hub.register(socket_id, self)
 
-    # What the transport calls.
+    # Called by the transport.
 
     def receive(self, frame: Frame) -> None:
         """Handle a message of the client; never raises, never waits."""
-        # The straight way of a small event to a joined channel; the general way would do the same.
+        # Fast path of a small event to a joined channel; `_receive` would do the same.
         if self._decode_text is not None and type(frame) is str and len(frame) <= self._plainly_small:
             try:
                 message = self._decode_text(frame)
                 joined = self._topics.get(message.topic)
                 if joined is not None and message.event not in joined.events:
                     joined = None
-            except Exception:  # noqa: BLE001 - found once more, and answered, on the general way
+            except Exception:  # noqa: BLE001 - `_receive` runs into it again, and answers
                 self._receive(frame)
                 return
             rate = self.rate
@@ -146,7 +146,7 @@ class Connection:
         self._receive(frame)
 
     def _receive(self, frame: Frame) -> None:
-        """Handle a message on the general way, which knows every kind of message."""
+        """Handle a message of any kind, outside of the fast path."""
         size = len(frame)
         if size > self._service.surely_small and frame_size(frame) > self.limits.message_bytes:
             self._fail(1009, "message_too_big", f"a message of over {self.limits.message_bytes} bytes")
@@ -161,7 +161,7 @@ class Connection:
             self._fail(1009, error.code, str(error))
         except ProtocolError as error:
             self._fail(1011, "malformed_message", str(error))
-        except Exception as error:  # noqa: BLE001 - serializers may be the application's
+        except Exception as error:  # noqa: BLE001 - the application may provide the serializer
             self.note_failed_serializer(error)
             self._fail(1011, "malformed_message", "the serializer failed")
         else:
@@ -178,7 +178,7 @@ class Connection:
         self._decide(message, size)
 
     def take(self, message: Message, weight: int) -> None:
-        """Handle a message that has been read, and whose bytes have been counted; `weight` is to be counted yet."""
+        """Handle a decoded message with its bytes counted already; `weight` is still to be counted."""
         self._decide(message, weight)
 
     def _decide(self, message: Message, size: int) -> None:
@@ -191,18 +191,18 @@ class Connection:
             self._reject(decision, message, excess, size, now)
 
     def count_bytes(self, before: int, after: int) -> Excess | None:
-        """Count the bytes of a body that grows; return the excess if that is over a limit."""
+        """Count the bytes of a growing body; return the excess if it is over a limit."""
         return self.rate.draw_bytes(before, after, anyio.current_time())
 
     def count_refused_body(self, size: int) -> None:
-        """Count a body that is refused as so many messages beyond the rates; a session that goes on is ended."""
+        """Count a refused body as refused messages, by its size; close the session if there are too many."""
         if not self.rate.draw_refusal(1 + size // HEAVY, anyio.current_time()):
             self._fail(1008, "flooding", "too many bodies that were refused")
 
     def count_frames(self, number: int) -> None:
-        """Count frames that are no messages, such as pings and fragments, as so many messages.
+        """Count frames other than messages, such as pings and fragments, as one message each.
 
-        Nothing is refused, because there is nothing to answer; a client that goes on beyond the rates is closed.
+        Such frames cannot be refused, because they get no answer; a client that stays beyond the rates is closed.
         """
         now = self._transport.heard
         excess = self.rate.draw_messages(number, now)
@@ -213,7 +213,7 @@ class Connection:
             self._fail(1008, "flooding", f"too many frames beyond the limits, the last {excess.code}")
 
     def weigh(self, frame: Frame) -> int:
-        """Return the bytes or characters that a message counts for; raises `TooManyNodes`, a `ProtocolError`."""
+        """Return the weight of a message in bytes or characters; raises `TooManyNodes`, a `ProtocolError`."""
         return weigh(self.serializer, frame, self.limits.message_nodes)
 
     def read(self, frame: Frame) -> Message:
@@ -221,9 +221,9 @@ class Connection:
         return read_message(self.serializer, frame, self.limits.header_bytes)
 
     async def end(self) -> None:
-        """Close the channels, now that the client is gone.
+        """Close the channels after the client has disconnected.
 
-        Handlers have `shutdown_seconds` to finish, and then as long again for `terminate`.
+        Handlers have `shutdown_seconds` to finish, and then the same time for `terminate`.
         """
         if self.socket_id is not None:
             self.hub.unregister(self.socket_id, self)
@@ -259,11 +259,11 @@ class Connection:
             self._service.identities.leave(self._identity, self._transport.heard)
 
     def hold(self) -> None:
-        """Let broadcasts go to the transport's shelf, or the long way, through `Transport.write`, until `flow`."""
+        """Stop the short cut: broadcasts go to the transport's shelf, or through `Transport.write`, until `flow`."""
         self._flow(False)
 
     def flow(self) -> None:
-        """Let broadcasts take the short cut again."""
+        """Resume the short cut for broadcasts."""
         self._flow(True)
 
     def _flow(self, flowing: bool) -> None:
@@ -279,11 +279,11 @@ class Connection:
             logger.log(level, "Connected: number %d, parameters %s", self.number, self.parameters.show_value(params))
 
     def abort(self) -> None:
-        """Let the members end at once: handlers are cancelled, `terminate` still has its time."""
+        """Abort all channels: handlers are cancelled, `terminate` still has its time."""
         for joined in tuple(self._topics.values()):
             joined.abort("shutdown")
 
-    # What joined channels call.
+    # Called by joined channels.
 
     @property
     def socket_id(self) -> str | None:
@@ -308,12 +308,12 @@ class Connection:
 
     @property
     def handler_watch(self) -> Watch | None:
-        """The watch over slow handlers; `None` if they have no time limit."""
+        """The watch over the time limit of handlers; `None` if there is no limit."""
         seconds = self.limits.handler_seconds
         return watch_of_this_loop(seconds) if seconds < math.inf else None
 
     def short_cut(self, *, may_drop: bool) -> ShortCut | None:
-        """Return the short cut for broadcasts to the client, while there is one."""
+        """Return the short cut for broadcasts to the client, or `None`."""
         if self._flowing:
             return self._transport.outlet, self._transport.writer
         return None if may_drop else self._transport.shelf
@@ -345,19 +345,19 @@ class Connection:
         self._refusals.send(frame)
 
     def free(self, topic: str, joined: JoinedChannel) -> None:
-        """Free a topic, unless another join has taken it; the channel has yet to close."""
+        """Free a topic, unless another join has taken it; the channel itself closes later."""
         self._protocol.free(topic, joined)
         self._closing = self._closing or set()
         self._closing.add(joined)
 
     def forget(self, joined: JoinedChannel) -> None:
-        """Forget a channel that has closed, its cleanups included."""
+        """Remove a channel that has closed, its cleanups included."""
         if self._closing is not None:
             self._closing.discard(joined)
             self._closing = self._closing or None
 
     def add_backlog(self, message: Message) -> None:
-        """Count a message of the client that has to wait, or whose handler does."""
+        """Add a message of the client to the backlog; pause reading if the backlog is full."""
         self._backlog += 1
         self._backlog_bytes += message_size(message)
         if not self._paused and self._has_backlog(1.0):
@@ -365,17 +365,17 @@ class Connection:
             self._transport.pause()
 
     def remove_backlog(self, message: Message) -> None:
-        """Count a message no longer that had to wait: it has been handled, or never will be."""
+        """Remove a message of the client from the backlog; resume reading below half of the limit."""
         self._backlog -= 1
         self._backlog_bytes -= message_size(message)
         if self._paused and not self._has_backlog(0.5) and self._end_reason == "closed":
             self._paused = False
             self._transport.resume()
 
-    # What the broker, the endpoint and the watch over expiry call.
+    # Called by the broker, the endpoint and the expiry timers.
 
     def handle_command(self, command: Command, said_at: float) -> None:
-        """Handle a command to all connections of this `socket_id` that were there at that time."""
+        """Handle a command to this `socket_id`, unless the connection or the channel is younger than the command."""
         if isinstance(command, Disconnect):
             if self._since <= said_at:
                 self._transport.close(command.code, command.reason)
@@ -384,13 +384,13 @@ class Connection:
             self.tasks.spawn(self._see_closed, joined)
 
     async def _see_closed(self, joined: JoinedChannel) -> None:
-        """Abort a channel that has been kicked, if its handler does not finish in time."""
+        """Abort a kicked channel if its handler does not finish in time."""
         with anyio.move_on_after(self.limits.shutdown_seconds):
             await joined.closed()
         joined.abort("kicked")
 
     def resync(self, said_at: float) -> None:
-        """Close the connection if a command to it may be lost, for that may have been to close it."""
+        """Close the connection after a possible loss of commands: one may have been a disconnect."""
         if self._since <= said_at:
             self._transport.close(1012, "resync")
 
@@ -409,7 +409,7 @@ class Connection:
             joined.refresh(assigns)
 
     def close(self, code: int, reason: str) -> None:
-        """Close the connection; its members end as they do when the client goes."""
+        """Close the connection; its channels end as after a disconnect of the client."""
         self._transport.close(code, reason)
 
     def drain(self, code: int, reason: str) -> None:
@@ -446,7 +446,7 @@ class Connection:
         self._transport.close(code, reason)
 
     async def closed(self) -> None:
-        """Wait until the client is gone and its channels have closed."""
+        """Wait until the client has disconnected and its channels have closed."""
         if self in self._service.connections:
             self._closed = self._closed or anyio.Event()
             await self._closed.wait()
@@ -476,7 +476,7 @@ class Connection:
         size: int,
         now: float,
     ) -> None:
-        """Refuse a message beyond the rates, or hang up on a client that has been refused too many."""
+        """Refuse a message beyond the rates, or close the connection after too many refusals."""
         if not self.rate.draw_refusal(1 + size // HEAVY, now):
             self._fail(1008, "flooding", f"too many messages beyond the limits, the last {excess.code}")
         elif isinstance(decision, Leave | Stale) or (isinstance(decision, Answer) and not decision.code):
@@ -499,12 +499,12 @@ class Connection:
         joined.start(join.message)
 
     def _has_backlog(self, share: float) -> bool:
-        """Whether as many messages wait as may, or as large ones; or that share of them."""
+        """Whether the backlog has reached this share of its limits, in number or in bytes."""
         limits = self.limits
         return self._backlog >= share * limits.backlog or self._backlog_bytes > share * limits.message_bytes
 
     def note_failed_serializer(self, error: Exception) -> None:
-        """Log that the client's serializer raised something else than it may."""
+        """Log an error of the client's serializer other than `ProtocolError`."""
         text = "The serializer of version %s failed"
         self.error_log.note("serializer_failed", logger, text, self.serializer.version, cause=error)
 

@@ -37,7 +37,7 @@ EXPIRED = 4001
 
 
 class Expiry(Struct, Generic[A], frozen=True, kw_only=True):
-    """When an identity expires, and how it is refreshed: `Channels(expiry=Expiry(at=lambda user: user.expires_at))`.
+    """Expiry of identities, and their refresh: `Channels(expiry=Expiry(at=lambda user: user.expires_at))`.
 
     A client whose identity expires is closed with 4001 `expired`, and connects again through `connect`. With `refresh`
     it can keep its connection: `async def refresh(user: User, payload: Renewal) -> User` gets the payload that the
@@ -48,19 +48,19 @@ class Expiry(Struct, Generic[A], frozen=True, kw_only=True):
     """
 
     at: Callable[[A], float | datetime | None]
-    """When the identity that `connect` returned expires: seconds since 1970, as in a JWT's `exp`, or an aware
-    `datetime`; `None`, never. Called after `connect` and after each refresh. The connection is closed within one second
-    after that time."""
+    """Function of the identity that returns its expiry: seconds since 1970, as in a JWT's `exp`, or an aware
+    `datetime`; `None` for never. Called after `connect` and after each refresh. The connection is closed within one
+    second after that time."""
 
     refresh: Callable[[A, Any], Coroutine[Any, Any, A]] | None = None
     """Handler of the client's event `refresh`."""
 
     notice_seconds: float = 60.0
-    """How long before the expiry the client gets the event `expiring`, `{"seconds": 60}`. A client that has less time
-    from the beginning gets it at once."""
+    """Time before the expiry at which the client gets the event `expiring`, `{"seconds": 60}`. A client with less time
+    left from the beginning gets it at once."""
 
     def __post_init__(self) -> None:
-        """Check the fields: functions that can be called so, and a duration."""
+        """Check the fields: the parameters of the functions, and the duration."""
         check_fields(self)
         check_function(self.at, "Expiry(at=...)", ("assigns",), to_await=False, by_name=False)
         if self.refresh is not None:
@@ -68,7 +68,7 @@ class Expiry(Struct, Generic[A], frozen=True, kw_only=True):
 
 
 class ExpiringClient(Protocol):
-    """A connection whose identity expires."""
+    """A connection with an identity that expires."""
 
     assigns: Any
 
@@ -105,7 +105,7 @@ class ExpiringClient(Protocol):
         ...
 
     def close(self, code: int, reason: str) -> None:
-        """Close the connection; its channels end as they do when the client has gone."""
+        """Close the connection; its channels end as after a disconnect of the client."""
         ...
 
 
@@ -126,7 +126,7 @@ class Lifetimes:
     def seconds_left(self, assigns: Any) -> float | None:
         """Return the time until an identity expires, `None` for never.
 
-        Raises `TypeError` if `Expiry(at=...)` returned something that is no time.
+        Raises `TypeError` if `Expiry(at=...)` returned a value that is not a time.
         """
         end: Any = self._at(assigns)
         if end is None:
@@ -172,7 +172,7 @@ class Lifetimes:
         try:
             coroutine = handler.call(client.assigns, handler.decode(message.payload))
             assigns = await within(seconds, self._error_log.counts, coroutine)
-            if client in self._refreshing:  # it is not closed meanwhile
+            if client in self._refreshing:  # the connection was not closed meanwhile
                 self._renew(client, message, assigns)
         except InvalidPayload as error:
             self._refuse(client, message, {"reason": "invalid payload", "detail": str(error)})

@@ -6,18 +6,18 @@ from starlette_channels.limits import Bounds
 from starlette_channels.rates import FULL, Meter
 
 MOST_REMEMBERED = 10_000
-"""Bound of the identities without a connection that are kept because their buckets are not full."""
+"""Limit of the identities without connections that are kept because their buckets are not full."""
 
 
 class Excess(NamedTuple):
-    """A message beyond a limit: the code of the limit, and the seconds until it would be allowed."""
+    """Excess over a rate limit: the code of the limit, and the seconds until the message would be allowed."""
 
     code: str
     seconds: float
 
 
 MOST_DRAWN = 256
-"""Bound of the messages that a connection draws at once."""
+"""Limit of the messages that a connection draws at once."""
 
 
 class Quotas:
@@ -25,10 +25,10 @@ class Quotas:
 
     def __init__(self, limits: Bounds) -> None:
         self.heaviest: int = min(limits.message_rate.burst, limits.identity_message_rate.burst)
-        """Bound of the number of messages that one message counts as: more could never be drawn."""
+        """Limit of the number that one large message counts as: more could never be drawn."""
         handful = min(limits.message_rate.burst // 100, limits.identity_message_rate.burst // 1000, MOST_DRAWN)
         self.handful: int = max(1, handful)
-        """Messages that a connection draws at once, to make the others cheap."""
+        """The number of messages that a connection draws in advance, to save time for the following ones."""
         self.messages: Meter = Meter(limits.message_rate)
         self.joins: Meter = Meter(limits.join_rate)
         self.refusals: Meter = Meter(limits.refusal_rate)
@@ -73,7 +73,7 @@ class Identity:
 
 
 class Identities:
-    """Identities with a connection, and those without whose buckets are not full: reconnecting must not fill them."""
+    """Identities with connections, and those without until their buckets are full: a reconnect must not refill them."""
 
     def __init__(self, quotas: Quotas) -> None:
         self._quotas = quotas

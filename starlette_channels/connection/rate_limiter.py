@@ -4,7 +4,7 @@ from starlette_channels.connection.identities import Excess, Identity, Quotas
 from starlette_channels.rates import FULL
 
 HEAVY = 16_384
-"""Characters or bytes: a message counts as one more for each time that it has so many."""
+"""Unit of size in characters or bytes: a message counts as one more for each full unit."""
 
 
 class RateLimiter:
@@ -14,7 +14,7 @@ class RateLimiter:
 
     def __init__(self, quotas: Quotas, identity: Identity | None) -> None:
         self.prepaid: int = 0
-        """Small messages that are drawn already: whoever takes one subtracts it, without asking."""
+        """Small messages drawn in advance: a caller may subtract 1 instead of calling `draw`."""
         self._quotas = quotas
         self._identity = identity
         self._messages = FULL
@@ -22,7 +22,7 @@ class RateLimiter:
         self._refusals = FULL
 
     def draw(self, size: int, now: float, *, is_join: bool) -> Excess | None:
-        """Draw a message of so many characters or bytes; return the excess if that is over a limit."""
+        """Draw a message of this size in characters or bytes; return the excess if it is over a limit."""
         excess = self._draw_join(now) if is_join else None
         if excess is None and size >= HEAVY:
             return self.draw_messages(size // HEAVY + (not is_join), now)
@@ -38,7 +38,7 @@ class RateLimiter:
         return self.draw_messages(1, now)
 
     def draw_messages(self, number: int, now: float) -> Excess | None:
-        """Draw so many messages at once; as many as the bucket holds at most."""
+        """Draw several messages at once, at most the capacity of the bucket."""
         quotas = self._quotas
         number = min(number, quotas.heaviest)
         bucket = quotas.messages.draw(self._messages, now, number)
@@ -50,13 +50,13 @@ class RateLimiter:
         return excess
 
     def draw_bytes(self, before: int, after: int, now: float) -> Excess | None:
-        """Draw the growth of a body, from so many bytes to so many."""
+        """Draw the growth of a body, from `before` to `after` bytes."""
         heaviest = self._quotas.heaviest
         number = min(after // HEAVY, heaviest) - min(before // HEAVY, heaviest)
         return self.draw_messages(number, now) if number else None
 
     def draw_refusal(self, number: int, now: float) -> bool:
-        """Draw so many refused messages; false if there have been too many."""
+        """Draw refused messages; return False if there have been too many."""
         bucket = self._quotas.refusals.draw(self._refusals, now, min(number, self._quotas.most_refused))
         if bucket is not None:
             self._refusals = bucket

@@ -1,6 +1,6 @@
-"""Answers to refused joins, sent after a pause: a client tries again as soon as it knows that a join was refused.
+"""Answers to refused joins, sent after a delay, because clients try again as soon as they get the answer.
 
-A waiting answer costs its memory, and no task.
+A delayed answer costs its memory, but no task.
 """
 
 from collections import deque
@@ -10,11 +10,11 @@ from starlette_channels.runtime.timers import waker_of_this_loop
 from starlette_channels.wire.messages import OutgoingFrame
 
 MOST_HELD = 100
-"""Answers held back for one client; those beyond go out at once."""
+"""Limit of the delayed answers of one client; further answers are sent at once."""
 
 
 class DelayedRefusals:
-    """The answers held back for one client. It exists only for a client that has been refused a join."""
+    """The delayed answers of one client. It exists only for a client with a refused join."""
 
     __slots__ = ("_held", "_seconds", "_write")
 
@@ -24,7 +24,7 @@ class DelayedRefusals:
         self._held: deque[tuple[float, OutgoingFrame]] = deque()
 
     def send(self, frame: OutgoingFrame) -> None:
-        """Send an answer after the pause; at once if too many wait."""
+        """Send an answer after the delay; at once if too many are delayed."""
         if len(self._held) >= MOST_HELD:
             self._write(frame)
             return
@@ -34,7 +34,7 @@ class DelayedRefusals:
         self._held.append((waker.now() + self._seconds, frame))
 
     def drop(self) -> None:
-        """Drop the answers: the client is gone."""
+        """Drop the answers: the client has disconnected."""
         self._held.clear()
 
     def _send_due(self, now: float) -> float | None:

@@ -1,4 +1,4 @@
-"""What the clients of one `Channels` share."""
+"""Registry of the connections of one `Channels`, and the state that they share."""
 
 import itertools
 import logging
@@ -28,28 +28,28 @@ PLAINLY_SMALL = 1_024
 
 
 class RegisteredClient(ExpiringClient, Protocol):
-    """A connection, as far as those are concerned who look after all of them."""
+    """The interface of a connection to the registry, drain and close."""
 
     @property
     def channels(self) -> int:
-        """How many topics the client has joined or is joining."""
+        """The number of topics that the client has joined or is joining."""
         ...
 
     def drain(self, code: int, reason: str) -> None:
-        """Close the connection once its handlers have answered what the client has sent, or have had time for it."""
+        """Close the connection once the messages of the client are answered, or after the time limit."""
         ...
 
     def abort(self) -> None:
-        """Let the channels end at once: handlers are cancelled, `terminate` still has its time."""
+        """Abort all channels: handlers are cancelled, `terminate` still has its time."""
         ...
 
     async def closed(self) -> None:
-        """Wait until the client is gone and its channels have ended."""
+        """Wait until the client has disconnected and its channels have closed."""
         ...
 
 
 class Service:
-    """The channels, the broker, the limits, and who is connected."""
+    """The channels, the broker, the limits, and the connections."""
 
     def __init__(
         self, channels: Sequence[Channel[Any]], broker: Broker, limits: Limits, log: LogOptions | None = None
@@ -63,9 +63,9 @@ class Service:
         self.broker: Broker = broker
         self.limits: Bounds = Bounds.of(limits)
         self.surely_small: int = self.limits.message_bytes // 4
-        """So many characters fit whatever they are: none takes more than four bytes."""
+        """The length up to which any frame fits: no character takes more than four bytes."""
         self.plainly_small: int = min(self.limits.header_bytes // 4, self.surely_small, PLAINLY_SMALL)
-        """A message of so many characters has no header that is too long, and keeps next to nothing but its payload."""
+        """The length up to which a message cannot have too long a header, nor keep much memory beside its payload."""
         self.counts: Counter[str] = Counter()
         self.error_log: ErrorLog = ErrorLog(self.counts)
         self.quotas: Quotas = Quotas(self.limits)
@@ -74,26 +74,26 @@ class Service:
         self.log_connect: int | None = level_of(log.connect, "LogOptions(connect")
         self.parameters: ParameterFilter = ParameterFilter(log.filter_parameters, log.keep_parameters)
         self.numbers: Iterator[int] = itertools.count(1)
-        """What logs call connections."""
+        """The numbers of connections in logs."""
         self.connections: set[RegisteredClient] = set()
         self.arriving: int = 0
-        """Clients that are neither let in nor refused yet."""
+        """The number of clients neither admitted nor refused yet."""
         self.lifetimes: Lifetimes | None = None
-        """How long clients may stay, if that is not for ever."""
+        """The expiry of identities; `None` without `Channels(expiry=...)`."""
         self.closed_by: Hub | None = None
-        """The hub of the event loop that has called `close`, if nobody has called `open` since."""
+        """The hub of the event loop that called `close`; `None` after `open`."""
         self._reopens = 0.0
         self._lifespans: list[Hub] = []
 
     def begin_lifespan(self, hub: Hub) -> None:
-        """Note that a lifespan runs in this event loop, and let clients in."""
+        """Record the start of a lifespan in this event loop, and admit clients."""
         self._lifespans = [*self._running_lifespans(), hub]
         self.open()
 
     def end_lifespan(self, hub: Hub) -> list[Hub]:
-        """Note that a lifespan ends in this event loop; return the event loops in which others still run.
+        """Record the end of a lifespan in this event loop; return the hubs of the lifespans that still run.
 
-        In tests there may be several at a time: clients in threads of their own, each with the lifespan.
+        In tests several may run at a time: test clients in threads of their own, each with the lifespan.
         """
         running = self._running_lifespans()
         if hub in running:
@@ -102,40 +102,40 @@ class Service:
         return running
 
     def _running_lifespans(self) -> list[Hub]:
-        """The event loops of all lifespans but those that were cut off together with their event loop."""
+        """The hubs of all lifespans, except those whose event loop has ended without the end of the lifespan."""
         return [hub for hub in self._lifespans if hub.is_running]
 
     @property
     def closing(self) -> bool:
-        """Whether nobody is let in any more: from `close` until `open`, or until the event loop of `close` is over."""
+        """Whether new clients are refused: from `close` until `open`, or until the event loop of `close` has ended."""
         return self.closed_by is not None and self.closed_by.is_running
 
     def open(self) -> None:
-        """Let clients in, as from the start."""
+        """Admit clients, as from the start."""
         self.closed_by = None
 
     def close(self, seconds: float, hub: Hub) -> None:
-        """Let nobody in any more; after so many seconds, it may be worth another try. `hub` is that of the caller."""
+        """Refuse new clients; they may try again after `seconds`. `hub` belongs to the event loop of the caller."""
         self.closed_by = hub
         self._reopens = time.monotonic() + seconds
 
     @property
     def retry_after(self) -> int:
-        """After how many seconds another try may be worth it, once nobody is let in any more."""
+        """The seconds after which a client refused by `closing` may try again; at least 1."""
         return max(1, math.ceil(self._reopens - time.monotonic()))
 
     def forget(self, client: RegisteredClient) -> None:
-        """Let a client go that has ended."""
+        """Remove a connection that has ended."""
         self.connections.discard(client)
         if self.lifetimes is not None:
             self.lifetimes.forget(client)
 
     def match(self, topic: str) -> tuple[Channel[Any], Match] | None:
-        """Return the first channel whose pattern fits a topic, the types of its segments included."""
+        """Return the first channel with a pattern that matches a topic, the types of its segments included."""
         for pattern, channel in self.routes:
             try:
                 match = channel.match(pattern, topic)
-            except Exception as error:  # noqa: BLE001 - a validator of the application; it is logged
+            except Exception as error:  # noqa: BLE001 - an error of the application's validator; it is logged
                 self.error_log.note("segment_failed", logger, "A segment of %s failed", shown(topic), cause=error)
                 continue
             if match is not None:

@@ -1,4 +1,4 @@
-"""What a connection needs of its transport, whichever that is; see the package `transports`."""
+"""Contract of a transport with its connection; the package `transports` has the implementations."""
 
 from typing import Protocol
 
@@ -11,55 +11,55 @@ from starlette_channels.wire.messages import OutgoingFrame
 
 
 class Transport(Protocol):
-    """How a connection reaches its client; no method waits."""
+    """The path from a connection to its client; no method waits."""
 
     @property
     def tasks(self) -> Tasks:
-        """Where what is done for this client runs."""
+        """The tasks of this client."""
         ...
 
     @property
     def outlet(self) -> Outlet:
-        """The short cut for broadcasts: what goes to the `writer` is as good as written.
+        """The short cut for broadcasts: it writes to several `writer`s at once, without a call of `write` for each.
 
-        The transport says with `Connection.hold` that it must not be used any more, for now or ever.
+        The transport calls `Connection.hold` to stop its use, for some time or for good.
         """
         ...
 
     @property
     def writer(self) -> Writer:
-        """What the outlet knows this client by."""
+        """The key of this client in its outlet."""
         ...
 
     @property
     def shelf(self) -> ShortCut | None:
-        """The short cut for broadcasts on hold that must not be dropped; `None` if they take the long way."""
+        """The short cut, during a hold, for broadcasts that must not be dropped; `None` if they go through `write`."""
         ...
 
     @property
     def heard(self) -> float:
-        """When the client was last heard, by the event loop's clock."""
+        """The time when the client was last heard, by the event loop's clock."""
         ...
 
     def write(self, frame: OutgoingFrame, place: Place | None = None) -> None:
-        """Queue a frame; frames leave in order. After `close` it does nothing.
+        """Queue a frame; frames are sent in order. After `close` it has no effect.
 
-        A frame with a place may be dropped for the sake of later ones, if the client is behind with reading.
+        A frame with a place may be dropped in favor of later frames, if the client reads slowly.
         """
         ...
 
     def close(self, code: int, reason: str = "") -> None:
-        """Send what is queued, then close. The first call decides."""
+        """Send the queued frames, then close. Only the first call has an effect."""
         ...
 
     def unfetched(self) -> anyio.Event | None:
-        """What is set when the client has fetched what a close would lose; `None` if that is nothing."""
+        """Return an event that is set once the client has fetched all frames that a close would lose, or `None`."""
         ...
 
     def pause(self) -> None:
-        """Read nothing more until `resume`."""
+        """Stop reading until `resume`."""
         ...
 
     def resume(self) -> None:
-        """Read again."""
+        """Resume reading."""
         ...

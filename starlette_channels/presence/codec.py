@@ -1,4 +1,4 @@
-"""The encoding of messages between replicas: in pieces that every engine takes, and checked on arrival."""
+"""Codec of the messages between replicas: split into pieces that every engine accepts; validated on arrival."""
 
 from collections.abc import Generator, Iterator
 from itertools import count
@@ -12,11 +12,11 @@ from starlette_channels.presence.crdt.delta import Entry, Part
 from starlette_channels.presence.tracker import Goodbye, Heartbeat, Request, TrackerMessage, Transfer
 
 PIECE_BYTES = 250_000
-"""The size of a piece. Engines take more: NATS takes a megabyte with its usual settings."""
+"""The size of a piece. All engines accept more: NATS accepts 1 MB by default."""
 
 
 STEP_ENTRIES = 500
-"""The number of entries that are decoded in one step, which takes about a millisecond."""
+"""The number of entries decoded in one step: about 1 millisecond."""
 
 
 class Piece(Struct, array_like=True, frozen=True):
@@ -31,7 +31,7 @@ class Piece(Struct, array_like=True, frozen=True):
 
 
 class MetaRef(Struct):
-    """The one field that the JSON of every meta has."""
+    """The only field common to the JSON of all metas."""
 
     phx_ref: str
 
@@ -55,7 +55,7 @@ class Splitter:
 
 
 class Assembler:
-    """Assembles the pieces that arrive on one line. A message with a lost piece is lost: replicas ask again."""
+    """Assembles the pieces that arrive on one line. If a piece is lost, so is its message: replicas ask again."""
 
     def __init__(self) -> None:
         self._begun: dict[ReplicaId, list[Piece]] = {}
@@ -85,7 +85,7 @@ class Assembler:
         return b"".join([one.data for one in pieces])
 
     def forget(self, sender: ReplicaId) -> None:
-        """Drop the pieces of a message whose rest has not come."""
+        """Drop the pieces of an incomplete message."""
         self._begun.pop(sender, None)
 
 

@@ -1,8 +1,8 @@
-"""Diffs: the changes of a topic, collected, and told to its clients and to observers in order.
+"""Diffs: the changes of a topic, collected, and sent to its clients and observers in order.
 
-The changes of one turn of the event loop are one diff for each topic; on a topic with many subscribers, those of a
-moment. Clients add the joins of a diff before they remove its leaves, by ref, so the order within a diff is of no
-consequence.
+The changes of one turn of the event loop are one diff for each topic; on a topic with many subscribers, the changes
+during the pause after the last diff. The order within a diff does not matter: clients add its joins before they remove
+its leaves, by ref.
 """
 
 import logging
@@ -41,47 +41,47 @@ Fetch: TypeAlias = Callable[[str, Presences], Coroutine[Any, Any, Extras]]
 
 
 class PresenceDiff(Struct, frozen=True):
-    """The presences that came to a topic, and those that left, as clients get them in `presence_diff`::
+    """The presences that joined a topic, and those that left, as clients get them in `presence_diff`::
 
         PresenceDiff(
             joins={"ann": {"metas": [{"phx_ref": "b2", "phx_ref_prev": "a1", "status": "away"}]}},
             leaves={"ann": {"metas": [{"phx_ref": "a1", "status": "online"}]}},
         )
 
-    This one is an update: the new meta is in `joins`, the old one in `leaves`. A key has one meta for each socket that
-    tracks it; a diff has only those that changed.
+    This example is an update: the new meta is in `joins`, the old meta in `leaves`. A key has one meta for each socket
+    that tracks it; a diff contains only the changed metas.
     """
 
     joins: Presences
-    """The presences that came: for each key `{"metas": [...]}`, and the fields of `fetch`."""
+    """The presences that joined: for each key `{"metas": [...]}`, and the fields of `fetch`."""
 
     leaves: Presences
     """The presences that left, in the same shape."""
 
 
 Observer: TypeAlias = Callable[[str, PresenceDiff], Coroutine[Any, Any, None]]
-"""Is told of each diff after the clients: an async function of the topic and the diff."""
+"""Async function of the topic and the diff, called with each diff after the clients have it."""
 
 
 MANY = 100
-"""A topic with so many subscribers rests after each diff."""
+"""The number of subscribers from which a topic pauses after each diff."""
 
 REST_SECONDS = 50e-6
-"""The rest for each subscriber.
+"""The pause after a diff, for each subscriber.
 
-A write to one takes about a fifth of that. So diffs take no more than a fifth of the processor, however many
-subscribers there are and however often they come and go. What changes meanwhile is the next diff.
+A write to one subscriber takes about a fifth of that. So diffs take at most a fifth of the CPU time, for any number of
+subscribers and any rate of changes. Changes during the pause go into the next diff.
 """
 
 MOST_CHANGES = 2_000
-"""A diff takes up no more changes once it has so many. To make one with as many takes 3 to 8 milliseconds."""
+"""The number of changes at which a diff is full. A diff of that size takes 3 to 8 milliseconds to build."""
 
 PUBLISH_SECONDS = 0.003
-"""Diffs of further topics wait for the next turn of the event loop after so long."""
+"""Time limit of one turn of the event loop: diffs of further topics wait for the next turn."""
 
 
 class DiffBatch(Struct):
-    """The changes of one topic that are the next diff, and the broker whose subscribers get it."""
+    """The changes of one topic for the next diff, and the broker of its subscribers."""
 
     broker: Broker
     topic: str
@@ -109,7 +109,7 @@ def decoded(presences: Presences) -> Presences:
 
 
 class DiffPublisher:
-    """Publishes the diffs of all topics. Those of one topic are published by one task or callback at a time."""
+    """Publishes the diffs of all topics. Each topic is published by one task or callback at a time."""
 
     def __init__(self, fetch: Fetch | None, fetch_seconds: float) -> None:
         self.counts: Counter[str] = Counter()
@@ -137,16 +137,16 @@ class DiffPublisher:
             batch.leaves += leaves
 
     def publish_soon(self, scheduler: Scheduler[Any]) -> None:
-        """Publish in the next turn of the event loop what has been put until then."""
+        """Publish the collected changes in the next turn of the event loop."""
         if self._batches:
             scheduler.call_once(partial(self._publish, scheduler))
 
     def _publish(self, scheduler: Scheduler[Any]) -> None:
-        """Publish a diff of each topic. What takes more than a moment is done in a task for each topic."""
+        """Publish a diff of each topic; topics with slow work (`fetch`, observers, many subscribers) get a task."""
         end = scheduler.now() + PUBLISH_SECONDS
         for topic in tuple(self._batches):
             if topic in self._claimed:
-                continue  # whoever has claimed it looks for more
+                continue  # the task that has claimed it publishes these changes too
             batches = self._batches.get(topic)
             if batches is None:
                 continue  # it was published in another thread
@@ -161,7 +161,7 @@ class DiffPublisher:
                     self._broadcast(batch, subscribers, {}, {})
 
     async def _work(self, topic: str) -> None:
-        """Publish the diffs of one topic until there are none; what changes meanwhile is the next diff."""
+        """Publish the diffs of one topic until none is left; changes made meanwhile go into the next diff."""
         for batch in self._claim(topic):
             subscribers = batch.broker.subscribers(topic)
             if self.observers or subscribers:
@@ -169,7 +169,7 @@ class DiffPublisher:
                 await anyio.sleep(subscribers * REST_SECONDS if subscribers >= MANY else 0)
 
     def _claim(self, topic: str) -> Iterator[DiffBatch]:
-        """Claim a topic, unless somebody else has, and yield its batches until there are none."""
+        """Claim a topic unless it is claimed already, and yield its batches until none is left."""
         with self._lock:
             if topic in self._claimed:
                 return
@@ -179,7 +179,7 @@ class DiffPublisher:
                 with self._lock:
                     batches = self._batches.get(topic)
                     if batches is None:
-                        self._claimed.discard(topic)  # before anybody can put more
+                        self._claimed.discard(topic)  # under the lock, before `put` can add more
                         return
                     batch = batches.popleft()
                     if not batches:
@@ -190,7 +190,7 @@ class DiffPublisher:
             raise
 
     async def _tell(self, batch: DiffBatch, subscribers: int) -> None:
-        """Tell the clients, in any case: fields that cannot be looked up are left out. Then tell the observers."""
+        """Send the diff to the clients, without extra fields if `fetch` fails; then call the observers."""
         topic = batch.topic
         joined: Extras = {}
         left: Extras = {}
@@ -206,7 +206,7 @@ class DiffPublisher:
                 await self._tell_observer(observer, topic, diff)
 
     def _broadcast(self, batch: DiffBatch, subscribers: int, joined: Extras, left: Extras) -> None:
-        """Tell the clients of this process. Every other process tells its own."""
+        """Send the diff to the clients of this process. Every other process sends its own."""
         if not subscribers:
             return
         self.published += 1
@@ -229,7 +229,7 @@ class DiffPublisher:
     # Looking up fields.
 
     async def look_up(self, topic: str, entries: Iterable[Entry]) -> Extras:
-        """Return what `fetch` has for the keys of some entries; raises what it raises, and `TimeoutError`."""
+        """Return the fields of `fetch` for the keys of some entries. Raises its errors, and `TimeoutError`."""
         presences = grouped(entries, {})
         if self.fetch is None or not presences:
             return {}
@@ -238,7 +238,7 @@ class DiffPublisher:
         return {key: dict(extra) for key, extra in extras.items() if key in presences}
 
     async def look_up_safely(self, topic: str, entries: Iterable[Entry]) -> Extras:
-        """Return what `fetch` has for the keys of some entries. If it fails, that is counted and logged."""
+        """Return the fields of `fetch` for the keys of some entries; count and log a failure, and return no fields."""
         try:
             return await self.look_up(topic, entries)
         except BaseException as error:

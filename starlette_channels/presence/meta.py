@@ -10,7 +10,7 @@ from starlette_channels.exceptions import PresenceError
 from starlette_channels.presence.crdt.delta import Meta
 from starlette_channels.wire.messages import encode_payload, shown
 
-# Older versions of phoenix.js look up `state[key]` in a plain object, and find what all objects inherit.
+# Older versions of phoenix.js look up `state[key]` in a plain object, and find inherited members under these names.
 INHERITED = {
     *("__defineGetter__", "__defineSetter__", "__lookupGetter__", "__lookupSetter__", "__proto__", "constructor"),
     *("hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable", "toLocaleString", "toString", "valueOf"),

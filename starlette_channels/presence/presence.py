@@ -1,7 +1,7 @@
-"""`Presence`: who is on a topic, for handlers, and for the `Presence` of phoenix.js.
+"""`Presence`: the list of clients on a topic, for handlers, and for the `Presence` of phoenix.js.
 
-Source: Phoenix's `presence.ex`; on purpose different: a state that is pushed is never older than a diff that was sent
-before it, a `fetch` that fails costs the fields that it adds and nothing else, and keys that break pages are refused.
+Source: Phoenix's `presence.ex`; on purpose different: a pushed state is never older than a diff sent before it, a
+failed `fetch` costs only the fields that it adds, and keys that break pages are refused.
 """
 
 import threading
@@ -29,7 +29,7 @@ from starlette_channels.wire.messages import Payload
 NOTHING: Mapping[str, Any] = {}
 
 INTENDED = frozenset({"left", "stopped", "refused"})
-"""The ends of a channel without a grace period: nobody is expected back at once."""
+"""The end reasons without a grace period, because the client is not expected to rejoin at once."""
 
 
 class TrackedSocket:
@@ -46,7 +46,7 @@ class TrackedSocket:
 
 
 class Presence:
-    """Who is on a topic. Make one for all channels, track in the join handler, and push the state::
+    """Presence: the list of clients on a topic. Make one for all channels, track in the join handler, push the state::
 
         presence = Presence()
 
@@ -55,8 +55,8 @@ class Presence:
             presence.track(socket, socket.assigns.id, {"status": "online"})
             presence.push_state(socket)
 
-    A presence ends with its channel, however that ends. All clients on the topic get a `presence_diff` with what has
-    changed. The changes of one turn of the event loop are one diff.
+    A presence ends with its channel, for any end reason. All clients on the topic get a `presence_diff` with the
+    changes. The changes of one turn of the event loop are one diff.
 
     `name`: processes that share a broker know a `Presence` by its name, which must be unique on the broker.
 
@@ -64,11 +64,11 @@ class Presence:
     at once and returns `{"ann": {"name": "Ann"}}`. If it raises, or takes longer than `fetch_seconds`, clients get the
     metas without these fields, and `counts["fetch_failed"]` grows.
 
-    `grace_seconds`: a presence stays for so long after its connection is lost or its channel has crashed. If the same
-    key is tracked again meanwhile, that is one diff with the new meta and the old one. A client that leaves is gone at
-    once.
+    `grace_seconds`: how long a presence stays after its connection is lost or its channel has crashed. If the same key
+    is tracked again meanwhile, clients get one diff with the new meta and the old one. If a client leaves, its presence
+    is removed at once.
 
-    `timing`: how soon processes tell each other of changes, and how long one may be silent.
+    `timing`: how soon processes send changes to each other, and how long a process may be silent.
 
     The state is kept in memory, about 1 KB for each presence of all processes. All sockets of one `Presence` must have
     the same broker. Raises `TypeError` for arguments of another type, and `ValueError` for negative times.
@@ -95,7 +95,7 @@ class Presence:
         self._lock = threading.Lock()
         self._members = count(1)
         self._tracked: dict[Socket[Any], TrackedSocket] = {}
-        self._missed: dict[int, TrackedSocket] = {}  # those in their grace period, by member
+        self._missed: dict[int, TrackedSocket] = {}  # sockets in their grace period, by member
         self._schedulers: Schedulers[TrackedSocket] = Schedulers(self._end_grace)
         self._states = StatePublisher(self._state.roster, self._lock, self._publisher, self._schedulers)
         self._replication: Replication | None = None
@@ -103,16 +103,16 @@ class Presence:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How often something went wrong, by code: `fetch_failed`, `observer_failed`, `presence_diff_failed`; between
+        """Counters of errors, by code: `fetch_failed`, `observer_failed`, `presence_diff_failed`; between
         processes, `presence_node_down` and `presence_message_malformed`.
         """
         return self._publisher.counts
 
     def attach(self, broker: Broker) -> None:
-        """Begin to listen to the other processes of a broker. Call it in an event loop.
+        """Start replication with the other processes of a broker. Call it in an event loop.
 
-        The first socket does that, and `Channels(presence=...)` when the application starts. So it is for processes
-        that have neither and ask who is there. It lasts until the broker closes, and a second call changes nothing.
+        The first socket does this, and so does `Channels(presence=...)` when the application starts. Call it only in
+        processes that have neither and read presences. It lasts until the broker closes; a second call has no effect.
         Raises `ValueError` if another `Presence` has the same name there, or if this one is in use with another broker.
         """
         scheduler = self._schedulers.here()
@@ -148,9 +148,9 @@ class Presence:
     def track(self, socket: Socket[Any], key: str | int, meta: Payload = NOTHING) -> None:
         """Add a presence on the socket's topic.
 
-        `key` says who it is, such as a user's id: 1 and "1" are the same key. Several sockets may track the same key,
-        and one socket several keys. `meta` is about this connection, such as a status: a dict, or anything else that
-        is encoded as a JSON object.
+        `key` identifies the client, for example by a user's id: 1 and "1" are the same key. Several sockets may track
+        the same key, and one socket several keys. `meta` describes this connection, for example its status: a dict, or
+        another value that is encoded as a JSON object.
 
         May be called from any thread, and does nothing once the channel has ended. Raises `PresenceError` with the
         reason `already_tracked` if this socket tracks the key, or `unsafe_key` for a name that breaks pages, such as
@@ -179,11 +179,11 @@ class Presence:
             inner.on_close(partial(self._end, inner))
 
     def update(self, socket: Socket[Any], key: str | int, meta: Payload | Callable[[dict[str, Any]], Payload]) -> None:
-        """Replace the meta of a presence: by a new one, or by what a function returns for the present one.
+        """Replace the meta of a presence by a new meta, or by the result of a function of the current meta.
 
-        The function may be called again if another thread is faster. Clients get one diff with both metas. Raises
-        `PresenceError` with the reason `nopresence` if this socket does not track the key, and else what `track` and
-        the function raise.
+        The function may be called again if another thread has changed the meta meanwhile. Clients get one diff with
+        both metas. Raises `PresenceError` with the reason `nopresence` if this socket does not track the key, and the
+        errors of `track` and of the function.
         """
         inner = _internal(socket, "update")
         name = make_key(key)
@@ -198,7 +198,7 @@ class Presence:
         self._publish_soon(inner, self._schedulers.here())
 
     def untrack(self, socket: Socket[Any], key: str | int | None = None) -> None:
-        """Remove one presence of a socket, or all of them without a key. It is no error if there is none."""
+        """Remove one presence of a socket, or all of them without a key. No error if there is none."""
         inner = _internal(socket, "untrack")
         with self._lock:
             tracked = self._tracked.get(inner)
@@ -211,17 +211,17 @@ class Presence:
         """Send `presence_state`, all presences on the topic, to this client. The `Presence` of phoenix.js needs it
         after every join.
 
-        It is sent after the running handler, and after the reply to the join, and says who is there then. Its size is
-        about 80 bytes and the meta for each presence. On a topic with 100 keys or more it is sent after 2 microseconds
-        for each key, and encoded once for all clients that join meanwhile.
+        It is sent after the running handler and after the reply to the join, with the presences at that time. Its size
+        is about 80 bytes and the meta for each presence. On a topic with 100 keys or more it is sent after a delay of
+        2 microseconds for each key, and encoded once for all clients that join meanwhile.
         """
         inner = _internal(socket, "push_state")
         inner.run_in_order(partial(self._push_state, inner))
 
-    # For everybody.
+    # For handlers and all other code.
 
     async def list(self, topic: str | Socket[Any]) -> Presences:
-        """Return the presences on a topic by key, in the order of arrival, as a copy that is yours::
+        """Return the presences on a topic by key, in the order of arrival, as a copy::
 
             {
                 "ann": {"metas": [{"phx_ref": "d0T1kxTA2gVR6sZq", "status": "online"}]},
@@ -230,7 +230,7 @@ class Presence:
 
         `metas` has the meta of each socket that tracks the key, with its `phx_ref`, and after an update the
         `phx_ref_prev`. The fields that `fetch` returns stand beside `metas`. A topic without presences is `{}`. Give
-        the topic's name or a socket. Costs about 3 microseconds for each presence. Raises what `fetch` raises.
+        the topic's name or a socket. Costs about 3 microseconds for each presence. Raises the errors of `fetch`.
         """
         name = self._topic(topic)
         with self._lock:
@@ -238,8 +238,8 @@ class Presence:
         return decoded(grouped(entries, await self._publisher.look_up(name, entries)))
 
     async def get_by_key(self, topic: str | Socket[Any], key: str | int) -> dict[str, Any] | None:
-        """Return the presence of one key, as `list` has it: `{"metas": [...]}` and the fields of `fetch`. `None` if
-        there is none. Raises what `fetch` raises.
+        """Return the presence of one key, in the shape of `list`: `{"metas": [...]}` and the fields of `fetch`. `None`
+        if there is none. Raises the errors of `fetch`.
         """
         name, wanted = self._topic(topic), str(key)
         with self._lock:
@@ -256,14 +256,14 @@ class Presence:
             @presence.on_diff
             async def changed(topic: str, diff: PresenceDiff) -> None: ...
 
-        It is called after the clients have the diff, for each topic in order and one at a time. What it raises is
-        logged and counted. Raises `TypeError` if the function is not async or takes other arguments.
+        It is called after the clients have the diff, for each topic in order and one at a time. Its errors are logged
+        and counted. Raises `TypeError` if the function is not async or takes other arguments.
         """
         check_function(observer, "Presence.on_diff", ("topic", "diff"), by_name=False)
         self._publisher.observers.append(observer)
         return observer
 
-    # Entries: call these with the lock held, but for `_find`.
+    # Entries: call these with the lock held, except `_find`.
 
     def _find(self, socket: Socket[Any], key: str) -> tuple[TrackedSocket, Entry]:
         with self._lock:
@@ -357,7 +357,7 @@ class Presence:
 
 
 def _internal(socket: Socket[Any], method: str) -> InternalSocket[Any]:
-    """Return a socket as it is inside of the library; raises `TypeError` for anything else."""
+    """Return a socket as an `InternalSocket`; raises `TypeError` for anything else."""
     if not isinstance(socket, InternalSocket):
         raise TypeError(
             f"presence.{method}({shown_argument(socket)}, ...): it takes the socket that the handler was given, and not"

@@ -1,4 +1,4 @@
-"""One process's part in a presence of several processes: a replica, and its lines on a broker."""
+"""Replication of presence between processes: the replica of this process, and its lines on a broker."""
 
 import logging
 import random
@@ -77,7 +77,7 @@ class Replication:
         self._stop_ticking = scheduler.run(self._tick)
 
     def serves(self, broker: Broker, scheduler: Scheduler[Any]) -> bool:
-        """Whether it can go on for a socket of this broker and event loop; call it with the lock held.
+        """Whether it can serve a socket of this broker and event loop; call it with the lock held.
 
         Raises `ValueError` if it is in use with another broker.
         """
@@ -100,7 +100,7 @@ class Replication:
             self._replica.record(part)
 
     def is_settled(self) -> bool:
-        """Whether all that the others have to tell a new replica is known here. From any thread."""
+        """Whether the state of all other replicas has been merged since the start. From any thread."""
         is_heard = all(exchange.is_in_force for exchange in self._exchanges)
         with self._lock:
             return self._replica.settle(self._scheduler.now(), is_heard=is_heard)
@@ -109,13 +109,13 @@ class Replication:
 
     async def _tick(self) -> None:
         timing = self._settings.timing
-        await anyio.sleep(random.uniform(0, timing.news_seconds / 4))  # not all processes at the same time
+        await anyio.sleep(random.uniform(0, timing.news_seconds / 4))  # so that processes do not tick at the same time
         while not self.is_closed:
             outcome = self._do(self._replica.tick)
             for event in outcome.events:
                 if event.kind == "down":
                     self._report_silent(event.replica)
-            self.is_settled()  # starts the time in which others answer, once they can be heard
+            self.is_settled()  # starts the time limit for answers, once the subscriptions are in force
             await anyio.sleep(timing.news_seconds)
 
     def _report_silent(self, replica: ReplicaId) -> None:
@@ -137,7 +137,7 @@ class Replication:
         return bool(self._arrived) or self._replica.is_merging
 
     async def _work(self) -> None:
-        """Decode and merge what is left of large messages: one step, or one slice, in each turn of the event loop."""
+        """Decode and merge the rest of large messages: one step, or one slice, in each turn of the event loop."""
         try:
             while self._has_work and not self.is_closed:
                 await anyio.lowlevel.checkpoint()
@@ -165,7 +165,7 @@ class Replication:
                 self._do(partial(self._replica.receive, message))
 
     def _do(self, step: Callable[[float], MergeOutcome]) -> MergeOutcome:
-        """Take a step of the replica, and pass on what it leads to."""
+        """Run a step of the replica, and apply its outcome: diffs, messages, log lines."""
         with self._lock:
             outcome = MergeOutcome() if self.is_closed else step(self._scheduler.now())
             self._put(outcome.changes)
@@ -198,7 +198,7 @@ class Replication:
     # The end.
 
     def _leave(self) -> None:
-        """Say goodbye to the others, because the broker is about to close, and forget them."""
+        """Send a `Goodbye` to the other replicas, because the broker is about to close, and forget them."""
         self._do(lambda _: self._replica.leave(self._settings.grace_seconds))
         with self._lock:
             self._close()

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Scheduler(Generic[T]):
-    """What runs later in one event loop."""
+    """Scheduler of one event loop: callbacks, tasks, and items with a grace period."""
 
     __slots__ = ("_call_soon", "_is_called", "_tasks", "_waiting", "native", "now")
 
@@ -24,7 +24,7 @@ class Scheduler(Generic[T]):
         self.native: object = native
         """The event loop of asyncio, or the token of trio."""
         self.now: Callable[[], float] = getattr(native, "time", anyio.current_time)
-        """The time of the event loop in seconds. It may be called where no task runs."""
+        """The time of the event loop in seconds. It may be called outside of a task."""
         if hasattr(native, "call_soon"):
             self._call_soon = partial(native.call_soon, context=contextvars.copy_context())
         else:
@@ -34,7 +34,7 @@ class Scheduler(Generic[T]):
         self._waiting: deque[tuple[float, T]] = deque()
 
     def run(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Cancel:
-        """Run an async function soon, and return what cancels it."""
+        """Run an async function soon; return a function that cancels it."""
         return self._tasks.spawn(function, *args)
 
     def call_once(self, function: Callable[[], None]) -> None:
@@ -48,7 +48,7 @@ class Scheduler(Generic[T]):
         function()
 
     def keep(self, item: T, seconds: float, release: Callable[[T], None]) -> None:
-        """Keep an item for so many seconds, then release it. The time must be the same for all items."""
+        """Keep an item for some seconds, then release it. The time must be the same for all items."""
         self._waiting.append((anyio.current_time() + seconds, item))
         if len(self._waiting) == 1:
             self._tasks.spawn(self._release, release)
@@ -61,7 +61,7 @@ class Scheduler(Generic[T]):
             release(item)
 
     def kept(self) -> list[T]:
-        """Return the items that are kept."""
+        """Return the items not released yet."""
         return [item for _, item in self._waiting]
 
 
@@ -78,7 +78,7 @@ class Schedulers(Generic[T]):
         self._release = release
 
     def here(self) -> Scheduler[T] | None:
-        """Return the scheduler of the running event loop; `None` in a thread that runs none."""
+        """Return the scheduler of the running event loop; `None` in a thread without one."""
         try:
             native = anyio.lowlevel.current_token().native_token
         except RuntimeError:

@@ -1,7 +1,7 @@
 """States: `presence_state`, all presences on a topic, for a client that has joined.
 
-On a topic with many keys a state is large, and everybody who joins changes it. There, clients wait for a moment, and
-those that wait together get the same state.
+On a topic with many keys a state is large, and every join changes it. There, clients wait for a short time, and all
+waiting clients get the same state.
 """
 
 import threading
@@ -19,14 +19,14 @@ from starlette_channels.wire.event_names import PRESENCE_STATE
 from starlette_channels.wire.messages import encode_payload
 
 WAIT_SECONDS = 2e-6
-"""How long clients wait for each key on a topic with many keys. To encode a state takes about a twentieth of that."""
+"""The delay for each key on a topic with many keys. Encoding a state takes about a twentieth of that."""
 
 PUSH_SECONDS = 0.003
-"""States of further clients wait for the next turn of the event loop after so long."""
+"""Time limit of one turn of the event loop: states of further clients wait for the next turn."""
 
 
 class StateWaiter:
-    """A client that waits for a state."""
+    """A client waiting for a state."""
 
     __slots__ = ("error", "is_served")
 
@@ -35,10 +35,10 @@ class StateWaiter:
         self.error: Exception | None = None
 
     def serve(self, socket: InternalSocket[Any], push: SharedPush) -> None:
-        """Send the state. What goes wrong concerns this client only."""
+        """Send the state. An error concerns this client only."""
         try:
             socket.push_internal(push)
-        except Exception as error:  # noqa: BLE001 - it is raised where the client waits
+        except Exception as error:  # noqa: BLE001 - raised again in `_push_shared` of this client
             self.error = error
         self.is_served.set()
 
@@ -54,7 +54,7 @@ class StatePublisher:
         self._waiting: dict[tuple[Scheduler[Any], str], dict[InternalSocket[Any], StateWaiter]] = {}
 
     def push(self, socket: InternalSocket[Any]) -> Coroutine[Any, Any, None] | None:
-        """Send the state to a client, in its event loop: at once, or in the coroutine that is returned."""
+        """Send the state to a client, in its event loop: at once, or in the returned coroutine."""
         if self._diffs.fetch is not None:
             return self._push_fetched(socket)
         with self._lock:
@@ -70,7 +70,7 @@ class StatePublisher:
             return SharedPush(PRESENCE_STATE, self._roster.json(topic))
 
     async def _push_shared(self, socket: InternalSocket[Any]) -> None:
-        """Wait until the state has been sent together with those of other clients."""
+        """Wait until the state has been sent to all waiting clients of the topic."""
         scheduler = self._schedulers.here()
         assert scheduler is not None, "no event loop"
         group = scheduler, socket.topic
@@ -87,7 +87,7 @@ class StatePublisher:
             raise waiter.error
 
     async def _serve(self, group: tuple[Scheduler[Any], str]) -> None:
-        """Send the state to all who wait, again and again until nobody does."""
+        """Send the state to all waiting clients, until none is left."""
         waiting = self._waiting[group]
         try:
             while waiting:
@@ -104,14 +104,16 @@ class StatePublisher:
             if scheduler.now() >= end:
                 await anyio.lowlevel.checkpoint()
                 end = scheduler.now() + PUSH_SECONDS
-            if push is None or published != self._diffs.published:  # a state is not older than a diff before it
+            if (
+                push is None or published != self._diffs.published
+            ):  # a state must not be older than a diff sent before it
                 push, published = self._encoded(topic), self._diffs.published
             waiter = self._waiting[group].pop(socket, None)
             if waiter is not None:
                 waiter.serve(socket, push)
 
     async def _push_fetched(self, socket: InternalSocket[Any]) -> None:
-        """Look up fields for all keys, then for the keys that came meanwhile, and send who is there then."""
+        """Look up fields for all keys, then for the keys added meanwhile, and send the presences of that time."""
         topic = socket.topic
         extras: dict[str, Any] = {}
         for _ in range(2):

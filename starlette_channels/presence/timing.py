@@ -6,7 +6,7 @@ from starlette_channels.arguments import check_fields
 
 
 class PresenceTiming(Struct, frozen=True, kw_only=True):
-    """When processes tell each other of their presences, and when they give one up: `Presence(timing=...)`.
+    """Times of the messages between processes, and of the removal of silent processes: `Presence(timing=...)`.
 
     All times are in seconds. Raises `ValueError` unless `0 < news_seconds <= heartbeat_seconds`,
     `down_seconds >= 2 * heartbeat_seconds + news_seconds` and `forget_seconds >= down_seconds`.
@@ -22,10 +22,10 @@ class PresenceTiming(Struct, frozen=True, kw_only=True):
     """The silence after which the presences of a process leave. They come back with its next message."""
 
     forget_seconds: float = 1200.0
-    """The silence after which they are dropped from memory as well. If the process comes back, it sends them again."""
+    """The silence after which they are also removed from memory. If the process comes back, it sends them again."""
 
     def __post_init__(self) -> None:
-        """Refuse times with which a process in good health would leave and come back all the time."""
+        """Refuse times that would make a healthy process leave and rejoin repeatedly."""
         check_fields(self, above_zero=("news_seconds",))
         if self.heartbeat_seconds < self.news_seconds:
             raise ValueError("PresenceTiming: heartbeat_seconds must be no less than news_seconds")

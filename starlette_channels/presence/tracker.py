@@ -1,10 +1,10 @@
-"""The protocol between replicas: what a replica sends and when, and which other replicas it takes to be alive.
+"""Protocol between replicas: heartbeats, requests, transfers, and the detection of silent replicas.
 
 No clock and no I/O: it is given the time (in seconds, of any origin) and returns the messages to send. Source:
-`tracker/shard.ex` and `tracker/replica.ex` of phoenix_pubsub; on purpose different: every message is a sign of life, a
-message of an earlier life of a node does not bring that back, a transfer leaves out the replicas of which the asker
-lacks nothing, a replica that is not known to a sender announces itself at once, one that was asleep does not take the
-others to be down, and a large message is merged in slices.
+`tracker/shard.ex` and `tracker/replica.ex` of phoenix_pubsub; on purpose different: every message counts as a
+heartbeat, a message of an earlier run of a node does not bring that run back, a transfer contains only replicas of
+which the asker lacks changes, a replica unknown to a sender announces itself with its next tick, a suspended replica
+does not take the others to be down, and a large message is merged in slices.
 """
 
 import math
@@ -20,20 +20,20 @@ from starlette_channels.presence.crdt.state import Changes, State
 from starlette_channels.presence.timing import PresenceTiming
 
 WINDOW_SIZES = (100, 1_000, 10_000)
-"""Numbers of changes that are kept, to answer replicas that missed no more than that."""
+"""Numbers of changes kept in each window, to answer replicas that missed no more than that."""
 
 SAMPLE_TICKS = 2
-"""Ticks in which clocks are collected before a replica is asked for what is missing."""
+"""Ticks in which clocks are collected before a replica is asked for missing changes."""
 
 SETTLE_TICKS = 1.5
-"""Ticks in which all others answer a new replica: each with its next tick, and half a tick for the transport."""
+"""Ticks until all other replicas have answered a new one: their next tick, and half a tick for the transport."""
 
 SLICE_CHANGES = 500
-"""Changes that are merged at once. They take about 2 milliseconds, with the diffs that clients get of them."""
+"""Changes merged at once. They take about 2 milliseconds, including the resulting diffs for clients."""
 
 
 class Heartbeat(Struct, frozen=True, tag=True):
-    """To all: the sender is alive, its clock, and what it has changed since its last heartbeat."""
+    """To all: the sender is alive; its clock, and its changes since its last heartbeat."""
 
     sender: ReplicaId
     clock: Clock
@@ -41,7 +41,7 @@ class Heartbeat(Struct, frozen=True, tag=True):
 
 
 class Request(Struct, frozen=True, tag=True):
-    """To one: the sender asks for all that its clock lacks."""
+    """To one: the sender asks for all changes after its clock."""
 
     sender: ReplicaId
     clock: Clock
@@ -55,7 +55,7 @@ class Transfer(Struct, frozen=True, tag=True):
 
 
 class Goodbye(Struct, frozen=True, tag=True):
-    """To all: the sender stops for good. Its entries leave after so many seconds."""
+    """To all: the sender stops for good. Its entries leave after `grace_seconds`."""
 
     sender: ReplicaId
     grace_seconds: float
@@ -72,7 +72,7 @@ class Outgoing(Struct, frozen=True):
 
 
 class Event(Struct, frozen=True):
-    """A change in what is known of another replica."""
+    """A change of the status of another replica."""
 
     kind: Literal["up", "down", "forgotten"]
     replica: ReplicaId
@@ -93,11 +93,11 @@ class Peer(Struct):
     heard: float
     online: bool = True
     until: float = math.inf
-    """When its entries leave, after a goodbye."""
+    """The time at which its entries leave, after a `Goodbye`."""
 
 
 class Merges:
-    """Deltas that wait to be merged in slices, in the order in which they came."""
+    """Queue of deltas to be merged in slices, in the order of arrival."""
 
     __slots__ = ("_slices", "_upcoming")
 
@@ -109,7 +109,7 @@ class Merges:
         return self._upcoming is not None
 
     def add(self, slices: Iterator[Delta]) -> None:
-        """Add the slices of one delta; they are cut when their turn has come."""
+        """Add the slices of one delta; each is cut only when it is next."""
         self._slices.append(slices)
         if self._upcoming is None:
             self._find_upcoming()
@@ -124,7 +124,7 @@ class Merges:
             self._find_upcoming()
 
     def clear(self) -> None:
-        """Drop what waits."""
+        """Drop all queued slices."""
         self._slices.clear()
         self._upcoming = None
 
@@ -137,7 +137,7 @@ class Merges:
 
 
 class Replica:
-    """One node's part in the replication of a state, which gets its name."""
+    """Replica: sends the changes of one node, and merges those of the others. The state gets the node's id."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class Replica:
     # Ticks.
 
     def tick(self, now: float) -> MergeOutcome:
-        """Do what is due. Call it every `news_seconds`."""
+        """Send heartbeats and requests that are due, and check for silent peers. Call it every `news_seconds`."""
         outcome = MergeOutcome()
         self._allow_for_sleep(now)
         self._check_silence(now, outcome)
@@ -184,7 +184,7 @@ class Replica:
         return outcome
 
     def leave(self, grace_seconds: float = 0.0) -> MergeOutcome:
-        """Say goodbye and forget the others. There, the own entries leave after so many seconds."""
+        """Send a `Goodbye` and forget the others. There, the own entries leave after `grace_seconds`."""
         outcome = self.forget_everybody()
         if self._news:
             self._heartbeat(outcome)
@@ -192,7 +192,7 @@ class Replica:
         return outcome
 
     def forget_everybody(self) -> MergeOutcome:
-        """Drop all that is known of the others, and what waits to be merged."""
+        """Drop all other replicas, and the queued slices."""
         outcome = MergeOutcome()
         self._merges.clear()
         for peer in tuple(self._peers.values()):
@@ -200,7 +200,7 @@ class Replica:
         return outcome
 
     def _allow_for_sleep(self, now: float) -> None:
-        """Do not count the time in which this process was asleep as silence of the others."""
+        """Do not count the time while this process was suspended as silence of the others."""
         slept = 0.0 if self._ticked is None else now - self._ticked - self._timing.news_seconds
         if slept > self._timing.news_seconds:
             for peer in self._peers.values():
@@ -225,7 +225,7 @@ class Replica:
         self._silence = 0
 
     def _ask(self, outcome: MergeOutcome) -> None:
-        """Ask for what is missing, unless it may be among what waits to be merged."""
+        """Ask for missing changes, unless slices are queued, which may contain them."""
         if self._merges:
             return
         own = self.state.clock
@@ -235,11 +235,10 @@ class Replica:
         self._clocks.clear()
 
     def settle(self, now: float, *, is_heard: bool) -> bool:
-        """Return whether all others have been heard, and what they know is known here.
+        """Return whether all other replicas have been heard, and their state has been merged.
 
-        There is no list of the others. But each one that hears a new replica for the first time sends a message with
-        its next tick. So all that are alive have been heard one and a half ticks after this replica could hear and be
-        heard.
+        There is no list of the others. But each replica sends a message with its next tick when it first hears a new
+        one. So all live replicas have been heard one and a half ticks after the subscriptions of this one are in force.
         """
         if self._claims is None:
             return True
@@ -258,9 +257,9 @@ class Replica:
     # Messages.
 
     def receive(self, message: TrackerMessage, now: float) -> MergeOutcome:
-        """Take a message. An own one that comes back, or one of an earlier life, changes nothing.
+        """Handle a message. An own message, or one of an earlier run of a node, has no effect.
 
-        Of a large one a slice is merged: call `merge_next` while `is_merging`.
+        Only the first slice of a large message is merged: call `merge_next` while `is_merging`.
         """
         outcome = MergeOutcome()
         if message.sender == self.state.me or self._is_past(message.sender):
@@ -286,7 +285,7 @@ class Replica:
 
     @property
     def is_merging(self) -> bool:
-        """Whether slices wait to be merged."""
+        """Whether slices are queued."""
         return bool(self._merges)
 
     def merge_next(self) -> MergeOutcome:
@@ -294,14 +293,14 @@ class Replica:
         return MergeOutcome(changes=self._merges.merge_next(self.state))
 
     def _merge(self, delta: Delta, outcome: MergeOutcome) -> None:
-        """Merge a delta behind those that wait: at once if none does, and a slice is all."""
+        """Queue the slices of a delta; merge the first one now if the queue was empty."""
         is_first = not self._merges
         self._merges.add(self.state.cut(delta, self._slice_changes))
         if is_first:
             outcome.changes.extend(self._merges.merge_next(self.state))
 
     def _is_past(self, sender: ReplicaId) -> bool:
-        """Whether a message came late: its node has started anew since, or has said goodbye."""
+        """Whether a message is outdated: its node has restarted since, or has sent a `Goodbye`."""
         peer = self._peers.get(sender.name)
         if peer is not None and peer.online and sender.vsn < peer.replica.vsn:
             return True

@@ -34,10 +34,10 @@ logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 
 BATCH = 256
-"""How many messages of other processes are dispatched before the event loop has a turn for something else."""
+"""Number of messages from other processes that are dispatched in one turn of the event loop."""
 
 OVERHEAD = 500
-"""About what one message takes in memory beside its payload, in bytes."""
+"""Approximate memory of a message beside its payload, in bytes."""
 
 
 def _never_mind(_: Gap) -> None:
@@ -153,14 +153,14 @@ class Exchange:
             self._call(self._receive, data)
 
     def stop(self) -> None:
-        """Tell the owner that the broker is about to close; what it sends now is still published."""
+        """Tell the owner that the broker is about to close; messages that it sends now are still published."""
         if self._stopping is not None and not self.closed:
             self._call(self._stopping)
 
     def _call(self, function: Callable[..., None], *args: bytes) -> None:
         try:
             function(*args)
-        except Exception as error:  # noqa: BLE001 - the line goes on
+        except Exception as error:  # noqa: BLE001 - an error of the owner does not close the line
             text = "%r failed for what has come on %r"
             self.hub.error_log.note("delivery_failed", logger, text, function, self.channel, cause=error)
 
@@ -168,7 +168,7 @@ class Exchange:
 class Inbox:
     """Arrivals from other processes on their way from the relay's thread into one event loop.
 
-    The loop is woken once for all that has come; after `BATCH` messages it has a turn for something else.
+    One wake-up of the loop serves all waiting arrivals; after `BATCH` messages its other callbacks have a turn.
     """
 
     __slots__ = ("_dispatch", "_is_woken", "_put", "_taken", "_waiting", "hub")
@@ -182,11 +182,11 @@ class Inbox:
 
     @property
     def waiting_bytes(self) -> int:
-        """About how much memory is taken by what waits."""
+        """Approximate memory of the waiting arrivals, in bytes."""
         return self._put - self._taken
 
     def put(self, arrivals: Sequence[tuple[Arrival, int]]) -> bool:
-        """Take arrivals, each with its size in bytes; false if the event loop is over."""
+        """Append arrivals, each with its size in bytes; false if the event loop is closed."""
         self._put += sum([size for _, size in arrivals])
         self._waiting.extend(arrivals)
         return self._is_woken or self._wake()
@@ -208,7 +208,7 @@ class Inbox:
 
 
 def _size(arrival: Arrival) -> int:
-    """About how much memory an arrival takes."""
+    """Return the approximate memory of an arrival, in bytes."""
     if type(arrival) is not Envelope:
         return OVERHEAD
     size = OVERHEAD + len(arrival.body)
@@ -348,8 +348,8 @@ class Broker:
     ) -> Exchange:
         """Open a line to all other processes, for internal messages of the library; call it in an event loop.
 
-        `receive` is called with the bytes that they send on the line of this name, in this thread; `stopping` when the
-        broker is about to close: what it sends is still published. Both must not block; their exceptions are logged.
+        `receive` is called in this thread with bytes from the line of this name; `stopping` when the broker is about to
+        close: messages that it sends are still published. Neither may block; exceptions of both are logged.
         """
         exchange = Exchange(name, self.hub(), self._relay, receive, stopping)
         with self._lock:

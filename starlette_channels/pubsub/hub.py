@@ -1,4 +1,4 @@
-"""Fan-out on one event loop: who is subscribed to a topic, and handing them a broadcast that is encoded once per wire.
+"""Hub: fan-out to the subscribers in one event loop; a broadcast is encoded once for each serializer.
 
 Source: Phoenix's fastlane (`channel/server.ex`, `dispatch/3`).
 """
@@ -21,14 +21,14 @@ from starlette_channels.wire.serializers import Serializer, shared_frame
 logger: logging.Logger = logging.getLogger("starlette_channels.broker")
 
 REMEMBER_SECONDS = 60.0
-"""For how long a `disconnect` means those, too, who came before it and are let in after it."""
+"""Time for which a `disconnect` is kept for clients that are connecting, in seconds: they may register after it."""
 
 Writer: TypeAlias = Any
-"""What an outlet knows one of its clients by."""
+"""A client of an outlet, opaque to the hub."""
 
 
 class Publication:
-    """One broadcast on its way: the payload encoded once, and its frame once for each serializer."""
+    """One broadcast: the encoded payload, and one frame for each serializer."""
 
     __slots__ = ("_frames", "body", "event", "sender", "topic")
 
@@ -40,11 +40,11 @@ class Publication:
         self._frames: dict[Serializer, OutgoingFrame | SerializerError] = {}
 
     def frame(self, serializer: Serializer) -> Frame:
-        """Return the frame for a wire; raises `SerializerError` if that wire cannot express the payload."""
+        """Return the frame for a serializer. Raises `SerializerError` if it cannot express the payload."""
         return as_frame(self.shared_frame(serializer))
 
     def shared_frame(self, serializer: Serializer) -> OutgoingFrame:
-        """Do what `frame` does for an outlet: text is UTF-8 already, if that is what the serializer makes of it."""
+        """Return the frame for an outlet: as `frame`, but text may be encoded in UTF-8 already."""
         frame = self._frames.get(serializer)
         if frame is None:
             try:
@@ -58,68 +58,68 @@ class Publication:
 
 
 class Interest(Protocol):
-    """Is told which topics have a subscriber: there, broadcasts of other processes are wanted."""
+    """The topics with subscribers, whose broadcasts are wanted from other processes."""
 
     def add(self, topic: str) -> None:
-        """Take note of a topic's first subscriber."""
+        """Add a topic: it has its first subscriber."""
         ...
 
     def remove(self, topic: str) -> None:
-        """Take note that a topic has none any more."""
+        """Remove a topic: its last subscriber has gone."""
         ...
 
     def is_in_force(self, topic: str) -> bool:
-        """Whether broadcasts of other processes on a topic that has a subscriber are delivered."""
+        """Whether the engine delivers the broadcasts of other processes on a topic with subscribers."""
         ...
 
 
 class Subscriber(Protocol):
-    """What can be subscribed to a topic; it is known by its identity."""
+    """A subscriber of topics, used as a key of dictionaries."""
 
     def deliver(self, publication: Publication) -> None:
-        """Take a broadcast, without waiting. `SerializerError` says that this subscriber's wire cannot express it."""
+        """Take a broadcast; must not block. Raises `SerializerError` if its serializer cannot express the payload."""
         ...
 
     def miss(self, gap: Gap) -> None:
-        """Take the news that broadcasts are lost, without waiting."""
+        """Take a gap: broadcasts are lost; must not block."""
         ...
 
 
 class Addressee(Protocol):
-    """A client of an identity."""
+    """A connection with a `socket_id`, which takes commands."""
 
     def handle_command(self, command: Command, said_at: float) -> None:
-        """Do what the server said at that time, without waiting, unless it came later."""
+        """Execute a command of the time `said_at`, unless the client connected later; must not block."""
         ...
 
     def resync(self, said_at: float) -> None:
-        """Take the news that commands of that time or before may be lost, without waiting."""
+        """Handle a possible loss of commands up to the time `said_at`; must not block."""
         ...
 
 
 class Outlet(Protocol):
-    """Where frames for many clients go at once."""
+    """Sends a frame to many clients in one call."""
 
     def spread(self, writers: Sequence[Writer], frame: OutgoingFrame) -> None:
-        """Send a frame to many clients; what is sent to one of them in whatever way keeps its order."""
+        """Send a frame to many clients; it keeps its place in the order of all frames to each of them."""
         ...
 
 
 ShortCut: TypeAlias = tuple[Outlet, Writer]
-"""An outlet, and what it knows one of its clients by."""
+"""An outlet, and one of its clients."""
 
 
 class Route(NamedTuple):
-    """A short cut to clients that nobody has to be asked for: those who share one get a broadcast all at once."""
+    """Fan-out in one call: subscribers with the same route get a broadcast through its outlet, not by `deliver`."""
 
     outlet: Outlet
     serializer: Serializer
     intercepts: frozenset[str]
-    """The events that take the long way nevertheless, through `Subscriber.deliver`."""
+    """Exceptions: events that are delivered by `Subscriber.deliver`."""
 
 
 class Group:
-    """The subscribers of a topic that share a route, or have none."""
+    """The subscribers of a topic with the same route, or without one."""
 
     __slots__ = ("_ready", "_writers", "route")
 
@@ -135,12 +135,12 @@ class Group:
         return iter(tuple(self._writers))
 
     def add(self, subscriber: Subscriber, writer: Writer) -> None:
-        """Take a subscriber in, with what the route's outlet knows it by."""
+        """Add a subscriber, with its writer if there is a route."""
         self._writers[subscriber] = writer
         self._ready = None
 
     def remove(self, subscriber: Subscriber) -> bool:
-        """Let a subscriber go, and return whether it was here."""
+        """Remove a subscriber; return whether it was in the group."""
         if subscriber not in self._writers:
             return False
         del self._writers[subscriber]
@@ -148,13 +148,13 @@ class Group:
         return True
 
     def spread(self, publication: Publication) -> bool:
-        """Send a broadcast over the route at once, as nearly always; false if it takes more than that."""
+        """Send a broadcast over the route, the usual case; false if `deliveries` is needed."""
         route = self.route
         if route is None or publication.event in route.intercepts:
             return False
         try:
             frame = publication.shared_frame(route.serializer)
-        except Exception:  # noqa: BLE001 - found once more, and reported, by `Hub.dispatch`
+        except Exception:  # noqa: BLE001 - `Hub.dispatch` encodes again, and reports the error
             return False
         writers = self._ready_writers(publication.sender)
         if writers:
@@ -162,7 +162,7 @@ class Group:
         return True
 
     def deliveries(self, publication: Publication) -> list[tuple[int, Callable[[Publication], None]]]:
-        """Return what hands a broadcast over, and to how many: over the route in one step, else one by one."""
+        """Return delivering functions with their numbers of subscribers: one for a route, else one for each."""
         route, sender = self.route, publication.sender
         if route is None or publication.event in route.intercepts:
             return [(1, subscriber.deliver) for subscriber in self._writers if subscriber is not sender]
@@ -174,7 +174,7 @@ class Group:
         return [(len(writers), spread)] if writers else []
 
     def _ready_writers(self, sender: object) -> tuple[Writer, ...]:
-        """Return what stands for all but the sender; made anew only when somebody has come or gone."""
+        """Return the writers of all subscribers but the sender; cached until the group changes."""
         if sender is not None and sender in self._writers:
             return tuple(writer for subscriber, writer in self._writers.items() if subscriber is not sender)
         if self._ready is None:
@@ -183,13 +183,13 @@ class Group:
 
 
 def _nothing() -> None:
-    """Find out whether there is somebody to do it."""
+    """Do nothing: a probe whether the event loop runs."""
 
 
 class Hub:
-    """The subscribers and the identities of one event loop.
+    """The subscribers of topics, and the connections by `socket_id`, of one event loop.
 
-    All methods but `run`, `run_later` and `subscribers` belong to that loop's thread.
+    All methods but `run`, `run_later` and `subscribers` must be called in that loop's thread.
     """
 
     __slots__ = (
@@ -208,7 +208,7 @@ class Hub:
     def __init__(self, native: Any, error_log: ErrorLog, interest: Interest | None = None) -> None:
         self.thread: int = threading.get_ident()
         self._native = native
-        self._context = contextvars.copy_context()  # what other threads ask for runs in it, not in theirs
+        self._context = contextvars.copy_context()  # for functions that other threads pass to `run_later`
         self.error_log: ErrorLog = error_log
         self._interest = interest
         self._groups: dict[str, list[Group]] = {}
@@ -216,22 +216,22 @@ class Hub:
         self._recent: dict[str, tuple[Command, float]] = {}
         self._remembered: deque[tuple[float, str, tuple[Command, float]]] = deque()
         self.confirmations: Confirmations | None = None
-        """Where to wait for a subscription to be in force, if there is an engine."""
+        """Waits for confirmed subscriptions; `None` without an engine."""
         if interest is not None:
             self.confirmations = Confirmations(interest.is_in_force, self.run_later, error_log)
 
     @property
     def topics(self) -> int:
-        """How many topics have a subscriber."""
+        """Number of topics with subscribers."""
         return len(self._groups)
 
     @property
     def is_running(self) -> bool:
-        """Whether its event loop is not over."""
+        """Whether the event loop is not closed."""
         return self.run_later(_nothing)
 
     def subscribers(self, topic: str) -> int:
-        """Return how many are subscribed to a topic; it may be asked from any thread."""
+        """Return the number of subscribers of a topic. Thread-safe."""
         return sum(map(len, self._groups.get(topic, ())))
 
     def serves(self, native: Any) -> bool:
@@ -239,14 +239,14 @@ class Hub:
         return self._native is native
 
     def run(self, function: Callable[..., Any], *args: Any) -> bool:
-        """Call a function in this hub's thread: now, or soon if that is not the caller's; false if it is over."""
+        """Call a function in this hub's thread: now, or soon from another thread; false if the event loop is closed."""
         if threading.get_ident() == self.thread:
             function(*args)
             return True
         return self.run_later(function, *args)
 
     def run_later(self, function: Callable[..., Any], *args: Any) -> bool:
-        """Call a function in this hub's thread, soon; false if it is over."""
+        """Call a function in this hub's thread, soon; false if the event loop is closed. Thread-safe."""
         try:
             if hasattr(self._native, "call_soon_threadsafe"):
                 self._native.call_soon_threadsafe(function, *args, context=self._context)
@@ -257,9 +257,9 @@ class Hub:
         return True
 
     def subscribe(self, topic: str, subscriber: Subscriber, route: Route | None = None, writer: Writer = None) -> None:
-        """Let a subscriber have the broadcasts of a topic, from the next one on, over a route if it has one.
+        """Subscribe to the broadcasts of a topic, from the next one on, over a route if there is one.
 
-        One that is subscribed already changes its route. Costs the same whatever the number of subscribers.
+        A second call for a subscriber changes its route. The cost does not grow with the number of subscribers.
         """
         former = self._groups.get(topic)
         if former is None and self._interest is not None:
@@ -270,16 +270,17 @@ class Hub:
             group = Group(route)
             groups.append(group)
         group.add(subscriber, writer)
-        self._groups[topic] = groups  # a new list: a fan-out may be going through the former one
+        self._groups[topic] = groups  # a new list: a fan-out may be iterating over the former one
 
     def hears(self, topic: str) -> bool:
-        """Whether a subscriber who comes now gets what other processes broadcast on a topic: there is no engine, or the
-        topic has a subscriber here already, and its subscription at the engine is in force.
+        """Whether a new subscriber would get the broadcasts of other processes at once.
+
+        That is without an engine, or if the topic has a subscriber here already, and its subscription is in force.
         """
         return self._interest is None or (topic in self._groups and self._interest.is_in_force(topic))
 
     def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """End a subscription; one that does not exist is no error."""
+        """Unsubscribe; does nothing without a subscription."""
         groups = self._groups.get(topic, [])
         left = [group for group in groups if not group.remove(subscriber) or len(group)]
         if len(left) < len(groups):
@@ -290,28 +291,28 @@ class Hub:
                     self._interest.remove(topic)
 
     def register(self, socket_id: str, addressee: Addressee) -> None:
-        """Register a connection for the commands to its `socket_id`, those included that came while it connected."""
+        """Register a connection for the commands to its `socket_id`; it also gets a recent `disconnect`."""
         self._addressees.setdefault(socket_id, set()).add(addressee)
         recent = self._recent.get(socket_id)
         if recent is not None:
             self.run_later(addressee.handle_command, *recent)
 
     def unregister(self, socket_id: str, addressee: Addressee) -> None:
-        """Remove a connection from those of its `socket_id`."""
+        """Unregister a connection."""
         addressees = self._addressees.get(socket_id, set())
         addressees.discard(addressee)
         if not addressees and socket_id in self._addressees:
             del self._addressees[socket_id]
 
     def command(self, socket_id: str, command: Command, said_at: float) -> None:
-        """Command the clients of an identity that were there at that time, by the clock `uptime`."""
+        """Pass a command to the connections with a `socket_id`; `said_at` is its time by the clock `uptime`."""
         if isinstance(command, Disconnect):
             self._remember(socket_id, command, said_at)
         for addressee in tuple(self._addressees.get(socket_id, ())):
             addressee.handle_command(command, said_at)
 
     def _remember(self, socket_id: str, command: Disconnect, said_at: float) -> None:
-        """Keep a command for the clients that are being let in: perhaps `connect` has seen what held before it."""
+        """Keep a command for clients that are connecting: their `connect` may have used data from before it."""
         now = uptime()
         former = self._recent.get(socket_id)
         if former is None or former[1] <= said_at:
@@ -323,13 +324,13 @@ class Hub:
                 del self._recent[other]
 
     def resync(self, said_at: float) -> None:
-        """Tell all clients with an identity that commands of that time or before may be lost."""
+        """Tell all connections with a `socket_id` that commands up to the time `said_at` may be lost."""
         for addressees in tuple(self._addressees.values()):
             for addressee in tuple(addressees):
                 addressee.resync(said_at)
 
     def abandon(self) -> None:
-        """Want nothing any more: the event loop is over, and its subscribers did not say goodbye."""
+        """Remove all subscribers and connections, because the event loop is closed and they did not unsubscribe."""
         wanted = tuple(self._groups)
         self._groups, self._addressees = {}, {}
         if self._interest is not None:
@@ -337,17 +338,17 @@ class Hub:
                 self._interest.remove(topic)
 
     def dispatch(self, publication: Publication) -> None:
-        """Hand a broadcast to those who are subscribed now, its sender left out.
+        """Deliver a broadcast to the current subscribers of its topic, without its sender.
 
-        A subscriber that fails does not concern the others. Raises `SerializerError` if all wires refused it: then
-        the payload itself is wrong, and the broadcaster should know.
+        An error of one subscriber does not affect the others. Raises `SerializerError` if no serializer can express
+        the payload: the error of the broadcaster.
         """
         groups = self._groups.get(publication.topic, ())
         if len(groups) == 1 and groups[0].spread(publication):
             return
         delivered = refused = 0
         refusal: SerializerError | None = None
-        # All before any: a delivery may make a subscriber change its group, and nobody may be found twice.
+        # Collected before the first delivery: it may move a subscriber to another group, which must not get it twice.
         for number, deliver in [delivery for group in groups for delivery in group.deliveries(publication)]:
             error = self._attempt(deliver, publication, number)
             if error is None:
@@ -367,11 +368,11 @@ class Hub:
                 raise refusal
 
     def miss(self, gap: Gap) -> None:
-        """Tell the subscribers of a topic that something is lost."""
+        """Pass a gap to the subscribers of its topic."""
         for subscriber in [one for group in self._groups.get(gap.topic, ()) for one in group]:
             try:
                 subscriber.miss(gap)
-            except Exception as error:  # noqa: BLE001 - it does not concern the others
+            except Exception as error:  # noqa: BLE001 - it must not affect the other subscribers
                 text = "Telling of a gap on %s failed"
                 self.error_log.note("delivery_failed", logger, text, shown(gap.topic), cause=error)
 
@@ -382,7 +383,7 @@ class Hub:
             deliver(publication)
         except SerializerError as error:
             return error
-        except Exception as error:  # noqa: BLE001 - it does not concern the others
+        except Exception as error:  # noqa: BLE001 - it must not affect the other subscribers
             text = "Delivering %s on %s failed for %d"
             self._note("delivery_failed", text, publication, number, cause=error, number=number)
         return None

@@ -47,7 +47,7 @@ class Publisher:
         then also wait for the acknowledgement.
 
         Raises `TypeError` if the payload cannot be encoded, and `SerializerError` if version 2 of the protocol cannot
-        express it. Raises `ValueError` for the events that are the protocol's or Presence's own, as
+        express it. Raises `ValueError` for the reserved events of the protocol and of Presence, as
         `Channels.broadcast` does.
         """
         check_event(event)
@@ -59,7 +59,7 @@ class Publisher:
             self._command(topic, Disconnect())
 
     def disconnect(self, socket_id: str, *, code: int = 1001, reason: str = "disconnected") -> None:
-        """Close all connections whose `socket_id` this is, as `Channels.disconnect` does.
+        """Close all connections with a `socket_id`, as `Channels.disconnect` does.
 
         Blocks until a server process of the application has acknowledged it, usually a few milliseconds; that process
         repeats it for an hour to processes that cannot be reached now. Raises `PublishError` if there is no
@@ -68,7 +68,7 @@ class Publisher:
         self._wait(self._command(socket_id, Disconnect(code, reason)))
 
     def kick(self, socket_id: str, topic: str, *, reason: str | None = None) -> None:
-        """Close the channel of a topic on all connections whose `socket_id` this is, as `Channels.kick` does.
+        """Close the channel of a topic on all connections with a `socket_id`, as `Channels.kick` does.
 
         Blocks, and raises `PublishError`, as `disconnect` does.
         """

@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from starlette_channels.runtime.tasks import Cancel
 
 SLOWEST_SWEEP = 5.0
-"""Seconds between two sweeps at most."""
+"""Maximum seconds between two sweeps."""
 
 
 class IdleClient(Protocol):
-    """A client that may be silent only for so long."""
+    """A client with an idle timeout."""
 
     @property
     def idle_seconds(self) -> float:
-        """How long the client may be silent."""
+        """Idle timeout of the client in seconds."""
         ...
 
     def check_silence(self, now: float) -> None:
-        """Close the client if it has been silent for too long. It may be called outside of any task."""
+        """Close the client if it has been silent for too long. May be called outside of any task."""
         ...
 
 
 class AsgiIdleSweep:
-    """Looks for silent clients now and then. A client costs an entry in a set; without clients there is no timer."""
+    """Periodic check for silent clients. Each client costs one set entry; without clients there is no timer."""
 
     __slots__ = ("_cancel", "_next", "_transports")
 
@@ -38,14 +38,14 @@ class AsgiIdleSweep:
         self._cancel: Cancel | None = None
 
     def add(self, transport: IdleClient) -> None:
-        """Begin to look at a client."""
+        """Start checking a client."""
         self._transports.add(transport)
         now, seconds = anyio.current_time(), pause(transport.idle_seconds)
         if self._next is None or self._next > now + seconds:
             self._begin(now, seconds)
 
     def remove(self, transport: IdleClient) -> None:
-        """Stop looking at a client."""
+        """Stop checking a client."""
         self._transports.discard(transport)
         if not self._transports:
             self._stop()

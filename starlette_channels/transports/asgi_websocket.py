@@ -34,17 +34,17 @@ logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 OPEN, CLOSING, ABORTING, CLOSED = TransportState
 
 MESSAGES_IN_A_ROW = 16
-"""So many messages of one client are read before other tasks run."""
+"""Maximum messages of one client read before other tasks run."""
 
 SLOWEST = 1_000_000
-"""Bytes per second. A frame that takes longer hangs; ASGI does not say how much of it has been sent."""
+"""Bytes per second: a frame sent more slowly counts as stuck. ASGI does not report the progress of a send."""
 
 
 class WebSocketTransport:
     """Frames to and from one client.
 
     The ASGI call of the server reads. On asyncio the shared writer of the event loop sends. A client has a queue, and a
-    task of its own that sends, only while a send is suspended. On trio it has that task whenever there is a frame.
+    task of its own that sends, only while a send is suspended. On trio each client with frames to send has that task.
     """
 
     __slots__ = (
@@ -105,11 +105,11 @@ class WebSocketTransport:
 
     @property
     def writer(self) -> "Writer":
-        """What the outlet knows this client by."""
+        """The object that represents this client in the outlet."""
         return self.write if self._shared_writer is None else self
 
     def write(self, frame: OutgoingFrame, place: Place | None = None) -> None:
-        """Send a frame behind those before. A client for which too much waits is closed with 1008."""
+        """Send a frame behind those before. A client with too much queued is closed with 1008."""
         if self.state is OPEN:
             self._send_soon(as_frame(frame), place)
 
@@ -183,9 +183,9 @@ class WebSocketTransport:
         return False
 
     def visit(self, most: int) -> int:
-        """Handle the message for which there was no time left in an earlier turn of the event loop.
+        """Handle the message postponed from an earlier turn of the event loop.
 
-        Servers return buffered messages without suspending, so a client with many of them would always be the next.
+        Servers return buffered messages without suspending, so a client with many of them would always be next.
         """
         frame, self._postponed = self._postponed, None
         if frame is None or self._connection is None:
@@ -213,7 +213,7 @@ class WebSocketTransport:
 
     @property
     def idle_seconds(self) -> float:
-        """How long the client may be silent."""
+        """Idle timeout of the client in seconds."""
         return self._limits.idle_seconds
 
     def check_silence(self, now: float) -> None:
@@ -227,7 +227,7 @@ class WebSocketTransport:
         return is_listened_to and now - self.heard >= self._limits.idle_seconds
 
     async def _read_first(self, heard: float) -> None:
-        """Close a client that has been silent since `heard`, unless the event loop reads something of it now.
+        """Close a client that has been silent since `heard`, unless one of its messages is read meanwhile.
 
         Its messages may lie unread in the socket, or in a queue of the server: the process may have been blocked, or
         suspended. So the event loop has some turns to read them.
@@ -317,7 +317,7 @@ class WebSocketTransport:
             self._put_in_flight(self._queue.pop())
             self._queue = None
             self._cancel_send = self.tasks.spawn(self.flush)
-        elif was_cancelled:  # with the event loop
+        elif was_cancelled:  # because the event loop ends
             self._end()
         self._note_progress()
 
@@ -330,11 +330,11 @@ class WebSocketTransport:
 
     @property
     def _is_queue_full(self) -> bool:
-        """Whether more is queued than may be, although nothing more can be dropped."""
+        """Whether the queue exceeds its limit, after all drops that the policies allow."""
         return self._queue is not None and self._queue.is_full
 
     def _note_whether_behind(self) -> None:
-        """Tell the channels that they may drop something now, or need not any more."""
+        """Tell the channels when the client falls behind, so that they may drop messages, and when it has caught up."""
         behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > self._behind_bytes
         if behind is not self._behind and self._connection is not None:
             self._behind = behind
@@ -353,7 +353,7 @@ class WebSocketTransport:
     # Ending.
 
     def _abort_slow_client(self) -> None:
-        """Drop the queued frames, and close. The task that sends hangs in the middle of a frame, so it is cancelled."""
+        """Drop the queued frames, and close. The sending task is stuck in the middle of a frame, so it is cancelled."""
         self._error_log.note("slow_client", logger, "Connection closed with 1008: %d bytes wait", self._waiting_bytes)
         self.state = ABORTING
         self._queue = SendQueue(self._limits.outbox_bytes, self._error_log.counts)
@@ -375,13 +375,13 @@ class WebSocketTransport:
         self._note_progress()
 
     async def closed(self) -> None:
-        """Wait until the last frame and the close have been sent, for as long as that may take."""
+        """Wait until the last frame and the close have been sent, for at most `CLOSE_SECONDS`."""
         await anyio.lowlevel.checkpoint()  # items in the log of the writer are sent, or in flight
         with anyio.move_on_after(CLOSE_SECONDS):
             while self.in_flight is not None or self.state is CLOSING:
                 await self._wait_for_progress()
         self._end()
-        self._connection = None  # the two would keep each other until the garbage collector comes
+        self._connection = None  # breaks the reference cycle of the two
         if self._cancel_send is not None:
             self._cancel_send()
 
@@ -429,7 +429,7 @@ async def serve_websocket(
         connection.abort()  # the server has cancelled this call
         raise
     finally:
-        # In a task of its own: if the server cancels this call meanwhile, the end goes on.
+        # In a separate task, so that it continues if the server cancels this call.
         tasks.spawn(end)
         await _wait_for_end(over, connection)
         await tasks.finish(limits.shutdown_seconds)
@@ -447,16 +447,16 @@ async def _wait_for_end(over: anyio.Event, connection: Connection) -> None:
 
 
 def discard_incoming(receive: Receive) -> None:
-    """Discard the messages that hypercorn hands over after the close, in a task; the ASGI call need not wait for it."""
+    """Discard messages that hypercorn delivers after the close, in a task; the ASGI call does not wait for it."""
     if "hypercorn" in sys.modules:
         Tasks().spawn(_discard_incoming, receive)
 
 
 async def _discard_incoming(receive: Receive) -> None:
-    """Read until nothing comes for a while.
+    """Read until no message arrives for `CLOSE_SECONDS`.
 
-    Hypercorn 0.18 hands over messages, and the end, in a queue of ten. When the queue is full and the ASGI call has
-    ended, it waits for ever, with all that the connection holds.
+    Hypercorn 0.18 passes messages, and the disconnect, through a queue of ten. If the queue is full and the ASGI call
+    has ended, hypercorn blocks forever, and keeps the memory of the connection.
     """
     is_over = False
     while not is_over:

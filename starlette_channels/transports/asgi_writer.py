@@ -1,8 +1,8 @@
 """The writer of the portable transport on asyncio: one task sends to all clients of an event loop.
 
-A broadcast is one entry of a log, with all its recipients. A send hardly ever suspends, so one task that goes through
-the log costs a tenth of a task for each client. When a send does suspend, its task stays with that client, and another
-task goes on with the rest: a client that does not read holds up nobody.
+A broadcast is one entry of a log, with all its recipients. A send rarely suspends, so one task for the whole log costs
+a tenth of one task per client. If a send does suspend, its task stays with that client, and another task continues with
+the rest: a client that does not read does not delay others.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from starlette_channels.wire.messages import Frame, OutgoingFrame, as_frame
 CLOSED = TransportState.CLOSED
 
 SENDS_AT_ONCE = 256
-"""Sends of one broadcast in a turn of the event loop: other tasks have to wait for so many only,"""
+"""Maximum sends of one broadcast in a turn of the event loop, so that other tasks do not wait for all of them."""
 
 MANY_ENTRIES = 16
-"""unless the log has so many entries, or more: then it would grow while other tasks publish."""
+"""Entries in the log from which `SENDS_AT_ONCE` does not apply: the log would grow while other tasks publish."""
 
 
 class CloseMessage(NamedTuple):
-    """The close of a WebSocket, which is queued behind its last frame."""
+    """The close of a WebSocket, queued behind its last frame."""
 
     code: int
     reason: str
@@ -132,7 +132,7 @@ class SharedWriter:
                 except asyncio.CancelledError:
                     recipient.stopped()
                     raise
-                if self._current is not current:  # another task writes to the others
+                if self._current is not current:  # another task sends to the others
                     recipient.sent()
                     await recipient.flush()
                     return
@@ -148,7 +148,7 @@ class SharedWriter:
             self._recipients = iter(recipients)
 
     def _after_first_step(self, task: WriterTask) -> None:
-        """Leave a task that has been suspended to the client that it sends to, and go on in another one."""
+        """Leave a suspended task to its client, and continue with the others in a new task."""
         if self._current is not task:
             return
         self._current = None
@@ -160,7 +160,7 @@ class SharedWriter:
             self._start()
 
     def _forget(self) -> None:
-        """Keep no reference to the last entry and its clients."""
+        """Drop the references to the last entry and its clients."""
         self._recipients, self._item, self._place = iter(()), "", None
 
 

@@ -37,7 +37,7 @@ class SendQueue(Generic[T]):
         return self.bytes > self._limit
 
     def add(self, frame: T, size: int, place: Place | None = None) -> None:
-        """Append a frame, and drop older ones that it replaces, or for which there is no room.
+        """Append a frame; drop the frame that it replaces, and the oldest ones while the queue is full.
 
         Raises `TypeError` for an unhashable key.
         """
@@ -86,7 +86,7 @@ class SendQueue(Generic[T]):
 
 
 class OneByOne:
-    """An outlet that writes to one client after the other."""
+    """Outlet that writes to the clients one by one."""
 
     def spread(self, writers: Sequence[Callable[[Frame], None]], frame: OutgoingFrame) -> None:
         """Write a frame to every client."""

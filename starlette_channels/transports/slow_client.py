@@ -1,10 +1,10 @@
-"""Whether a client for which much waits is slow, or has only had a burst."""
+"""The check for slow clients: a full send queue may also be the result of a burst."""
 
 from starlette_channels.transports import HANGING_SECONDS, STEP_SECONDS
 
 
 class SlowClientCheck:
-    """A client for which too much waits is slow if no less waits after a moment; a burst alone is no reason."""
+    """Confirms that a client is slow: its queued bytes have not decreased for `HANGING_SECONDS`."""
 
     __slots__ = ("_steps", "_waiting_bytes")
 
@@ -13,7 +13,7 @@ class SlowClientCheck:
         self._steps = 0
 
     def is_confirmed(self, waiting_bytes: int, extra_seconds: float = 0.0) -> bool:
-        """Look again after one more step; `extra_seconds` is the time that a large frame takes on its way."""
+        """Check after one more step; `extra_seconds` is the time allowed for a large frame in flight."""
         self._steps += 1
         if waiting_bytes < self._waiting_bytes:
             self._waiting_bytes, self._steps = waiting_bytes, 0

@@ -1,4 +1,4 @@
-"""Where a transport is between open and closed."""
+"""The states of a transport, from open to closed."""
 
 from enum import Enum, auto
 
@@ -16,4 +16,4 @@ class TransportState(Enum):
     """The client does not read: the queued frames are dropped, and only the close is sent."""
 
     CLOSED = auto()
-    """It is over: the close has been sent, or the client is gone."""
+    """The close has been sent, or the client is gone."""

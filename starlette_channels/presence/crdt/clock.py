@@ -1,4 +1,4 @@
-"""Clocks: how many changes of each replica are known, and which replicas know more.
+"""Clocks: the number of known changes of each replica, and the choice of replicas to ask for more.
 
 Source: `tracker/clock.ex` of phoenix_pubsub.
 """
@@ -8,25 +8,25 @@ from typing import NamedTuple, TypeAlias
 
 
 class ReplicaId(NamedTuple):
-    """One life of a node: its name, which stays the same, and a version, which grows with every start."""
+    """One run of a node: its constant name, and a version that grows with every start."""
 
     name: str
     vsn: int
 
 
 Clock: TypeAlias = Mapping[ReplicaId, int]
-"""For each replica, the number of changes that are known without a hole. A replica that is left out is at 0."""
+"""For each replica, the number of changes known without a gap. A missing replica is at 0."""
 
 
 def covers(clock: Clock, other: Clock) -> bool:
-    """Whether a clock is nowhere behind another."""
+    """Whether a clock is at or after another for every replica."""
     return all(clock.get(replica, 0) >= dot for replica, dot in other.items())
 
 
 def worth_asking(own: Clock, others: Mapping[ReplicaId, Clock]) -> list[ReplicaId]:
-    """Return the replicas to ask for all that the others know: as few as possible.
+    """Return the replicas to ask for all missing changes: as few as possible.
 
-    A replica is left out if it knows nothing new, or nothing that a chosen one does not know.
+    A replica is left out if it has no new changes, or none beyond those of a chosen replica.
     """
     chosen: list[ReplicaId] = []
     for replica in sorted(others, key=lambda one: (sum(others[one].values()), one), reverse=True):

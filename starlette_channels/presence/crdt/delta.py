@@ -1,4 +1,4 @@
-"""Deltas: the parts of the state that replicas send to each other, and how long they are kept.
+"""Deltas: the parts of the state that replicas send to each other, and the windows that keep them.
 
 Source: `tracker/delta_generation.ex` of phoenix_pubsub.
 """
@@ -12,7 +12,7 @@ from starlette_channels.presence.crdt.clock import ReplicaId
 
 
 class Meta(Struct, frozen=True, array_like=True, gc=False):
-    """The fields of one presence, encoded as JSON once, and their `phx_ref`, which is unique."""
+    """The fields of one presence, encoded as JSON once, and their unique `phx_ref`."""
 
     ref: str
     json: str
@@ -28,10 +28,10 @@ class Entry(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Part(Struct, frozen=True, array_like=True):
-    """What is known of the changes of one replica. Each change has a number, its dot.
+    """The known changes of one replica. Each change has a number, its dot.
 
-    A part covers the dots up to `clock`, and those in `cloud`. A dot that is covered and has an entry is present; one
-    without an entry is a removal, or was removed.
+    A part covers the dots up to `clock`, and the dots in `cloud`. A covered dot with an entry is a presence. A covered
+    dot without an entry is a removal, or an entry that was removed.
     """
 
     clock: int
@@ -40,7 +40,7 @@ class Part(Struct, frozen=True, array_like=True):
 
 
 Delta: TypeAlias = Mapping[ReplicaId, Part]
-"""What is known of several replicas."""
+"""The known changes of several replicas."""
 
 
 class Window:
@@ -74,7 +74,7 @@ class Window:
 
 
 class Windows:
-    """Windows of several lengths, so that a replica that missed little is sent little."""
+    """Windows of several lengths: a replica that missed few changes is sent few."""
 
     __slots__ = ("_windows",)
 
@@ -82,12 +82,12 @@ class Windows:
         self._windows = [(size, Window()) for size in sorted(sizes)]
 
     def record(self, part: Part) -> None:
-        """Add the next change to all windows. A window that is full begins anew."""
+        """Add the next change to all windows. A full window is cleared, and starts after this change."""
         for size, window in self._windows:
             window.record(part)
             if len(window) > size:
                 window.restart(max(part.cloud))
 
     def since(self, dot: int) -> Part | None:
-        """Return all changes after a dot, from the shortest window that has them; `None` if no window does."""
+        """Return all changes after a dot, from the shortest window that covers them; `None` if no window does."""
         return next((window.part for _, window in self._windows if window.since <= dot), None)

@@ -1,4 +1,4 @@
-"""Who is present, as clients are told: by topic, then by key, in the order of arrival."""
+"""Index of the presences in the shape that clients get: by topic, then by key, in the order of arrival."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -23,7 +23,7 @@ _encode_key = msgspec.json.Encoder().encode
 
 
 class TopicIndex:
-    """The entries of one topic by key, with the JSON of each key, and of all as long as none changes."""
+    """The entries of one topic by key, with the cached JSON of each key and of the whole topic."""
 
     __slots__ = ("_changed", "_json", "_json_of_keys", "keys")
 
@@ -34,7 +34,7 @@ class TopicIndex:
         self._json: Raw | None = None
 
     def put(self, owner: Owner, entry: Entry) -> None:
-        """Add an entry, or replace the one that its owner has under this key."""
+        """Add an entry, or replace the entry of the same owner under this key."""
         key = entry.key
         entries = self.keys.get(key)
         if entries is None:
@@ -46,7 +46,7 @@ class TopicIndex:
         self._json = None
 
     def take(self, owner: Owner, entry: Entry) -> None:
-        """Remove an entry, which must be there, and its key with the last one."""
+        """Remove an existing entry; remove its key with the last entry."""
         key = entry.key
         entries = self.keys[key]
         del entries[owner]
@@ -78,14 +78,14 @@ class Roster:
         self._topics: dict[str, TopicIndex] = {}
 
     def put(self, replica: ReplicaId, entry: Entry) -> None:
-        """Add an entry, or replace the one that its owner has on this topic under this key."""
+        """Add an entry, or replace the entry of the same owner on this topic under this key."""
         topic = self._topics.get(entry.topic)
         if topic is None:
             topic = self._topics[entry.topic] = TopicIndex()
         topic.put((replica, entry.member), entry)
 
     def take(self, replica: ReplicaId, entry: Entry) -> None:
-        """Remove an entry, which must be there. Keys and topics without entries are removed as well."""
+        """Remove an existing entry. Keys and topics without entries are removed as well."""
         topic = self._topics[entry.topic]
         topic.take((replica, entry.member), entry)
         if not topic.keys:
@@ -101,9 +101,9 @@ class Roster:
         return [entry for entries in self.on(topic).values() for entry in entries.values()]
 
     def json(self, topic: str) -> Raw:
-        """Return the `presence_state` of a topic, encoded: the same object until something changes there.
+        """Return the `presence_state` of a topic, encoded: the same object until the topic changes.
 
-        After a change the JSON of the other keys is put together again, which takes about 20 microseconds for 1,000.
+        After a change the cached JSON of the other keys is joined again: about 20 microseconds for 1,000 keys.
         """
         found = self._topics.get(topic)
         return NO_STATE if found is None else found.json()

@@ -1,9 +1,9 @@
-"""The state of presence: a replicated set, which converges whatever happens to the messages about it.
+"""State of presence: a replicated set (CRDT) that converges even if messages are lost, repeated or reordered.
 
 Each replica owns a share of the entries, and only that replica changes it. So there are no conflicts, and a merge is
-the union of what is known of each share. Every change has a number, its dot, removals included: a replica that lacks a
-change is behind in dots, and asks. Source: `tracker/state.ex` of phoenix_pubsub, an observed-remove set without
-tombstones.
+the union of the known changes of each share. Every change has a number, its dot, removals included: a replica that
+lacks a change finds a gap in the dots, and asks. Source: `tracker/state.ex` of phoenix_pubsub, an observed-remove set
+without tombstones.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ EntryPlace: TypeAlias = tuple[str, int, str]
 
 
 class Changes(Struct):
-    """The entries that were added to the roster, and those that were removed."""
+    """The entries added to the roster, and the entries removed from it."""
 
     joins: list[Entry] = field(default_factory=list[Entry])
     leaves: list[Entry] = field(default_factory=list[Entry])
@@ -32,7 +32,7 @@ class Changes(Struct):
 
 
 class Share:
-    """What is known of the entries of one replica."""
+    """The known entries of one replica."""
 
     __slots__ = ("_places", "clock", "cloud", "entries", "online")
 
@@ -49,7 +49,7 @@ class Share:
         return None if dot is None else self.entries[dot]
 
     def add(self, entry: Entry) -> Part:
-        """Add an entry, or replace the one in its place. Returns the change, for other replicas."""
+        """Add an entry, or replace the entry in its place. Return the change, for other replicas."""
         place = (entry.topic, entry.member, entry.key)
         dots = {self.clock + 1}
         replaced = self._places.get(place)
@@ -62,14 +62,14 @@ class Share:
         return Part(0, dots, {dot: entry})
 
     def remove(self, place: EntryPlace) -> Part:
-        """Remove an entry, which must be there. Returns the change, for other replicas."""
+        """Remove an existing entry. Return the change, for other replicas."""
         dot = self._places.pop(place)
         del self.entries[dot]
         self.clock += 1
         return Part(0, {dot, self.clock}, {})
 
     def merge(self, part: Part) -> Changes:
-        """Take in what another replica knows of this share."""
+        """Merge the changes of this share that another replica knows."""
         changes = Changes()
         for dot in self._removed(part):
             changes.leaves.append(self._drop(dot))
@@ -84,29 +84,29 @@ class Share:
     def cut(self, part: Part, most: int) -> Iterator[tuple[int, Part]]:
         """Cut a part into slices of at most `most` changes to this share; yield the number of changes with each.
 
-        Merging the slices in order has the effect of merging the part. Additions come first, so whoever moves from one
-        place to another is never gone, and an entry and the one that it replaces are in one slice.
+        Merging the slices in order has the effect of merging the part. Additions come first: a presence that moves from
+        one place to another is never absent in between. An entry and the entry that it replaces are in one slice.
         """
         dots = [*self._added(part), *self._removed(part)]
         for start in range(0, len(dots) - most, most):
             slice_dots = dots[start : start + most]
             entries = {dot: part.entries[dot] for dot in slice_dots if dot in part.entries}
             yield most, Part(0, frozenset(slice_dots), entries)
-        yield (len(dots) - 1) % most + 1 if dots else 0, part  # of which the rest is new
+        yield (len(dots) - 1) % most + 1 if dots else 0, part  # the whole part: only its last changes are new
 
     def _added(self, part: Part) -> list[int]:
-        """The dots of the entries of a part that are new here, in order."""
+        """The dots of the new entries of a part, in order."""
         return sorted(dot for dot in part.entries if dot > self.clock and dot not in self.cloud)
 
     def _removed(self, part: Part) -> list[int]:
-        """The dots of the entries here that are removed according to a part."""
+        """The dots of the known entries that a part removes."""
         covered: Iterable[int] = part.cloud & self.entries.keys()
         if part.clock:
             covered = (dot for dot in self.entries if dot <= part.clock or dot in part.cloud)
         return [dot for dot in covered if dot not in part.entries]
 
     def _admit(self, dot: int, entry: Entry, changes: Changes) -> None:
-        """Put a new entry in its place, unless a later one is there: both are of the same owner."""
+        """Put a new entry in its place, unless a later entry of the same owner is there."""
         place = (entry.topic, entry.member, entry.key)
         present = self._places.get(place, 0)
         if present > dot:
@@ -129,7 +129,7 @@ class Share:
 
 
 class State:
-    """What one replica knows of all. It reads no clock and does no I/O: its owner sends the deltas."""
+    """The state of all replicas, as known to one. It reads no clock and does no I/O: its owner sends the deltas."""
 
     def __init__(self, me: ReplicaId) -> None:
         self.me: ReplicaId = me
@@ -138,7 +138,7 @@ class State:
         self._shares: dict[ReplicaId, Share] = {me: self._own}
 
     def rename(self, me: ReplicaId) -> Part:
-        """Become another replica: the own entries begin anew under its name. Returns them, for other replicas."""
+        """Change the replica id: add the own entries again under the new id. Return them, for other replicas."""
         entries = tuple(self._own.entries.values())
         for entry in entries:
             self.roster.take(self.me, entry)
@@ -156,14 +156,14 @@ class State:
         return self._own.find((topic, member, key))
 
     def add(self, topic: str, member: int, key: str, meta: Meta) -> Part:
-        """Add an own entry, or replace its meta. Returns the change, for other replicas."""
+        """Add an own entry, or replace its meta. Return the change, for other replicas."""
         entry = Entry(topic, member, key, meta)
         part = self._own.add(entry)
         self.roster.put(self.me, entry)
         return part
 
     def remove(self, topic: str, member: int, key: str) -> Part:
-        """Remove an own entry, which must be there. Returns the change, for other replicas."""
+        """Remove an existing own entry. Return the change, for other replicas."""
         entry = self.find(topic, member, key)
         if entry is None:
             raise KeyError((topic, member, key))
@@ -174,23 +174,23 @@ class State:
 
     @property
     def replicas(self) -> frozenset[ReplicaId]:
-        """The replicas that were seen and not forgotten, those that are down included."""
+        """The known replicas, including replicas that are down but not forgotten."""
         return frozenset(self._shares)
 
     @property
     def clock(self) -> Clock:
-        """What is known of every replica, those that are down included."""
+        """The clock of all known replicas, including replicas that are down."""
         return {replica: share.clock for replica, share in self._shares.items()}
 
     @property
     def advertised(self) -> Clock:
-        """What others may ask for: what is known of the replicas that are up."""
+        """The clock for heartbeats: only of replicas that are up, because others may ask for their changes."""
         return {replica: share.clock for replica, share in self._shares.items() if share.online}
 
     def merge(self, delta: Delta) -> Changes:
-        """Take in what others know. Own entries stay as they are, and replicas that were not seen are left out.
+        """Merge a delta of another replica. Own entries and unknown replicas in it are ignored.
 
-        The entries of a replica that is down are kept, and become changes when it is up.
+        Entries of a replica that is down are stored, and become changes when it is up again.
         """
         changes = Changes()
         for replica, part in delta.items():
@@ -204,9 +204,9 @@ class State:
         return changes
 
     def cut(self, delta: Delta, most: int) -> Iterator[Delta]:
-        """Cut a delta into slices of at most `most` changes, while they are asked for.
+        """Cut a delta lazily into slices of at most `most` changes.
 
-        Merging the slices in order has the effect of merging the delta. Between two of them entries may be added and
+        Merging the slices in order has the effect of merging the delta. Between two slices, entries may be added and
         removed here, and replicas may go down, come up, and be forgotten: a slice is a delta like any other.
         """
         parts: dict[ReplicaId, Part] = {}
@@ -225,7 +225,7 @@ class State:
             yield parts
 
     def extract(self, since: Clock) -> Delta:
-        """Return all that is known of the replicas of which a clock lacks something."""
+        """Return the full parts of the replicas for which a clock is behind."""
         return {
             replica: Part(share.clock, frozenset(share.cloud), dict(share.entries))
             for replica, share in self._shares.items()
@@ -233,7 +233,7 @@ class State:
         }
 
     def up(self, replica: ReplicaId) -> Changes:
-        """Show the entries of a replica: those that were known before it went down are back."""
+        """Show the entries of a replica, including the entries stored before it went down."""
         share = self._shares.setdefault(replica, Share())
         if share.online:
             return Changes()
@@ -243,7 +243,7 @@ class State:
         return changes
 
     def down(self, replica: ReplicaId) -> Changes:
-        """Hide the entries of a replica, and keep them."""
+        """Hide the entries of a replica, but keep them stored."""
         share = self._shares.get(replica)
         if share is None or not share.online:
             return Changes()
@@ -253,7 +253,7 @@ class State:
         return changes
 
     def forget(self, replica: ReplicaId) -> Changes:
-        """Drop all that is known of a replica."""
+        """Drop a replica and its entries."""
         changes = self.down(replica)
         self._shares.pop(replica, None)
         return changes

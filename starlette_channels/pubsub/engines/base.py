@@ -43,13 +43,13 @@ class Engine(Protocol):
         ...
 
     async def subscribe(self, channels: Collection[str]) -> None:
-        """Subscribe to channels; returns when the subscriptions are confirmed: what others publish from then on
-        is received.
+        """Subscribe to channels; returns when the subscriptions are confirmed: messages that others publish
+        after that are received.
 
         Redis confirms each channel (in a cluster, the node that has it). NATS answers a PING that follows. A Zenoh
         router answers a query that follows on the same link; of several routers, only the one of this
         process. With `zenoh://` each of the other processes answers such a query; one that does not within
-        `zenoh.PEER_SECONDS` is not waited for any longer. The relay subscribes to `session.SUBSCRIBE_BATCH` channels at
+        `zenoh.PEER_SECONDS` is skipped. The relay subscribes to `session.SUBSCRIBE_BATCH` channels at
         once, at most.
         """
         ...

@@ -86,7 +86,7 @@ class NatsEngine:
             **self._settings,
         )
         self.max_bytes: int = self._client.max_payload
-        self._error = None  # of a server before the one that has answered
+        self._error = None  # an error of a server that was tried before
         self._watch = asyncio.create_task(self._note_silent_end())
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
@@ -116,8 +116,8 @@ class NatsEngine:
 
     async def _round_trip(self) -> None:
         """Return when the server has processed everything; raises if it has refused something."""
-        await self._client.flush()  # nats-py sends this PING before what it has kept back,
-        await self._client.flush()  # so the answer to the next one tells that the server has it
+        await self._client.flush()  # nats-py sends this PING before its buffered data,
+        await self._client.flush()  # so only the answer to the next one confirms the data
         if self._error is not None:
             raise self._error
 
@@ -170,7 +170,7 @@ def _read_files(scheme: str, query: Mapping[str, str]) -> dict[str, Any]:
     """Read the files in the options: credentials and certificates."""
     settings: dict[str, Any] = {}
     if "credentials" in query:
-        Path(query["credentials"]).open().close()  # nats-py reads it at each attempt; a wrong name is found here
+        Path(query["credentials"]).open().close()  # nats-py reads it at each connect; this detects a wrong name early
         settings["user_credentials"] = query["credentials"]
     if scheme == "tls":
         settings["tls"] = ssl.create_default_context(cafile=query.get("ca"))

@@ -122,7 +122,7 @@ class RedisEngine:
     # The subscribing connection: the server answers in order, among the messages.
 
     async def _tell(self, verb: str, channels: Collection[str]) -> None:
-        commands = [(verb, self.name(channel)) for channel in channels]  # in a cluster, a command must not have more
+        commands = [(verb, self.name(channel)) for channel in channels]  # one each: a cluster may refuse several
         if not commands:
             return
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -146,15 +146,15 @@ class RedisEngine:
                         continue
                     verb, name = parts[0], parts[1]
                 else:
-                    verb, name = _PONG, b""  # the short form, of a connection without a subscription
-                if messages:  # what came before a confirmation is delivered before it
+                    verb, name = _PONG, b""  # the short answer to PING, without subscriptions
+                if messages:  # messages before a confirmation are delivered before it
                     deliver(messages)
                     messages = []
                 if not isinstance(answer, Exception):
                     self._note_answer(verb, name)
                 elif self._asked and self._asked[0].verb == _PONG:
                     # Refusing our PING with MISCONF, LOADING, BUSY, MASTERDOWN or NOPERM is a sign of life: the server
-                    # still has our subscriptions. NOAUTH is no ResponseError: it would refuse all else as well.
+                    # still has our subscriptions. NOAUTH is no ResponseError: all other commands would be refused, too.
                     self._take_answer()
                 else:
                     raise answer
@@ -164,7 +164,7 @@ class RedisEngine:
     def _note_answer(self, verb: bytes, name: bytes) -> None:
         if self._asked and self._asked[0][:2] == (verb, name):
             self._take_answer()
-        elif verb in (b"unsubscribe", b"sunsubscribe"):  # of itself: a cluster's node whose channels have moved
+        elif verb in (b"unsubscribe", b"sunsubscribe"):  # unrequested: its slot has moved to another node
             raise ConnectionError("a channel has moved to another node")
         else:
             raise ConnectionError(f"an answer to nothing that was asked: {verb!r}")
@@ -176,8 +176,9 @@ class RedisEngine:
             answered.set_result(None)
 
     async def _ping_subscribing(self) -> None:
-        """Send PING, and see that it and all other commands are answered: messages of others are no proof that they
-        are. Periods are counted and not seconds, since this process may have been stopped meanwhile.
+        """Send PING, and check that all commands are answered; received messages alone do not prove it.
+
+        Intervals are counted instead of seconds, because this process may be suspended meanwhile.
         """
         periods = 0
         while True:
@@ -214,17 +215,17 @@ class RedisEngine:
     async def _ping_locked(self) -> None:
         async with self._publish_lock:
             await self._publishing.send_command("PING", check_health=False)
-            with contextlib.suppress(ResponseError, BusyLoadingError):  # as above
+            with contextlib.suppress(ResponseError, BusyLoadingError):  # signs of life, as in `_read`
                 await self._publishing.read_response(disconnect_on_error=False)
 
     async def _watch_server(self) -> None:
-        """Check periodically whether this server is still the right one."""
+        """Check periodically whether this server is still the primary."""
         while True:
             await asyncio.sleep(PING_SECONDS)
             await self._check_server()
 
     async def _check_server(self) -> None:
-        """Raise if another server has become the right one."""
+        """Raise if another server has become the primary; `RedisSentinelEngine` overrides it."""
 
 
 async def _read_answers(connection: AbstractConnection) -> list[object]:
@@ -351,7 +352,7 @@ def read_settings(url: str) -> dict[str, Any]:
         logger.warning("The option %s in the address of a broker has no effect: the relay sets it itself", name)
     settings = cast("dict[str, Any]", dict(parse_url(url)))
     for name in ("socket_connect_timeout", "socket_read_size"):
-        if not settings.get(name, 1) > 0:  # nothing would ever be read, or not before the end
+        if not settings.get(name, 1) > 0:  # a size of 0 reads nothing, a negative one reads to the end
             raise ValueError(f"a broker's address has an option that does not work: {name} must be more than 0")
     return {name: value for name, value in settings.items() if name not in IGNORED} | OURS
 

@@ -44,7 +44,7 @@ class RedisClusterEngine:
         try:
             await self._cluster.initialize()
         finally:
-            await asyncio.gather(*(door.disconnect() for door in doors))  # redis-py forgets about these
+            await asyncio.gather(*(door.disconnect() for door in doors))  # redis-py does not close these
         self._engines = {
             node.name: RedisEngine(_connector(node), self._prefix, SHARDED) for node in self._cluster.get_primaries()
         }

@@ -68,7 +68,7 @@ def read_address(url: str) -> Address | None:
     Raises `ValueError` for an invalid address, with the reason but without the password, and `ImportError` with the
     command that installs the missing library.
     """
-    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - of the environment, it may be None
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - from the environment, it may be None
         raise TypeError(f'broker {url!r}: give an address, as in "redis://localhost"; is the variable for it set?')
     if url == MEMORY:
         return None

@@ -1,10 +1,10 @@
-"""Zenoh: without any server, between the processes of one machine; or through a router.
+"""Zenoh: peer to peer between the processes of one machine, without a server; or through a router.
 
-What arrives at a link is worked off in order, so the answer to a query tells that what was sent before has been done: a
-router answers one for keys that nobody serves, and the processes of one machine serve a key each.
+Messages of a link are processed in order, so the answer to a query confirms all messages before it. A router answers
+a query even for a key without a queryable; of the processes of one machine, each declares a queryable of its own.
 
-It never looks for others by multicast or gossip. A message waits until there is room for it, in a thread of its own,
-instead of being dropped; a process that does not read for a second is cut off.
+Multicast and gossip discovery are disabled. A full link blocks the publish, in a thread of its own, instead of dropping
+messages; a process that does not read for a second is disconnected.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -30,19 +30,21 @@ from starlette_channels.pubsub.engines.zenoh_thread import ZenohThread
 
 PORT = 7447
 MEET_SECONDS = 2.0
-"""How long a process that starts waits for the others, in case that one of them hangs."""
+"""Maximal wait of a starting process for the answers of the others, in seconds, in case one of them hangs."""
 
 PEER_SECONDS = 1.0
-"""How long the others have to take note of a subscription; one that hangs is not waited for any longer."""
+"""Maximal wait for the other processes to process a subscription, in seconds, in case one of them hangs."""
 
 ROUTER_SECONDS = 3.0
-"""How long a router has to answer; one that hangs is left."""
+"""Time limit for an answer of a router, in seconds; then the engine fails."""
 
 PERSONAL = "@here"
-"""The part of a key that each process has for itself. Wildcards do not match what begins with `@`."""
+"""Part of the key of each process's own queryable. Wildcards do not match key parts that begin with `@`."""
 
 LAST_CALLS_SECONDS = 0.05
-"""How long a closed session may still call us. The interpreter must not end during such a call: it would be aborted."""
+"""Time for which a closed session may still call back, in seconds. If the interpreter exits during such a call, the
+process is aborted.
+"""
 
 COMMON: dict[str, Any] = {
     "scouting/multicast/enabled": False,
@@ -53,7 +55,7 @@ COMMON: dict[str, Any] = {
     "transport/link/tx/lease": 4_000,
     "transport/link/tx/queue/congestion_control/block/wait_before_close": 1_000_000,
 }
-"""What differs from Zenoh's own settings."""
+"""Settings that differ from Zenoh's defaults."""
 
 MESH: dict[str, Any] = {
     "mode": "peer",
@@ -61,13 +63,13 @@ MESH: dict[str, Any] = {
     "connect/timeout_ms": -1,  # the others may not listen yet, or hang
     "connect/retry": {"period_init_ms": 50, "period_max_ms": 1_000, "period_increase_factor": 2},
 }
-"""What is added for the processes of one machine."""
+"""Additional settings for the processes of one machine."""
 
 ROUTED: dict[str, Any] = {
     "mode": "client",
-    "connect/timeout_ms": 0,  # once: a session that waits for its router by itself hides that it was away
+    "connect/timeout_ms": 0,  # one attempt: a session that reconnects by itself hides losses
 }
-"""What is added for a router."""
+"""Additional settings for a router."""
 
 
 class ZenohEngine:
@@ -85,26 +87,26 @@ class ZenohEngine:
         self._is_called = False
 
     async def start(self, deliver: Deliver, broken: Broken) -> None:
-        """Open a session, and meet those who are there."""
+        """Open a session; on one machine, wait for the answers of the other processes."""
         self._loop = asyncio.get_running_loop()
         self._deliver = deliver
         self._broken = broken
         await self._worker.run(self._open)
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
-        """Put everything on its way; a router has it when this returns."""
+        """Publish parcels; with a router, returns when it has processed them."""
         await self._worker.run(self._put, parcels)
 
     async def subscribe(self, channels: Collection[str]) -> None:
-        """Subscribe to channels; return when the router, or each of the others, has taken note of it."""
+        """Subscribe to channels; returns when the router, or each of the other processes, has processed it."""
         await self._worker.run(self._declare, channels)
 
     async def unsubscribe(self, channels: Collection[str]) -> None:
-        """Take it back."""
+        """Unsubscribe from channels."""
         await self._worker.run(self._undeclare, channels)
 
     async def close(self) -> None:
-        """Close the session, behind what is on its way."""
+        """Close the session, after the calls before."""
         try:
             await self._worker.run(self._close)
         finally:
@@ -130,7 +132,7 @@ class ZenohEngine:
             self._meet(session, self._claim.id, set(others))
 
     def _meet(self, session: zenoh.Session, me: str, missing: set[str]) -> None:
-        """Answer the questions of the others, and wait until each has answered one: then we know what it wants."""
+        """Answer queries of the others, and wait until each has answered one: then its subscriptions are known here."""
         mine = f"{self._prefix}/{PERSONAL}/{me}"
 
         def answer(query: zenoh.Query) -> None:
@@ -164,7 +166,7 @@ class ZenohEngine:
         subscribers.remove(channels)
 
     def _ask_router(self, session: zenoh.Session) -> None:
-        """Return when the router has done all that it was sent; raise if it does not answer."""
+        """Return when the router has processed all messages so far; raises if it does not answer."""
         for reply in session.get(f"{self._prefix}/{PERSONAL}", timeout=ROUTER_SECONDS):
             if reply.err is not None:
                 raise TimeoutError(f"the Zenoh router has not answered for {ROUTER_SECONDS:.0f} seconds")
@@ -172,7 +174,7 @@ class ZenohEngine:
             raise ConnectionError("the Zenoh router is away")
 
     def _ask_peers(self, session: zenoh.Session, seconds: float) -> set[str]:
-        """Return who of the others has answered within this time, and so has done all that it was sent."""
+        """Return the ids of the processes that answer within `seconds`: they have processed all messages so far."""
         replies = session.get(
             f"{self._prefix}/{PERSONAL}/*",
             timeout=seconds,
@@ -188,7 +190,7 @@ class ZenohEngine:
                 self._session.close()
                 time.sleep(
                     LAST_CALLS_SECONDS
-                )  # in the engine's own thread: Zenoh does not say when its last call is over
+                )  # in the engine's own thread: Zenoh does not report the end of its last call
         finally:
             if self._claim is not None:
                 self._claim.close()
@@ -198,7 +200,7 @@ class ZenohEngine:
             raise ConnectionError("the Zenoh session is not open")
         return self._session, self._subscribers
 
-    # In threads of Zenoh.
+    # In the threads of Zenoh.
 
     def _take(self, data: bytes) -> None:
         self._arrived.append(data)
@@ -208,14 +210,14 @@ class ZenohEngine:
 
     def _note_transport(self, event: zenoh.TransportEvent) -> None:
         lost = event.kind == zenoh.SampleKind.DELETE
-        if lost and self._folder is None:  # through a router; of the others on this machine, anyone may go
+        if lost and self._folder is None:  # only the router: a process on this machine may end at any time
             self._call(self._broken, ConnectionError("the Zenoh router is away"))
 
     def _call(self, function: Callable[..., None], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is over
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(function, *args)
 
-    # In the event loop again.
+    # In the event loop.
 
     def _hand_on(self) -> None:
         self._is_called = False
@@ -224,7 +226,7 @@ class ZenohEngine:
 
 
 def _config(settings: Mapping[str, Any], file: str | None) -> zenoh.Config:
-    """Return Zenoh's settings: its own, those of a file, and above both what the relay depends on."""
+    """Return the settings, in ascending priority: Zenoh's defaults, those of a file, and those of the relay."""
     config = zenoh.Config() if file is None else zenoh.Config.from_file(file)
     for key, value in settings.items():
         config.insert_json5(key, json.dumps(value))
@@ -236,10 +238,10 @@ def _endpoint(socket: Path) -> str:
 
 
 def engine_maker(url: str, options: Options) -> MakeEngine:
-    """Return what makes engines for an address.
+    """Return a factory of engines for an address.
 
-    That is `zenoh://` for the processes of one machine, `zenoh://user:password@host:7447` for a router, `zenoh+tls://`
-    for one that does TLS, all with `?config=FILE` for more of Zenoh's own settings.
+    `zenoh://` is for the processes of one machine, `zenoh://user:password@host:7447` for a router, and `zenoh+tls://`
+    for a router with TLS. All may have `?config=FILE`, a file with further settings of Zenoh.
     """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))

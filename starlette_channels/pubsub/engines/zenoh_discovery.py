@@ -50,7 +50,7 @@ class Claim:
     """Membership of a process in the mesh, until it is closed or the process dies."""
 
     def __init__(self, folder: Path) -> None:
-        self.id: str = f"{random.randrange(16 ** (ID_DIGITS - 1), 16**ID_DIGITS):x}"  # Zenoh wants no zero in front
+        self.id: str = f"{random.randrange(16 ** (ID_DIGITS - 1), 16**ID_DIGITS):x}"  # Zenoh allows no leading zero
         self._folder = folder
         self._path = folder / f"{self.id}{_CLAIM}"
         draft = folder / f"{self.id}.draft"

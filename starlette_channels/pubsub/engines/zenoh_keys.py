@@ -1,4 +1,4 @@
-"""The key expressions of Zenoh that a process subscribes to, for channels."""
+"""Zenoh keys: the key expressions of channels, and the subscribers of a session."""
 
 # pyright: reportUnknownMemberType=false
 # The library's own annotations are incomplete.
@@ -11,10 +11,10 @@ import zenoh
 from starlette_channels.pubsub.relay.channel_names import as_bytes, as_token
 
 MAX_ALONE = 1_000
-"""How many channels have a subscriber of their own; see `Subscribers`."""
+"""Maximal number of channels with a subscriber of their own; see `Subscribers`."""
 
 GROUPS = 64
-"""Among how many groups all other channels are divided."""
+"""Number of groups for all other channels."""
 
 
 def key_of(prefix: str, channel: str) -> str:
@@ -26,9 +26,9 @@ def key_of(prefix: str, channel: str) -> str:
 class Subscribers:
     """The subscribers of one session. All methods are called in one thread.
 
-    A session takes a time for each new subscriber that grows with those it has: 0.4 ms after 500, 5 ms after 5,000. So
-    the first channels have one each, and the others share one for their group of keys: then more may come than is
-    wanted, which is thrown away here. Groups are few, since each message is compared with all of them.
+    A new subscriber costs more time the more a session has: 0.4 ms after 500, 5 ms after 5,000. So the first
+    `MAX_ALONE` channels have one each, and the others share one for their group of keys; messages of unwanted channels
+    in the group are discarded here. Groups are few, because each message is compared with all of them.
     """
 
     def __init__(self, session: zenoh.Session, prefix: str, take: Callable[[bytes], None]) -> None:
@@ -38,7 +38,7 @@ class Subscribers:
         self._keys_in_groups: set[str] = set()
 
     def add(self, channels: Iterable[str]) -> None:
-        """Declare what is needed for channels."""
+        """Declare the subscribers for channels."""
         for channel in channels:
             key = key_of(self._prefix, channel)
             if len(self._alone) < MAX_ALONE:
@@ -52,7 +52,7 @@ class Subscribers:
             self._groups[group][1].add(key)
 
     def remove(self, channels: Iterable[str]) -> None:
-        """Take back what is not needed any more."""
+        """Undeclare the subscribers of channels that are not needed any more."""
         for channel in channels:
             key = key_of(self._prefix, channel)
             if key in self._alone:
@@ -66,7 +66,7 @@ class Subscribers:
                 del self._groups[group]
                 subscriber.undeclare()
 
-    # In threads of Zenoh.
+    # In the threads of Zenoh.
 
     def _take_from_one(self, sample: zenoh.Sample) -> None:
         self._take(sample.payload.to_bytes())

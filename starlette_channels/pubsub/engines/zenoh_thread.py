@@ -38,7 +38,7 @@ class ZenohThread:
         def job() -> None:
             try:
                 result = function(*args)
-            except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it
+            except Exception as error:  # noqa: BLE001 - raised in the waiting coroutine
                 self._tell(loop, settle, future.set_exception, error)
             else:
                 self._tell(loop, settle, future.set_result, result)
@@ -49,7 +49,7 @@ class ZenohThread:
     def _tell(self, loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
         try:
             loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop is over
+        except RuntimeError:  # the event loop is closed
             return
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The names of channels between processes: topics, and the lines on which the library talks to itself."""
+"""Channel names between processes: topics, and lines for internal messages of the library."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ def line_channel(name: str) -> str:
 
 
 COMMANDS = line_channel("commands")
-"""Where processes tell each other what to do to the clients of an identity; all that have clients hear it."""
+"""The channel of commands to clients; server processes, and publishers of commands, subscribe to it."""
 
 
 def is_topic(channel: str) -> bool:
@@ -35,20 +35,20 @@ def name_of(channel: str) -> str:
 
 
 def as_bytes(name: str) -> bytes:
-    """Return a name of any length as bytes, from which `from_bytes` makes it again, lone surrogates included."""
+    """Encode a name of any length, lone surrogates included; `from_bytes` decodes it."""
     return name.encode("utf-8", "surrogatepass")
 
 
 def from_bytes(name: bytes) -> str:
-    """Return what `as_bytes` was given."""
+    """Decode a name that `as_bytes` has encoded."""
     return name.decode("utf-8", "surrogatepass")
 
 
 def as_short_bytes(channel: str) -> bytes:
-    """Return a channel's name for an engine that takes any bytes: 201 bytes at most, whatever the channel.
+    """Return the name of a channel for an engine that takes any bytes: 201 bytes at most.
 
-    A name of over 200 bytes becomes its beginning and its SHA-256. That is always 201 bytes, so no shorter channel,
-    which a client may choose, can have the same name.
+    A name of over 200 bytes becomes its beginning and its SHA-256, 201 bytes together. Shorter names, which clients may
+    choose, never have that length, so they cannot collide with it.
     """
     data = as_bytes(channel)
     if len(data) <= MAX_BYTES:
@@ -58,11 +58,10 @@ def as_short_bytes(channel: str) -> bytes:
 
 
 def as_token(channel: str) -> str:
-    """Return a channel's name for an engine with a syntax of its own: letters, digits, `-`, `_` and `=` only, and 100
-    of them at most.
+    """Return the name of a channel in letters, digits, `-`, `_` and `=`: 100 characters at most.
 
-    It is base64, whose length is a multiple of four. A name that is too long for that becomes the beginning of it and
-    the SHA-256, 97 characters, so no shorter channel can have the same name.
+    For engines that restrict names. It is base64, whose length is a multiple of four. Beyond 100 characters it becomes
+    the beginning of the base64 and the SHA-256, 97 characters together, so shorter names cannot collide with it.
     """
     data = as_bytes(channel)
     token = base64.urlsafe_b64encode(data[:MAX_TOKEN]).decode()

@@ -1,11 +1,12 @@
-"""The commands of the last hour: kept by every server process, compared among them, and repeated to who lacks some.
+"""Command log: the commands of the last hour, kept by every server process and repeated to processes that lack some.
 
-A command is said once, by a process that numbers what it says. Those who were deaf at that moment must get it later,
-also when its speaker is no more. So each process keeps what it has said and heard, publishes a digest of it every few
-seconds, and says what it knows whenever it connects or finds a digest that differs from its own. Whoever has what
-another lacks repeats it, after a random pause, unless somebody else was quicker.
+A command is published once, with a number of its publisher (the speaker). A process that was disconnected at that time
+must get it later, even if the speaker has ended. So each server process keeps its own commands and the received ones,
+and publishes a digest of their numbers every few seconds. It publishes the numbers themselves (`Knowledge`) at each
+connect, and when a digest differs from its own. A process that has commands another one lacks repeats them after a
+random pause, unless a third process was quicker.
 
-No clock and no I/O: the time (in seconds, of any origin) is told, and ages travel instead of times.
+No clock and no I/O: the time is an argument, in seconds of any origin; messages contain ages instead of times.
 """
 
 import contextlib
@@ -20,84 +21,84 @@ from msgspec import Struct
 from starlette_channels.pubsub.relay.number_ranges import NumberRanges, Range
 
 KEEP_SECONDS = 3_900.0
-"""How long a command is kept: an hour, and what it takes to come back."""
+"""Time for which a command is kept, in seconds: an hour, and some time for a reconnect."""
 
 MAX_BYTES = 32_000_000
-"""How much may be kept; beyond it the oldest is given up, and who may have needed it is told so."""
+"""Maximal size of the log, in bytes; beyond it the oldest commands are dropped, and reported as lost."""
 
 OVERHEAD = 300
-"""About what a command takes in memory beside its text."""
+"""Approximate memory of a command beside its fields, in bytes."""
 
 DIGEST_SECONDS = 3.0
-"""How often a digest is published, on average, while there is something to compare."""
+"""Average interval of digests, in seconds, while any speaker is known."""
 
 PAUSE_SECONDS = 0.4
-"""For how long who could answer waits, at most: perhaps another is quicker, or it has arrived meanwhile."""
+"""Maximal pause before an answer, in seconds: another process may be quicker, or the commands may arrive meanwhile."""
 
 ACK_SECONDS = 0.03
-"""The same for acknowledgements."""
+"""Maximal pause before an acknowledgement, in seconds."""
 
 AGAIN_SECONDS = 0.5
-"""How long who needs an acknowledgement waits for it until it says a command again."""
+"""Interval at which unacknowledged commands are repeated by their speaker, in seconds."""
 
 CHUNK_BYTES = 32_000
-"""How large a message may be; only one single command may be larger."""
+"""Maximal size of a message, in bytes; only a single command may be larger."""
 
 DOUBT_SECONDS = 0.01
-"""How exactly it is known when a command was said: who came so shortly after it is taken for one who was there."""
+"""Uncertainty of the time of a command, in seconds: a client that connected so shortly after it gets it, too."""
 
 DRIFT = 1e-4
-"""How much clocks may drift apart: the doubt grows by this share of the age."""
+"""Drift between clocks: the uncertainty grows by this share of the age."""
 
 BUCKETS = 64
 
 
 class LoggedCommand(Struct, array_like=True, frozen=True, gc=False):
-    """A command as it travels."""
+    """A command in a message."""
 
     number: int
     age: float
-    """How many seconds before it was sent it was said."""
+    """Seconds between the command and the sending of this message."""
 
     socket_id: bytes
     slot: bytes
-    """What it does: the later of two commands of a speaker to an identity with the same slot does for both."""
+    """Deduplication key: of two commands of a speaker to a `socket_id` with the same slot, only the later is kept."""
 
     body: bytes
 
 
 class Commands(Struct, array_like=True, frozen=True, gc=False, tag=1):
-    """Commands of one speaker, said for the first time or repeated by anybody."""
+    """Commands of one speaker, new from itself, or repeated by any process."""
 
     speaker: bytes
     covered: list[Range]
-    """The numbers that are dealt with by this: those that are not among the entries mean nothing any more."""
+    """The numbers that this message settles: those without an entry are superseded, expired or lost."""
 
     entries: list[LoggedCommand]
     youngest: float
     """The age of the youngest command of the speaker."""
 
     lost: tuple[int, float] | None = None
-    """Up to which number some had to be given up, and how old the youngest of these is, if some are covered."""
+    """The highest number dropped for want of room, and the age of the youngest dropped command, if any are covered."""
 
     wants_ack: bool = False
 
 
 class Digest(Struct, array_like=True, frozen=True, gc=False, tag=2):
-    """A checksum for each bucket of speakers, over all that is known of them."""
+    """Checksums of the known numbers, one for each bucket of speakers."""
 
     sums: list[int]
 
 
 class Knowledge(Struct, array_like=True, frozen=True, gc=False, tag=3):
-    """All numbers that somebody knows of the speakers in some buckets."""
+    """All known numbers of the speakers in some buckets, from one process."""
 
     buckets: list[int]
     known: dict[bytes, list[Range]]
 
 
 class Ack(Struct, array_like=True, frozen=True, gc=False, tag=4):
-    """Somebody keeps these commands of a speaker."""
+    """Acknowledgement: a server process keeps these commands of a speaker."""
 
     speaker: bytes
     covered: list[Range]
@@ -110,7 +111,7 @@ _decode = msgspec.msgpack.Decoder(LogMessage).decode
 
 
 class HeardCommand(NamedTuple):
-    """A command that is to be obeyed by the clients of an identity that may have been there when it was said."""
+    """A command for the clients with this `socket_id` that may have been connected at the time `said_at`."""
 
     socket_id: bytes
     body: bytes
@@ -118,7 +119,7 @@ class HeardCommand(NamedTuple):
 
 
 class LostCommands(NamedTuple):
-    """Some commands are lost, the last of them said then: whoever was connected by that time may have been meant."""
+    """Commands up to the time `said_at` are lost: all clients connected by then may have been addressed."""
 
     said_at: float
 
@@ -127,7 +128,7 @@ LogNews: TypeAlias = HeardCommand | LostCommands
 
 
 class _Kept(Struct):
-    """A command that is kept."""
+    """A kept command."""
 
     said_at: float
     socket_id: bytes
@@ -140,25 +141,25 @@ class _Kept(Struct):
 
 
 class _Speaker(Struct):
-    """What is known of a speaker."""
+    """State of a speaker: the known numbers, the losses and the kept commands."""
 
     known: NumberRanges
     youngest: float
-    """When it said the last command that is known."""
+    """Time of the last known command."""
 
     lost_to: int = 0
-    """Up to which number commands have been given up for want of room."""
+    """Highest number of a command that was dropped for want of room."""
 
     lost_at: float = 0.0
-    """When the last of these was said."""
+    """Time of the last dropped command."""
 
     checksum: int = 0
     slots: dict[tuple[bytes, bytes], int] = {}
-    """The numbers of the commands that are kept."""
+    """Numbers of the kept commands, by `socket_id` and slot."""
 
 
 class CommandLog:
-    """The commands that one process keeps; `lock` is held by each method, for use from several threads."""
+    """The kept commands of one process. Thread-safe if it gets a `lock`, which the methods hold."""
 
     def __init__(
         self,
@@ -170,9 +171,9 @@ class CommandLog:
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self.keeps: bool = False
-        """Whether this is a server process, which keeps and repeats what others say."""
+        """Whether this is a server process, which keeps and repeats the commands of others."""
         self.given_up: int = 0
-        """How many commands had no room any more."""
+        """Number of commands that were dropped for want of room."""
         self._me, self._random = me, random
         self._lock = lock or contextlib.nullcontext()
         self._keep_seconds, self._max_bytes = keep_seconds, max_bytes
@@ -185,7 +186,7 @@ class CommandLog:
         self._unsent = NumberRanges()
         self._acknowledged = NumberRanges()
         self._peer_heard = -keep_seconds
-        # What is to be sent, and when.
+        # Scheduled messages, with the times when they are due.
         self._again_at: float | None = None
         self._digest_at: float | None = None
         self._agreed = False
@@ -199,18 +200,18 @@ class CommandLog:
         return len(self._kept)
 
     def names(self) -> Iterator[bytes]:
-        """Return the identities that the commands are for which are kept."""
+        """Return the `socket_id` of each kept command."""
         return (kept.socket_id for kept in self._kept.values())
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing has happened since `outgoing` was called last."""
+        """Whether nothing has changed since the last call of `outgoing`."""
         return self._is_settled
 
-    # What is said here.
+    # Own commands.
 
     def say(self, socket_id: bytes, slot: bytes, body: bytes, now: float) -> int:
-        """Keep a command, to be sent as soon as possible; return its number."""
+        """Add an own command, which `outgoing` then returns; return its number."""
         with self._lock:
             self._is_settled = False
             self._number += 1
@@ -221,7 +222,7 @@ class CommandLog:
             return self._number
 
     def withdraw(self, number: int) -> None:
-        """Say one of the own commands no more."""
+        """Withdraw an own command: it counts as acknowledged, and a process that is no server drops it."""
         with self._lock:
             self._unsent.remove(number, number)
             self._acknowledged.add(number, number)
@@ -229,22 +230,22 @@ class CommandLog:
                 self._drop(self._me, number)
 
     def unsent(self) -> int:
-        """Return how many of the own commands have not been sent."""
+        """Return the number of unsent own commands."""
         with self._lock:
             return len(self._unsent)
 
     def unheard(self) -> int:
-        """Return how many of the own commands nobody has acknowledged who will repeat them."""
+        """Return the number of own commands that no server process has acknowledged."""
         with self._lock:
             return len(self._unheard())
 
     def is_heard(self, number: int) -> bool:
-        """Whether somebody who will repeat it has acknowledged one of the own commands."""
+        """Whether a server process has acknowledged an own command."""
         with self._lock:
             return number in self._acknowledged
 
     def has_peers(self, now: float) -> bool:
-        """Whether there was a word of another server process lately."""
+        """Whether another server process was heard in the last 4 * `DIGEST_SECONDS` seconds."""
         with self._lock:
             return now - self._peer_heard < 4 * DIGEST_SECONDS
 
@@ -252,12 +253,12 @@ class CommandLog:
         mine = self._speakers.get(self._me)
         return NumberRanges() if mine is None else mine.known.without(self._acknowledged)
 
-    # What has come.
+    # Received messages.
 
     def take(self, data: bytes, sent_at: float, now: float) -> list[LogNews]:
-        """Take a message that was sent at a time, and comes now; return what is new in it.
+        """Process a received message; return its new commands and losses. Both times are by the clock of this process.
 
-        Raises `ValueError` for what is no message of ours.
+        Raises `ValueError` if the message is invalid.
         """
         try:
             message = _decode(data)
@@ -307,7 +308,7 @@ class CommandLog:
         return news
 
     def _compare(self, digest: Digest, now: float) -> None:
-        """Doubt what differs: if it still does in a moment, it is told what is known here."""
+        """Compare checksums: the known numbers of different buckets follow after a pause, unless another is quicker."""
         sums = zip(self._sums, digest.sums, strict=False)
         different = [bucket for bucket, (one, other) in enumerate(sums) if one != other]
         if not different:
@@ -340,7 +341,7 @@ class CommandLog:
                     self._lacking[speaker] = due, already
 
     def _unknown(self, speaker: bytes, ranges: Iterable[Range]) -> NumberRanges:
-        """Return the numbers of a speaker that are not known here."""
+        """Return the numbers of a speaker that are unknown here."""
         known = self._speakers.get(speaker)
         numbers = NumberRanges(ranges)
         return numbers if known is None else numbers.without(known.known)
@@ -361,7 +362,7 @@ class CommandLog:
                 del self._acks[ack.speaker]
 
     def _stop_repeating(self, speaker: bytes, covered: Iterable[Range]) -> None:
-        """Leave it to another who was quicker."""
+        """Cancel repeats: another process was quicker."""
         if speaker in self._lacking:
             due, lacking = self._lacking[speaker]
             lacking = lacking.without(NumberRanges(covered))
@@ -370,10 +371,10 @@ class CommandLog:
             else:
                 del self._lacking[speaker]
 
-    # What is to be sent.
+    # Messages to send.
 
     def connected(self, now: float) -> None:
-        """Ask what was missed, and say what is known, as there is a connection again."""
+        """Ask, after a connect, for the commands missed meanwhile, and repeat unacknowledged own ones at once."""
         with self._lock:
             self._is_settled = False
             self._ask(now)
@@ -381,7 +382,7 @@ class CommandLog:
                 self._again_at = now
 
     def begin_to_keep(self, now: float) -> None:
-        """Be a server process from now on: keep what others say, and ask them for it."""
+        """Become a server process: keep the commands of others, and ask for those of the last hour."""
         with self._lock:
             self._is_settled = False
             if not self.keeps:
@@ -389,7 +390,7 @@ class CommandLog:
                 self._ask(now)
 
     def insist(self, now: float) -> None:
-        """Say again what is said here, and nobody has acknowledged, until somebody does; others always do so."""
+        """Repeat the own commands until they are acknowledged. Processes that are no servers always do so."""
         with self._lock:
             self._is_settled = False
             self._insists, self._again_at = True, now
@@ -399,7 +400,7 @@ class CommandLog:
             self._doubts = dict.fromkeys(range(BUCKETS), now)
 
     def due(self) -> float | None:
-        """Return when `outgoing` is to be called, at the latest; with what is unsent, that is at once."""
+        """Return the time of the next scheduled message, or `None`; unsent own commands, due at once, do not count."""
         if self._is_settled:
             return self._due
         with self._lock:
@@ -411,7 +412,7 @@ class CommandLog:
         return min((time for time in times if time is not None), default=None)
 
     def outgoing(self, now: float) -> tuple[list[bytes], int]:
-        """Return what is to be sent now, and the number of the last own command, for `sent`."""
+        """Return the messages that are due, and the number of the last own command, for `sent`."""
         if self._is_settled and (self._due is None or now < self._due):
             return [], 0
         with self._lock:
@@ -423,13 +424,13 @@ class CommandLog:
             return messages, self._number
 
     def sent(self, number: int) -> None:
-        """Note that the own commands up to a number have been sent."""
+        """Mark the own commands up to a number as sent."""
         if number:
             with self._lock:
                 self._unsent.remove(1, number)
 
     def _own(self, now: float) -> Iterator[bytes]:
-        """Say what has not been sent, and again what nobody has acknowledged who should."""
+        """Return messages with the unsent own commands, and with unacknowledged ones that are due again."""
         insists = self._insists or not self.keeps
         numbers = NumberRanges(self._unsent)
         if insists:
@@ -451,7 +452,7 @@ class CommandLog:
             yield _encode(Ack(speaker, list(covered)))
 
     def _due_knowledge(self, now: float) -> Iterator[bytes]:
-        """Say all that is known in the buckets that are in doubt."""
+        """Return messages with the known numbers of the doubted buckets that are due."""
         buckets = {bucket for bucket, due in self._doubts.items() if due <= now}
         if not buckets:
             return
@@ -480,13 +481,13 @@ class CommandLog:
             return
         if self._digest_at is not None and self._digest_at > now:
             return
-        if self._digest_at is not None and not self._agreed:  # else somebody has just said the same
+        if self._digest_at is not None and not self._agreed:  # otherwise another process has just sent the same digest
             yield _encode(Digest(self._sums))
         self._agreed = False
         self._digest_at = now + (0.7 + 0.6 * self._random()) * DIGEST_SECONDS
 
     def _chunks(self, speaker: bytes, numbers: NumberRanges, now: float, *, wants_ack: bool = False) -> Iterator[bytes]:
-        """Say the commands of a speaker with these numbers, and that those which are not kept mean nothing any more."""
+        """Return messages with the commands of a speaker that have these numbers; the others are covered, too."""
         known = self._speakers.get(speaker)
         if known is None or not numbers:
             return
@@ -523,10 +524,10 @@ class CommandLog:
     def _pause(self) -> float:
         return self._random() * PAUSE_SECONDS
 
-    # What is kept.
+    # Kept commands.
 
     def _keep(self, speaker: bytes, number: int, kept: _Kept) -> None:
-        """Keep a command, unless there is a later one of the same speaker that does for it, as this does for others."""
+        """Keep a command in place of an earlier one in its slot; ignored if the slot has a later one."""
         known = self._speakers.get(speaker) or self._learn(speaker, (), kept.said_at)
         slot = kept.socket_id, kept.slot
         other = known.slots.get(slot)
@@ -547,7 +548,7 @@ class CommandLog:
         return kept
 
     def _learn(self, speaker: bytes, covered: Iterable[Range], youngest: float) -> _Speaker:
-        """Note that numbers are known."""
+        """Add known numbers of a speaker, and update its checksum."""
         known = self._speakers.get(speaker)
         if known is None:
             known = self._speakers[speaker] = _Speaker(NumberRanges(), youngest)
@@ -558,11 +559,11 @@ class CommandLog:
         known.checksum = checksum
         if self._digest_at is None and self.keeps:
             self._digest_at = youngest
-            self._agreed = True  # the first digest comes after a pause
+            self._agreed = True  # the first digest follows an interval later
         return known
 
     def _make_room(self) -> None:
-        """Give up the oldest beyond the bound, and remember that."""
+        """Drop the oldest commands beyond `max_bytes`, and note the loss."""
         while self._bytes > self._max_bytes:
             speaker, number = next(iter(self._kept))
             kept = self._drop(speaker, number)
@@ -573,7 +574,7 @@ class CommandLog:
                 self.given_up += 1
 
     def _expire(self, now: float) -> None:
-        """Forget what was said more than an hour ago."""
+        """Remove commands and speakers that are older than `keep_seconds`."""
         limit = now - self._keep_seconds
         while self._kept:
             (speaker, number), kept = next(iter(self._kept.items()))
@@ -589,7 +590,7 @@ class CommandLog:
 
 
 def _at_the_latest(said_at: float, now: float) -> float:
-    """Return the latest time at which something may have been said."""
+    """Return the latest possible time of a command, given the uncertainty of clocks."""
     return said_at + DOUBT_SECONDS + DRIFT * (now - said_at)
 
 

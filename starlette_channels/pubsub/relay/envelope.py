@@ -102,7 +102,7 @@ def seal(
 
 
 def checked(content: bytes) -> bytes:
-    """Prepend the checksum: engines have been seen to deliver damaged messages."""
+    """Prepend a checksum, because engines do deliver damaged messages."""
     return crc32(content).to_bytes(CHECKSUM_BYTES) + content
 
 

@@ -1,4 +1,4 @@
-"""Sets of numbers that are mostly without holes: as ranges."""
+"""Number ranges: sets of whole numbers with few holes, stored as ranges."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ Range: TypeAlias = tuple[int, int]
 
 
 class NumberRanges:
-    """A set of whole numbers; it costs as much as it has holes."""
+    """A set of whole numbers; memory and time grow with the number of holes."""
 
     __slots__ = ("_firsts", "_lasts")
 
@@ -35,15 +35,15 @@ class NumberRanges:
         return f"NumberRanges({list(self)})"
 
     def smallest(self) -> int:
-        """Return the smallest number; there must be one."""
+        """Return the smallest number; raises `IndexError` if the set is empty."""
         return self._firsts[0]
 
     def largest(self) -> int:
-        """Return the largest number; there must be one."""
+        """Return the largest number; raises `IndexError` if the set is empty."""
         return self._lasts[-1]
 
     def add(self, first: int, last: int) -> None:
-        """Add all numbers from one to another."""
+        """Add all numbers from `first` to `last`, both included."""
         if first > last:
             return
         start = bisect_left(self._lasts, first - 1)
@@ -59,7 +59,7 @@ class NumberRanges:
             self.add(first, last)
 
     def remove(self, first: int, last: int) -> None:
-        """Take all numbers out from one to another."""
+        """Remove all numbers from `first` to `last`, both included."""
         start = bisect_left(self._lasts, first)
         end = bisect_right(self._firsts, last)
         if start >= end:
@@ -71,14 +71,14 @@ class NumberRanges:
         self._lasts[start:end] = [part[1] for part in left]
 
     def without(self, others: "NumberRanges") -> "NumberRanges":
-        """Return what is in this set and not in the other one."""
+        """Return the difference: the numbers of this set that are not in the other one."""
         left = NumberRanges(self)
         for first, last in others:
             left.remove(first, last)
         return left
 
     def within(self, first: int, last: int) -> "NumberRanges":
-        """Return what is in this set from one number to another."""
+        """Return the numbers of this set from `first` to `last`, both included."""
         return NumberRanges(
             (max(first, start), min(last, end)) for start, end in self if end >= first and start <= last
         )

@@ -120,13 +120,13 @@ class Receiver:
         return gap
 
     def forget(self, channels: Iterable[str]) -> None:
-        """Ignore some channels from now on."""
+        """Remove channels: their messages are ignored from now on."""
         for channel in channels:
             self.channels.discard(channel)
             self._listener.forget(channel)
 
     def want(self, channels: Mapping[str, float]) -> None:
-        """Add channels, each with the time since when it is wanted: messages since then that do not arrive are lost.
+        """Add channels, each with the time since when it is wanted: missing messages since then count as lost.
 
         That is the time of the first subscriber here, not of the subscription at the engine.
         """
@@ -142,7 +142,7 @@ class Receiver:
             self._listener.confirm(channel, now)
 
     def begin_anew(self, channels: Mapping[str, float]) -> None:
-        """Set the wanted channels after a reconnect; the next numbers tell what was missed."""
+        """Set the wanted channels after a reconnect; losses meanwhile are detected by the next numbers."""
         self.forget(self.channels - channels.keys())
         self.want(channels)
         self._listener.touch(self._clock())

@@ -35,7 +35,7 @@ EXIT_SECONDS = 12.0
 
 
 class Relay:
-    """Publishes from any thread, and receives the channels in its `interests`."""
+    """Publishes to channels, from any thread, and receives the channels in its `interests`."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
-"""When something was sent, by the receiver's clock, however long it was on its way. No clock and no I/O here.
+"""Sender clocks: estimate the time of sending by the receiver's clock, without the delay on the way.
 
-Publishers say when they send, by clocks that need not agree with that of the receiver. The smallest difference between
-the two, over a minute or two, is that of the quickest message: what takes longer was held up for the rest.
+Messages contain the time of sending by the publisher's clock, which need not agree with that of the receiver. The
+smallest difference between sending and receipt over a minute or two is that of the quickest message; any more is a
+delay. No clock and no I/O: the time is an argument.
 """
 
 from collections import OrderedDict
@@ -10,19 +11,19 @@ from math import isnan
 from msgspec import Struct
 
 WINDOW_SECONDS = 60.0
-"""For how long the smallest difference is looked for; that of the window before counts as well. Clocks drift apart by
-milliseconds meanwhile.
+"""Window of the smallest difference, in seconds; the window before counts as well. Clocks drift apart by milliseconds
+meanwhile.
 """
 
 MOST_HELD_UP = 30.0
-"""Nothing is believed to have been on its way for longer, in seconds: then a clock has jumped."""
+"""Maximal estimated delay of a message, in seconds: if it seems longer, a clock has jumped."""
 
 KEEP_SECONDS = 900.0
-"""How long a publisher is remembered of which nothing comes."""
+"""Time after which a silent publisher is forgotten, in seconds."""
 
 
 class _Difference(Struct):
-    """The smallest difference of the window before, and of this one."""
+    """The smallest differences of the former window and of this one, which lasts `until`."""
 
     former: float
     smallest: float
@@ -30,7 +31,7 @@ class _Difference(Struct):
 
 
 class SenderClocks:
-    """What one receiver knows of the clocks of publishers."""
+    """The clock differences of all publishers, for one receiver."""
 
     def __init__(self) -> None:
         self._differences: OrderedDict[bytes, _Difference] = OrderedDict()
@@ -39,10 +40,9 @@ class SenderClocks:
         return len(self._differences)
 
     def sent_at(self, publisher: bytes, sent: float, now: float) -> float:
-        """Return when that was, by our own clock, which a publisher sent at `sent` by its own, and which came now.
+        """Convert `sent`, by the publisher's clock, to the receiver's clock; `now` is the time of receipt.
 
-        It is later by the time of the quickest message on the way; it may be earlier by what clocks drift apart in two
-        minutes.
+        The result is late by the delay of the quickest message; it may be early by the drift of clocks in two minutes.
         """
         if isnan(sent):
             return now

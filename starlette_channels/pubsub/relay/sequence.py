@@ -1,8 +1,9 @@
-"""Numbers on what is published, and what they tell a receiver about its losses.
+"""Sequence: numbers of published messages, by which a receiver detects its losses.
 
-A publisher counts its messages on each channel, and says so again (a mark) some time after the last one, so that
-nobody misses the end unawares. Then it forgets the count; if the channel is used again, a new epoch begins at 1.
-Epochs of one publisher only grow. No clock and no I/O: the time (in seconds, of any origin) is told.
+A publisher counts its messages on each channel. Some time after the last one it repeats the number (a mark), so that
+a loss of the last messages is detected, too. After the last mark it forgets the count; if the channel is used again,
+a new epoch begins with number 1. Epochs of one publisher only grow. No clock and no I/O: the time is an argument, in
+seconds of any origin.
 """
 
 from collections import OrderedDict, deque
@@ -14,50 +15,50 @@ from typing import NamedTuple
 from msgspec import Struct
 
 MARK_SECONDS = (1.0, 4.0, 16.0, 64.0, 256.0)
-"""How long a publisher waits for the first mark and for each after it; then it forgets the count."""
+"""Pauses before the first mark and each further one, in seconds; after the last one the count is forgotten."""
 
 KEEP_SECONDS = 2 * sum(MARK_SECONDS)
-"""How long a receiver keeps a count of which it hears nothing: longer than its publisher does."""
+"""Time for which a receiver keeps the count of a silent publisher, in seconds: longer than the publisher does."""
 
 PATIENCE_SECONDS = 2.0
-"""How long a subscription may take until what is missed meanwhile counts. So long does a join wait for it."""
+"""Maximal wait of a join for its subscription, in seconds. Losses before the confirmation count if it takes longer."""
 
 ENDED_SECONDS = 30.0
-"""How long a receiver keeps the count of a publisher that has stopped."""
+"""Time for which a receiver keeps the count of a closed publisher, in seconds."""
 
 
 class Stamp(NamedTuple):
-    """The number of a message among those of its publisher on its channel, and how old the series of numbers is.
+    """The number of a message of a publisher on a channel, and the age of the series of numbers.
 
-    Ages are in seconds before the message is sent, so that no two clocks need to agree.
+    Ages are in seconds before the sending of the message, so that clocks need not agree.
     """
 
     epoch: int
     number: int
 
     age: float = 0.0
-    """How long ago the message with number 1 was said; infinite if that is not known."""
+    """Age of the message with number 1; infinite if unknown."""
 
     quiet: float = inf
-    """How long ago the message with the number before was said; for a mark, the one with this number."""
+    """Age of the message before this one; for a mark, of the message with its number."""
 
 
 class Count(Struct):
-    """How far a publisher has come on a channel."""
+    """The count of a publisher on a channel: its last number and its marks."""
 
     epoch: int
     number: int
     began: float
-    """When the first message was said."""
+    """Time of the first message."""
 
     spoke: float
-    """When the last message was said."""
+    """Time of the last message."""
 
     due: float
-    """When the next mark is to be sent, or the count forgotten."""
+    """Time of the next mark."""
 
     marks: int = 0
-    """How many marks have been sent since the last message."""
+    """Number of marks since the last message."""
 
 
 class Numbers:
@@ -67,8 +68,8 @@ class Numbers:
         self._mark_seconds = mark_seconds
         self._epoch = 0
         self._counts: dict[str, Count] = {}
-        # Each step has one waiting time, so who came first is due first. A channel is in the first step once, and may
-        # have been put off since; in the others, entries that messages have overtaken are of no account.
+        # One queue for each pause, so the oldest entry is due first. A channel is in the first queue once, and may be
+        # due later than its entry; entries of the others are stale if a message was published since.
         self._steps: list[deque[tuple[float, str]]] = [deque() for _ in mark_seconds]
 
     def __len__(self) -> int:
@@ -91,11 +92,11 @@ class Numbers:
         return stamp
 
     def due(self) -> float | None:
-        """Return when `marks` is to be called, at the latest."""
+        """Return the time at which `marks` must be called next, or `None`."""
         return min((step[0][0] for step in self._steps if step), default=None)
 
     def marks(self, now: float) -> Iterator[tuple[str, Stamp]]:
-        """Return the marks that are due, and forget the counts for which there have been enough."""
+        """Return the marks that are due; forgets counts after their last mark."""
         for number, step in enumerate(self._steps):
             while step and step[0][0] <= now:
                 due, channel = step.popleft()
@@ -117,7 +118,7 @@ class Numbers:
         self._steps[count.marks].append((count.due, channel))
 
     def restart(self, now: float) -> None:
-        """Begin with the marks anew, for all counts: somebody may have missed some."""
+        """Start the marks of all counts again, because receivers may have missed some."""
         due = now + self._mark_seconds[0]
         for count in self._counts.values():
             count.due, count.marks = due, 0
@@ -126,7 +127,7 @@ class Numbers:
         self._steps[0].extend((due, channel) for channel in self._counts)
 
     def all(self, now: float) -> Iterator[tuple[str, Stamp]]:
-        """Return all counts, for a publisher that stops."""
+        """Return a last mark for each count, for the close of the publisher."""
         for channel, count in self._counts.items():
             yield channel, _mark(count, now)
 
@@ -136,20 +137,20 @@ def _mark(count: Count, now: float) -> Stamp:
 
 
 class News(Enum):
-    """What a message is to a receiver."""
+    """Classification of a message by a receiver."""
 
     FRESH = auto()
-    """It comes for the first time."""
+    """New."""
 
     DUPLICATE = auto()
-    """It has come before."""
+    """Received before."""
 
     LATE = auto()
-    """It was given up: it has been reported as lost, or belongs to an epoch that is over."""
+    """Too late: it has been reported as lost, or belongs to an earlier epoch."""
 
 
 class Heard(Struct):
-    """How far a receiver has heard a publisher on a channel."""
+    """The last number that a receiver knows of a publisher on a channel, and the last hole."""
 
     epoch: int
     number: int
@@ -158,15 +159,15 @@ class Heard(Struct):
     """The first number of the last hole."""
 
     filled: int = 0
-    """The first number behind it."""
+    """The first number after the hole."""
 
 
 class Listener:
-    """What one receiver has heard, of all publishers, and what it must have missed.
+    """Loss detection of one receiver, for all publishers: the last number of each on each channel.
 
-    Of a publisher that is heard for the first time on a channel, everything is missing that was said since the channel
-    has been wanted. If the series of numbers is younger than that, this is known to the number. If it is older, the
-    last message before is known to be missing, if it was said since then; there may be more.
+    At the first message of a publisher on a channel, its earlier messages since the channel was wanted are lost. If the
+    series of numbers is younger than that, their number is known. If it is older, only one loss is certain, if the
+    message before is younger; there may be more.
     """
 
     def __init__(self, keep_seconds: float = KEEP_SECONDS) -> None:
@@ -182,24 +183,24 @@ class Listener:
         return len(self._order)
 
     def has_heard(self, channel: str, publisher: bytes) -> bool:
-        """Whether it knows how far a publisher has come on a channel."""
+        """Whether a number of a publisher on a channel is known."""
         return publisher in self._heard.get(channel, _NOTHING)
 
     def want(self, channel: str, since: float) -> None:
-        """Note since when a channel has been wanted; one that nothing is said of has always been."""
+        """Set the time since when a channel is wanted; without it, it counts as always wanted."""
         if channel not in self._since:
             self._since[channel] = since
             self._unconfirmed.add(channel)
 
     def confirm(self, channel: str, now: float) -> None:
-        """Note that the subscription to a channel is in force."""
+        """Confirm a subscription: losses count from now on, if it took `PATIENCE_SECONDS` at most."""
         if channel in self._unconfirmed:
             self._unconfirmed.discard(channel)
             if now - self._since[channel] <= PATIENCE_SECONDS:
                 self._since[channel] = now
 
     def take(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> tuple[News, int]:
-        """Take a message: return what it is, and how many before it are lost. `now` is when it was sent."""
+        """Classify a message, and return the number of lost ones before it. `now` is its time of sending."""
         heard = self._of(channel, publisher)
         if heard is None:
             return News.FRESH, self._begin(channel, publisher, stamp, stamp.number, now)
@@ -210,21 +211,21 @@ class Listener:
         return News.FRESH, self._go_on(channel, publisher, heard, stamp, stamp.number, now)
 
     def take_next(self, channel: str, publisher: bytes, epoch: int, number: int, count: int, now: float) -> bool:
-        """Take as many messages as `count`, from `number` on, if they come right after the last one that was heard.
+        """Accept `count` messages from `number` on, if they directly follow the last known one.
 
-        Returns false if they do not, or if nothing was heard of the series: then `take` says what they are.
+        Returns false if they do not, or if the series is unknown; then call `take`.
         """
         heard = self._heard.get(channel, _NOTHING).get(publisher)
         if heard is None or heard.number + 1 != number or heard.epoch != epoch:
             return False
         heard.number += count
-        if heard.when != now:  # all of one read come at the same time, and need moving once
+        if heard.when != now:  # the messages of one read have the same time: one move is enough
             heard.when = now
             self._order.move_to_end((channel, publisher))
         return True
 
     def mark(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> int:
-        """Take a mark: return how many messages are lost, up to the one with its number. `now` is when it was sent."""
+        """Process a mark: return the number of lost messages up to its number. `now` is its time of sending."""
         heard = self._of(channel, publisher)
         if heard is None:
             return self._begin(channel, publisher, stamp, stamp.number + 1, now)
@@ -233,9 +234,9 @@ class Listener:
         return self._go_on(channel, publisher, heard, stamp, stamp.number + 1, now)
 
     def end(self, channel: str, publisher: bytes, stamp: Stamp, now: float) -> int:
-        """Take the last mark of a publisher: as `mark`, and forget soon what has been heard of it on the channel.
+        """Process the last mark of a publisher: as `mark`, and the count is forgotten after `ENDED_SECONDS`.
 
-        Not at once: what it has published last may come twice.
+        Not at once, because duplicates of its last messages may follow.
         """
         lost = self.mark(channel, publisher, stamp, now)
         self._ended.append((now, channel, publisher))
@@ -245,7 +246,7 @@ class Listener:
         return self._heard.get(channel, _NOTHING).get(publisher)
 
     def _begin(self, channel: str, publisher: bytes, stamp: Stamp, until: int, now: float) -> int:
-        """Note the first that is heard of a publisher; return how many are surely missing before `until`."""
+        """Begin the count of a publisher; return the number of messages before `until` that are certainly lost."""
         since = self._since.get(channel, -inf)
         lost = 0
         if channel in self._unconfirmed and now - since <= PATIENCE_SECONDS:
@@ -260,7 +261,7 @@ class Listener:
         return lost
 
     def _go_on(self, channel: str, publisher: bytes, heard: Heard, stamp: Stamp, until: int, now: float) -> int:
-        """Note what has come; return how many are missing before `until`."""
+        """Advance the count of a publisher; return the number of lost messages before `until`."""
         first = heard.number + 1 if stamp.epoch == heard.epoch else 1
         if stamp.epoch > heard.epoch or first < until:
             heard.hole, heard.filled = first, until
@@ -268,20 +269,20 @@ class Listener:
         self._order.move_to_end((channel, publisher))
         return until - first
 
-    # What need not be kept.
+    # Removal.
 
     def forget(self, channel: str) -> None:
-        """Forget a channel that nobody wants to hear any more."""
+        """Forget an unwanted channel."""
         self._since.pop(channel, None)
         self._unconfirmed.discard(channel)
         for publisher in tuple(self._heard.get(channel, ())):
             self._forget(channel, publisher)
 
     def expire(self, now: float) -> None:
-        """Forget the publishers that have been silent on a channel for longer than they remember themselves.
+        """Forget counts without messages for `keep_seconds`, and those of closed publishers after `ENDED_SECONDS`.
 
-        If much time has passed since the last call, this process may have been suspended, and what was said meanwhile
-        may still come: then everything is kept for its full time from now on.
+        After a long time without a call this process may have been suspended, and older messages may still arrive:
+        then all counts are kept for their full time from now on.
         """
         if self._checked is not None and now - self._checked > self._keep_seconds / 4:
             self.touch(now)
@@ -297,7 +298,7 @@ class Listener:
             self._forget(channel, publisher)
 
     def touch(self, now: float) -> None:
-        """Keep everything for its full time from now on: nobody could be heard meanwhile."""
+        """Keep all counts for their full time from now on, because nothing could be received meanwhile."""
         self._checked = now
         for channel, publisher in self._order:
             self._heard[channel][publisher].when = now

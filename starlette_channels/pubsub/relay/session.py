@@ -1,6 +1,6 @@
 """Relay session: a thread with its own event loop, from the first use of a relay to its close.
 
-So it never blocks the event loops of the application, which may be trio's, and works in code without one.
+So it never blocks the event loops of the application, works with trio, and in code without an event loop.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ class RelaySession:
         self._task: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="starlette-channels-relay", daemon=True)
 
-    # What other threads call.
+    # For other threads.
 
     def start(self) -> None:
         """Start the thread."""
@@ -125,7 +125,7 @@ class RelaySession:
     def command(self, socket_id: str, slot: str, body: bytes) -> int:
         """Queue a command for the clients with a `socket_id` in other processes; return its number.
 
-        It is kept and repeated as `CommandLog` says, whatever becomes of the engine.
+        It is kept and repeated even while the engine is disconnected; see `CommandLog`.
         """
         number = self.commands.say(as_bytes(socket_id), as_bytes(slot), body, uptime())
         self.wake()
@@ -143,8 +143,9 @@ class RelaySession:
         self.wake()
 
     def wait_until_heard(self, number: int, seconds: float) -> tuple[bool, Exception | None]:
-        """Wait until another process keeps a command, for at most so long; return whether it does, and what is wrong
-        with the engine.
+        """Block until another process has acknowledged a command, `seconds` at most.
+
+        Returns whether it has, and the last error of the engine.
         """
         with contextlib.suppress(TimeoutError, RuntimeError):
             asyncio.run_coroutine_threadsafe(self._is_heard(number), self._loop).result(seconds)
@@ -154,7 +155,7 @@ class RelaySession:
         """Wake the session. Thread-safe."""
         if not self._is_woken:
             self._is_woken = True
-            with contextlib.suppress(RuntimeError):  # it is over
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
                 self._loop.call_soon_threadsafe(self._awake.set)
 
     def flush(self, seconds: float) -> SessionOutcome:
@@ -203,7 +204,7 @@ class RelaySession:
             try:
                 await self._use(engine)
                 return
-            except Exception as error:  # noqa: BLE001 - engines raise what they like
+            except Exception as error:  # noqa: BLE001 - engines may raise any exception
                 self._error = error
                 self._note("relay_disconnected", "The engine between the processes is away: %s", explain(error))
             finally:
@@ -218,7 +219,7 @@ class RelaySession:
         try:
             async with asyncio.timeout(1.0):
                 await engine.close()
-        except Exception as error:  # noqa: BLE001 - it is of no use any more
+        except Exception as error:  # noqa: BLE001 - the engine is discarded anyway
             logger.debug("Closing %r failed: %s", engine, explain(error))
 
     async def _is_over_after(self, seconds: float) -> bool:
@@ -288,7 +289,7 @@ class RelaySession:
             await self._sleep(min(left, *self._pauses()))
 
     async def _await_acknowledgements(self, engine: Engine) -> None:
-        """Wait for acknowledgements of the commands of this process: after the close nobody else would repeat them."""
+        """Wait for acknowledgements of own commands, because after the close no other process would repeat them."""
         if self._is_unacknowledged():
             self.commands.insist(uptime())
         while self._is_unacknowledged() and self._seconds_to_close() > 0:
@@ -344,7 +345,7 @@ class RelaySession:
                 self._queue.done()
                 self._progress.set()
                 self._error = None
-                await self._follow_interests(engine)  # joins do not wait for all that is to be published
+                await self._follow_interests(engine)  # joins do not wait for the whole queue
             if commands and (self._queue.is_empty() or uptime() > urgent_at):
                 await self._publish_commands(engine, commands, number)
                 commands = ()
@@ -402,7 +403,7 @@ class RelaySession:
             parcel = self._seal(run, now)
             if parcel is not None and len(parcel.data) <= engine.max_bytes:
                 parcels.append(parcel)
-            elif len(run) > 1:  # one of them is to blame
+            elif len(run) > 1:  # each alone: only those that cannot be sent are dropped
                 parcels += [parcel for one in run for parcel in self._seal_all([one], engine)]
             elif parcel is None:
                 self._note("relay_dropped", "A topic or an event is no Unicode: it stays in this process")
@@ -438,7 +439,7 @@ class RelaySession:
     def _note(self, code: str, text: str, *args: object, number: int = 1) -> None:
         self._error_log.note(code, logger, text, *args, number=number)
 
-    # Hearing.
+    # Subscribing and receiving.
 
     async def _resubscribe(self, engine: Engine) -> None:
         self._interests.begin(engine)
@@ -467,7 +468,7 @@ class RelaySession:
         due = [channel for channel, when in self._leaving.items() if when <= now]
         for channel in due:
             del self._leaving[channel]
-        gone = self._interests.release(due)  # what is wanted again by now stays as it is
+        gone = self._interests.release(due)  # channels that are wanted again stay subscribed
         if gone:
             self._receiver.forget(gone)
             await self._in_batches(engine.unsubscribe, gone)
@@ -475,10 +476,7 @@ class RelaySession:
     async def _in_batches(
         self, do: Callable[[Collection[str]], Coroutine[Any, Any, None]], channels: Collection[str]
     ) -> None:
-        """Subscribe or unsubscribe in steps, each with its own time limit.
-
-        A relay that closes leaves the rest undone.
-        """
+        """Subscribe or unsubscribe in steps, each with its own time limit; stops at the close of the relay."""
         waiting = iter(channels)
         while self._closing_until is None and (batch := list(itertools.islice(waiting, SUBSCRIBE_BATCH))):
             await self._step(do(batch))
@@ -499,7 +497,7 @@ class RelaySession:
         self._arrived += batch
 
     def _take_delivery(self) -> None:
-        """Pass on what was received in this turn of the event loop; without room it is dropped, and a gap later."""
+        """Pass on the messages of this turn of the event loop; without room they are dropped, and a gap follows."""
         arrived, self._arrived = self._arrived, []
         arrivals = self._receiver.take(arrived, has_room=self._has_room())
         if arrivals:

@@ -1,4 +1,4 @@
-"""Which channels this process wants to hear, in all its event loops together, and which of them the engine delivers."""
+"""Interests: the channels wanted by all event loops of this process, and the subscriptions confirmed by the engine."""
 
 import threading
 import time
@@ -8,16 +8,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from starlette_channels.pubsub.relay.channel_names import topic_channel
 
 LINGER_SECONDS = 2.0
-"""How long a channel is still heard after its last subscriber has gone: most come back, and miss nothing then."""
+"""Delay of an unsubscribe at the engine, in seconds: a client that rejoins within it misses nothing."""
 
 
 def _tell_nobody(_: Collection[str]) -> None:
-    """Nobody waits for a subscription."""
+    """Ignore confirmations."""
 
 
 class Interests:
-    """Counts who wants a channel, from any thread, tells when that has changed, and notes which subscriptions are in
-    force at the engine.
+    """Reference counts of the wanted channels, and the subscriptions in force (confirmed by the engine). Thread-safe.
+
+    `tell` is called when a channel becomes wanted or unwanted, `confirmed` with channels that come into force.
     """
 
     def __init__(
@@ -34,10 +35,10 @@ class Interests:
         self._connection: object = None
         self._tell, self._confirmed, self._clock = tell, confirmed, clock
         self.is_complete: bool = False
-        """Whether everything that was wanted when the engine was connected to is in force, and it still is there."""
+        """Whether the engine is connected, and all subscriptions of the time of the connect are in force."""
 
     def add(self, channel: str) -> None:
-        """Note that somebody wants a channel."""
+        """Add one to the count of a channel."""
         with self._lock:
             self._counts[channel] += 1
             first = self._counts[channel] == 1
@@ -48,7 +49,7 @@ class Interests:
             self._tell()
 
     def remove(self, channel: str) -> None:
-        """Note that somebody does so no longer."""
+        """Subtract one from the count of a channel."""
         with self._lock:
             self._counts[channel] -= 1
             last = self._counts[channel] == 0
@@ -61,37 +62,35 @@ class Interests:
             self._tell()
 
     def is_in_force(self, channel: str) -> bool:
-        """Whether the engine delivers a channel that is wanted; from any thread, without a lock.
+        """Whether the engine delivers a wanted channel. Thread-safe, without a lock.
 
-        What it says holds for a channel that somebody has added and not removed, until the engine is away.
+        Reliable only for a channel that the caller has added and not removed; it ends when the engine is disconnected.
         """
         return channel in self._in_force
 
-    # What the relay calls, in its thread.
+    # For the thread of the relay.
 
     def take(self) -> tuple[Mapping[str, float], set[str]]:
-        """Return what has changed since the last time: the channels that are wanted now, with the time since when, and
-        those that are not.
-        """
+        """Return the changes since the last call: channels now wanted, with the time since when, and unwanted ones."""
         with self._lock:
             changed, self._changed = self._changed, set()
             wanted = {channel: self._since[channel] for channel in changed if channel in self._counts}
         return wanted, changed - wanted.keys()
 
     def all(self) -> Mapping[str, float]:
-        """Return all that is wanted, with the time since when; what has changed so far counts as told."""
+        """Return all wanted channels, with the time since when, and discard the changes for `take`."""
         with self._lock:
             self._changed.clear()
             self._since = {channel: self._since[channel] for channel in self._counts}
             return dict(self._since)
 
     def begin(self, connection: object) -> None:
-        """Note that there is a new connection to the engine, on which nothing is in force yet."""
+        """Begin a new connection to the engine: no subscription is in force yet."""
         with self._lock:
             self._connection, self._in_force, self.is_complete = connection, set(), False
 
     def confirm(self, connection: object, channels: Collection[str]) -> None:
-        """Note that the subscriptions to channels are in force, and tell who waits for that."""
+        """Mark subscriptions as in force, and call `confirmed`; ignored if the connection is not the current one."""
         with self._lock:
             if connection is not self._connection:
                 return
@@ -99,14 +98,14 @@ class Interests:
         self._confirmed(channels)
 
     def complete(self, connection: object) -> None:
-        """Note that everything is in force that was wanted when the connection began."""
+        """Set `is_complete`: all subscriptions of the time of the connect are in force."""
         with self._lock:
             self.is_complete = connection is self._connection
 
     def release(self, channels: Iterable[str]) -> set[str]:
-        """Return those of the channels that nobody wants; from now on they are not in force.
+        """Return the unwanted ones of these channels; their subscriptions are not in force any more.
 
-        Whoever wants one after that waits for a new subscription.
+        A later `add` of such a channel needs a new subscription.
         """
         with self._lock:
             unwanted = {channel for channel in channels if channel not in self._counts}
@@ -116,34 +115,34 @@ class Interests:
         return unwanted
 
     def lose(self, connection: object) -> None:
-        """Note that a connection is of no use any more, unless it has a successor.
+        """End a connection; ignored if it is not the current one.
 
-        A relay that was closed may take longer to end than the next one to connect.
+        The session of a closed relay may end later than its successor connects.
         """
         with self._lock:
             if connection is self._connection:
                 self._connection, self._in_force, self.is_complete = None, set(), False
 
     def start_anew(self) -> None:
-        """Begin with a new lock, after a fork: somebody may have held the old one."""
+        """Replace the lock after a fork, because another thread may have held it; no engine is connected yet."""
         self._lock = threading.Lock()
         self._connection, self._in_force, self.is_complete = None, set(), False
 
 
 class TopicInterests:
-    """What a hub tells of its topics, and may ask."""
+    """The interests of hubs, by topic instead of channel."""
 
     def __init__(self, interests: Interests) -> None:
         self._interests = interests
 
     def add(self, topic: str) -> None:
-        """Take note of a topic's first subscriber."""
+        """Add a topic: it has its first subscriber in a hub."""
         self._interests.add(topic_channel(topic))
 
     def remove(self, topic: str) -> None:
-        """Take note that a topic has none any more."""
+        """Remove a topic: its last subscriber in a hub has gone."""
         self._interests.remove(topic_channel(topic))
 
     def is_in_force(self, topic: str) -> bool:
-        """Whether broadcasts of other processes on a topic that has a subscriber are delivered."""
+        """Whether the engine delivers the broadcasts of other processes on a topic with subscribers."""
         return self._interests.is_in_force(topic_channel(topic))

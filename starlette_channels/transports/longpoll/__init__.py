@@ -1,1 +1,1 @@
-"""Long-polling, for clients whose WebSocket does not get through."""
+"""Long-polling, for clients that cannot open a WebSocket."""

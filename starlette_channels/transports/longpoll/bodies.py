@@ -8,7 +8,7 @@ from starlette_channels.transports.longpoll.batches import read_lines, read_text
 from starlette_channels.wire.messages import Frame
 
 SMALL_BYTES = 16_384
-"""Bytes of each body that are not counted: servers buffer as much of every request anyhow."""
+"""Bytes of each body that are not counted: servers buffer as much of every request anyway."""
 
 
 class BodyRefused(Exception):
@@ -90,7 +90,7 @@ class RequestBody:
 class Bodies:
     """All bodies that are being read or handled. If they have too many bytes together, the largest one is evicted.
 
-    So a client that lets large bodies wait in many sessions does no harm to clients with small ones.
+    So a client with large unfinished bodies in many sessions does not affect clients with small ones.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -105,7 +105,7 @@ class Bodies:
         return self._bytes
 
     def grow(self, body: RequestBody, held: int) -> None:
-        """Set the counted bytes of a body. Raises `BodyRefused` if it is the one that is evicted."""
+        """Set the counted bytes of a body. Raises `BodyRefused` if this body is evicted."""
         with self._lock:
             self._held.add(body)
             self._bytes += held - body.held
@@ -119,7 +119,7 @@ class Bodies:
             raise no_room()
 
     def release(self, body: RequestBody) -> None:
-        """Count a body no longer."""
+        """Stop counting a body."""
         with self._lock:
             self._forget(body)
 
@@ -135,7 +135,7 @@ def no_room() -> BodyRefused:
 
 
 def _nothing() -> None:
-    """There is nothing to cancel yet."""
+    """Do nothing: the default of `RequestBody.cancel`."""
 
 
 def _size(body: RequestBody) -> int:

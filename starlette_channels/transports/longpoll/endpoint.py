@@ -33,7 +33,7 @@ logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 TOKEN_HEADER = "x-phoenix-longpoll-token"
 
 ANY_ORIGIN = {"access-control-allow-origin": "*"}
-"""Pages of any origin may read the responses: a session needs its token, and no cookie stands for that."""
+"""Pages of any origin may read the responses: a session requires its token, and cookies are not used."""
 
 ADVICE = (
     "A long-poll session of another process was asked for: several processes need sticky sessions, so let the proxy "
@@ -45,7 +45,7 @@ JSON = "application/json; charset=utf-8"
 
 
 class Unsent(Exception):
-    """The client of a request was gone before the response."""
+    """The client was gone before the response was sent."""
 
 
 class LongPolling:
@@ -61,7 +61,7 @@ class LongPolling:
         self._sessions: Sessions[LongPollTransport] = Sessions()
 
     async def __call__(self, scope: Scope, variables: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer a request; `variables` are those of its path."""
+        """Answer a request; `variables` are the variables of its path."""
         try:
             await self._answer(HTTPExchange(scope, receive, send), variables)
         except Refused as refusal:
@@ -162,10 +162,10 @@ def render(status: int, true_status: int = 200, **fields: Any) -> Response:
 
 
 def refuse(refusal: Refused) -> Response:
-    """Return the response to a client that gets no session: status 403 of the protocol for most reasons.
+    """Return the response to a refused client: status 403 of the protocol for most reasons.
 
-    Errors, and refusals that are temporary, are HTTP statuses. A refusal with a close code has it, and the reason,
-    beside the status; phoenix.js reads the status only.
+    Errors, and temporary refusals, are HTTP statuses. A close code is sent with its reason beside the status;
+    phoenix.js reads the status only.
     """
     if refusal.close is not None:
         return render(403, code=refusal.close, reason=refusal.body)

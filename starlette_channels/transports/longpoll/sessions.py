@@ -13,8 +13,8 @@ TOKEN = re.compile(r"lp1\.(?P<process>[0-9a-f]{16})\.(?P<opened>[0-9]{1,15})\.[\
 class Sessions(Generic[S]):
     """Sessions by token: `lp1.<process>.<time of opening>.<secret>`.
 
-    The token is all that a client needs for its session, so the secret cannot be guessed. The rest tells which process
-    opened it, and when.
+    The token alone gives access to a session, so the secret must not be guessable. The rest identifies the process
+    that opened it, and the time.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Sessions(Generic[S]):
 
     def issue(self) -> str:
         """Return a new token, to be valid as soon as its session is added."""
-        if self._process is None:  # not sooner: a process may be forked after the application was imported
+        if self._process is None:  # not at import: processes may be forked later
             self._process = secrets.token_hex(8)
         return f"lp1.{self._process}.{_milliseconds()}.{secrets.token_urlsafe(32)}"
 
@@ -33,7 +33,7 @@ class Sessions(Generic[S]):
         self._sessions[token] = session
 
     def remove(self, token: str) -> None:
-        """Remove a session; one that is not there is no error."""
+        """Remove a session; an unknown token is ignored."""
         self._sessions.pop(token, None)
 
     def find(self, token: object) -> S | None:
@@ -41,9 +41,9 @@ class Sessions(Generic[S]):
         return self._sessions.get(token) if isinstance(token, str) else None
 
     def is_foreign(self, token: object) -> bool:
-        """Whether a token was issued by another process since this one started: several serve the application.
+        """Whether another process has issued a token since this one started: several processes serve the application.
 
-        Older tokens may be of the server that ran before this one.
+        Older tokens may come from the previous run of the server.
         """
         match = TOKEN.fullmatch(token) if isinstance(token, str) else None
         return match is not None and match["process"] != self._process and int(match["opened"]) >= self._since

@@ -32,10 +32,10 @@ from starlette_channels.wire.messages import Frame, Message, frame_size
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
 EXPIRY_WINDOWS = 1.75
-"""A session expires so many windows after its last poll; in Phoenix, which checks now and then, after 1.5 to 3."""
+"""Windows from the last poll to the expiry of a session; 1.5 to 3 in Phoenix, because it checks periodically."""
 
 BETWEEN_POLLS_SECONDS = 1.0
-"""Time from one poll to the next that is normal: only a client that takes longer is slow, whatever is queued."""
+"""Normal time from one poll to the next: only a client that takes longer is slow, regardless of its queue."""
 
 MOST_POSTS = 8
 """POST requests that one session may have at the same time; clients send one at a time."""
@@ -68,8 +68,8 @@ class LongPoll(Struct, frozen=True, kw_only=True):
     """Messages in one request. Further ones are ignored, logged and counted."""
 
     held_bytes: int = 16_000_000
-    """Bytes of bodies, of all sessions of this process, that are being read or handled at the same time, but for the
-    first 16,384 of each. When there are more, the largest body is answered 503."""
+    """Maximum bytes of all bodies being read or handled in this process, without the first 16,384 of each. When there
+    are more, the largest body is answered 503."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for values out of bounds."""
@@ -146,7 +146,7 @@ class LongPollTransport:
     # Called by the connection.
 
     def write(self, frame: Frame, place: Place | None = None) -> None:
-        """Queue a frame for the next poll. If too much waits, and no poll comes, the session is closed with 1008."""
+        """Queue a frame for the next poll. If too much is queued, and no poll comes, the session closes with 1008."""
         if self.is_closed:
             return
         self._outbox.add(frame, frame_size(frame), place)
@@ -160,7 +160,7 @@ class LongPollTransport:
         return self._outbox.bytes + self._taken_bytes
 
     def _note_whether_behind(self) -> None:
-        """Tell the channels that they may drop something now, or need not any more."""
+        """Tell the channels when the client falls behind, so that they may drop messages, and when it has caught up."""
         behind = bool(self._waiting_bytes) if self._behind else self._waiting_bytes > self._behind_bytes
         if behind is not self._behind:
             self._behind = behind
@@ -193,7 +193,7 @@ class LongPollTransport:
         return self._fetched
 
     def pause(self) -> None:
-        """Handle no message of the client until `resume`."""
+        """Stop handling messages of the client until `resume`."""
         self._resumed = self._resumed or anyio.Event()
 
     def resume(self) -> None:
@@ -210,7 +210,7 @@ class LongPollTransport:
         One body of a session is read and handled at a time; the bodies of further requests are not read meanwhile.
         Returns 408 if handlers are so far behind that not all messages are handled within a window. Raises
         `BodyRefused` for a body beyond the limits, and `ProtocolError` for a malformed message; those before it have
-        been handled then. A client with too many of either loses its session.
+        been handled then. Too many of either close the session.
         """
         self.heard = anyio.current_time()
         if len(self._posts) >= MOST_POSTS:
@@ -255,7 +255,7 @@ class LongPollTransport:
                     raise BodyRefused(429, excess.code, "rate limited", excess.seconds)
                 if body.size > SLICE_BYTES:
                     async with _turn_of_bodies():
-                        pass  # large bodies are read one chunk at a time, whatever their number
+                        pass  # of all large bodies, one chunk is read at a time
             return
         raise BodyRefused(408, "body_timeout", f"the body has not come within {seconds:g} seconds")
 
@@ -274,7 +274,7 @@ class LongPollTransport:
             raise ProtocolError(f"a message of over {self._limits.message_bytes} bytes")
 
     async def _hand_over(self, body: RequestBody) -> int:
-        """Hand the messages over slice by slice, with turns for other bodies, and for all else, in between."""
+        """Hand over the messages slice by slice, with turns for other bodies, and for other tasks, in between."""
         with anyio.move_on_after(self._options.window_seconds):
             beyond, frames = body.lines_beyond, body.frames(self._limits.message_bytes)
             while True:
@@ -345,7 +345,7 @@ class LongPollTransport:
             self._polls.discard(woken)
             if self._newest is woken:
                 self._newest = None
-            self._expire_at(self._next_expiry())  # later than the end of any poll that still waits
+            self._expire_at(self._next_expiry())  # later than the end of any waiting poll
 
     async def _wait(self, woken: anyio.Event, gone: Gone) -> bool:
         """Wait for messages, for a window at most; return whether the client is still there."""
@@ -425,7 +425,7 @@ class LongPollTransport:
     async def _wait_for_end(self) -> None:
         """Wait until the session is closed or expires.
 
-        The next poll may lie unread in a socket if the process has been blocked or suspended. So the event loop has
+        The next poll may be unread in a socket if the process has been blocked or suspended. So the event loop has
         some turns to read it before the session expires.
         """
         while True:

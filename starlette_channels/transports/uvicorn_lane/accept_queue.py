@@ -1,4 +1,4 @@
-"""The queue of handshakes: one in each turn of the event loop, so that a crowd does not hold up connected clients."""
+"""The queue of handshakes: one per turn of the event loop, so that many at once do not delay connected clients."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 
 class HandshakeQueue:
-    """Starts one handshake in each turn of the event loop, in the order of their arrival."""
+    """Starts one handshake per turn of the event loop, in order of arrival."""
 
     __slots__ = ("_loop", "_waiting")
 
@@ -16,7 +16,7 @@ class HandshakeQueue:
         self._waiting: deque[Callable[[], None]] = deque()
 
     def enter(self, start: Callable[[], None]) -> None:
-        """Call `start` in its turn, which is the next turn of the event loop at the earliest."""
+        """Queue a handshake; `start` is called in the next turn of the event loop at the earliest."""
         self._waiting.append(start)
         if len(self._waiting) == 1:
             self._loop.call_soon(self._turn)

@@ -1,4 +1,4 @@
-"""The access log of handshakes: uvicorn's lines, without the query, in which there may be a token."""
+"""The access log of handshakes: uvicorn's lines without the query, because it may contain a token."""
 
 import logging
 from collections.abc import MutableMapping
@@ -9,7 +9,7 @@ _HANDSHAKE_LINES = ('%s - "WebSocket %s" ', "connection open", "connection rejec
 
 
 class _QueryFilter(logging.Filter):
-    """Removes the query from the address of a handshake."""
+    """Removes the query from the address of a handshake, because it may contain a token."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the record."""
@@ -20,7 +20,7 @@ class _QueryFilter(logging.Filter):
 
 
 class _HandshakeFilter(logging.Filter):
-    """Drops the lines of handshakes, which uvicorn writes with `--no-access-log`, too."""
+    """Drops the log lines of handshakes: uvicorn writes them even with `--no-access-log`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to keep the record."""
@@ -36,7 +36,7 @@ def install_log_filter(logger: logging.Logger, *, access_log: bool) -> None:
 
 
 def log_handshake(logger: logging.Logger, scope: MutableMapping[str, Any], outcome: str, connection: str) -> None:
-    """Log a handshake as uvicorn and `websockets` do: its outcome, and what becomes of the connection."""
+    """Log a handshake as uvicorn and `websockets` do: the outcome, and the state of the connection."""
     client: tuple[str, int] | None = scope.get("client")
     address = f"{client[0]}:{client[1]}" if client else ""
     logger.info(f'%s - "WebSocket %s" {outcome}', address, quote(scope["path"]))

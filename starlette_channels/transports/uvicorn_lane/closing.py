@@ -12,10 +12,10 @@ from starlette_channels.transports import CLOSE_SECONDS
 from starlette_channels.transports.uvicorn_lane.frames import Close, Event, Failure, FrameReader, close_frame
 
 UNREAD_BYTES = 16_384
-"""Bound of the bytes that are searched for the client's close frame: the joins of a page fit."""
+"""Maximum bytes searched for the client's close frame; the joins of a page fit."""
 
 UNREAD_FRAMES = 256
-"""Bound of the frames that are searched, with a tolerance of 64: thousands of empty frames fit into those bytes."""
+"""Maximum frames searched, with a tolerance of 64: `UNREAD_BYTES` may hold thousands of empty frames."""
 
 
 class Closing(asyncio.Protocol):
@@ -35,7 +35,7 @@ class Closing(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, code: int, reason: str) -> None:
-        """Take the connection over, and send the close frame."""
+        """Take over the connection, and send the close frame."""
         self._register.add(self)
         self._transport.set_protocol(self)
         self._timer = self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
@@ -43,7 +43,7 @@ class Closing(asyncio.Protocol):
         self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Look for the client's close frame."""
+        """Search for the client's close frame."""
         data, at, events = data[: self._room], 0, deque[Event]()
         self._room -= len(data)
         while at < len(data) and self._frames > 0:
@@ -56,7 +56,7 @@ class Closing(asyncio.Protocol):
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End: the client is gone."""
+        """Clean up: the client is gone."""
         self._register.discard(self)
         if self._timer is not None:
             self._timer.cancel()

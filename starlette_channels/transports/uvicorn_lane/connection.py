@@ -1,6 +1,6 @@
-"""The fast lane: bytes go from the event loop's transport straight to a client's connection, frames straight back.
+"""The fast lane: bytes go directly from the event loop's transport to a client's connection, and frames directly back.
 
-Nothing is parked for an idle client: no task, no queue, no timer. An outbox exists only while a client is behind.
+An idle client has no task, no queue and no timer. An outbox exists only while a client is behind.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ from starlette_channels.wire.messages import OutgoingFrame
 logger: logging.Logger = logging.getLogger("starlette_channels.transport")
 
 LARGE_FRAME = 1 << 15
-"""A frame with so many characters may go to several clients in one turn, as a state of presence does."""
+"""Characters from which a frame shares its bytes: it may go to several clients in a turn, like a presence state."""
 
 
 class Lane(asyncio.Protocol):
@@ -84,22 +84,22 @@ class Lane(asyncio.Protocol):
         self._intake: ReadBuffer | None = None
         self._pace: Pace | None = None
         self._queued = False
-        self._straight = True  # nothing waits, nothing is held, nothing has ended: what comes can be dealt with at once
+        self._straight = True  # data can be handled at once: no buffer, no pause, not closing
         self._closing = False
         self._deaf = False
         self._gone = False
 
     def start(self, connect: Callable[[Transport], Connection]) -> None:
-        """Begin: from now on the client's messages reach its connection."""
+        """Create the connection, the receiver of the client's messages from now on."""
         self._connection: Connection = connect(self)
         self._register.add(self)
         self._pulse.add(self)
 
     def listen(self) -> None:
-        """Read from the connection, which nobody has done during the handshake."""
+        """Resume reading, which was paused during the handshake."""
         self._regulate()
 
-    # What the connection calls.
+    # Called by the connection.
 
     def write(self, frame: OutgoingFrame, place: Place | None = None) -> None:
         """Queue a frame for the end of this turn of the loop, or until the client has caught up."""
@@ -123,26 +123,26 @@ class Lane(asyncio.Protocol):
 
     @property
     def shelf(self) -> ShortCut | None:
-        """What broadcasts wait on while the client is behind."""
+        """The queue for broadcasts while the client is behind; `None` otherwise."""
         return None if self._outbox is None else (self.outlet.shelf, self._queue)
 
     def close(self, code: int, reason: str = "") -> None:
-        """Send what is queued, then close. The first call decides."""
+        """Send the queued frames, then close. Calls after the first do nothing."""
         if self._closing:
             return
         self._say_goodbye(code, reason)
 
     def unfetched(self) -> None:
-        """Nothing is lost by closing: what is queued goes first."""
+        """Return `None`: nothing is lost by closing, since queued frames are sent first."""
 
     def pause(self) -> None:
-        """Read nothing more until `resume`."""
+        """Stop reading until `resume`."""
         self._held = True
         self._straight = False
         self._regulate()
 
     def resume(self) -> None:
-        """Read again, beginning with what has been kept."""
+        """Read again, beginning with the buffered data."""
         self._held = False
         if self._intake is None:
             self._straight = not self._closing
@@ -150,15 +150,15 @@ class Lane(asyncio.Protocol):
         else:
             self._queue_up()
 
-    # What the pulse calls.
+    # Called by the idle sweep.
 
     @property
     def idle_seconds(self) -> float:
-        """How long the client may be silent."""
+        """Idle timeout of the client in seconds."""
         return self._limits.idle_seconds
 
     def is_silent(self, now: float) -> bool:
-        """Whether the client has been silent for too long, of its own accord."""
+        """Whether the client has been silent for too long while its messages were read."""
         is_heard = self._closing or self._held or self._intake is not None
         return not is_heard and now - self.heard >= self._limits.idle_seconds
 
@@ -171,10 +171,10 @@ class Lane(asyncio.Protocol):
         self._error_log.note("idle_timeout", logger, text, seconds, level=logging.INFO)
         self.close(1002, "idle_timeout")
 
-    # What the event loop calls.
+    # Called by the event loop.
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of the client."""
+        """Handle bytes of the client."""
         self.heard = self._loop.time()
         if self._straight:
             message = self._reader.read_one(data)
@@ -200,10 +200,10 @@ class Lane(asyncio.Protocol):
         self._straight = False
 
     def _take_in(self, size: int) -> None:
-        """Deal with a slice of what has come at once, if there is time left in this turn."""
+        """Handle one slice of the received data at once, if there is time left in this turn."""
         turns = self._turns
         turns.left -= 1
-        # Who sends much does not overtake those who wait: they would be read from in ever smaller pieces.
+        # A client that sends much must not overtake waiting clients: they would be read in ever smaller pieces.
         if turns.is_crowded or not (turns.left >= 0 or turns.goes_on()):
             self._queue_up(fresh=size <= SELDOM_BYTES and self._is_fresh())
         elif not self._held or self._closing:
@@ -212,16 +212,16 @@ class Lane(asyncio.Protocol):
             self._regulate()
 
     def _read_no_more(self, data: bytes) -> None:
-        """Keep what has come behind what waits, and read nothing more until that is dealt with."""
+        """Buffer data behind the waiting data, and pause reading until that is handled."""
         assert self._intake is not None
         if self._deaf:
             self._ignore()
         else:
-            self._intake.add(data)  # with TLS, some may come although nothing is read any more
+            self._intake.add(data)  # with TLS, data may arrive although reading is paused
             self._regulate()
 
     def _ignore(self) -> None:
-        """Read nothing more of a client that has been told to go, and goes on as if nothing were."""
+        """Stop reading from a client that keeps sending after a close with a failure code."""
         self._reader.stop()
         self._is_reading = False
         self._transport.pause_reading()
@@ -236,7 +236,7 @@ class Lane(asyncio.Protocol):
             self._turns.enter(self, fresh=fresh)
 
     def visit(self, most: int) -> int:
-        """Act on one slice of what has come, and leave the rest for the next turn of the event loop."""
+        """Handle one slice of the buffered data, and leave the rest for the next turn of the event loop."""
         self._queued = False
         intake = self._intake
         if intake is None or self._gone:
@@ -254,7 +254,7 @@ class Lane(asyncio.Protocol):
                 done += len(event) // HEAVY
             self._act(event)
         if self._intake is not intake:
-            return done  # the client is not listened to any more
+            return done  # dropped after a close with a failure code
         if intake.is_empty:
             self._intake = None
             self._straight = not (self._held or self._closing)
@@ -276,7 +276,7 @@ class Lane(asyncio.Protocol):
             self._obey(event)
 
     def _obey(self, event: Event) -> None:
-        """Act on what is no message."""
+        """Handle pings, closes and protocol violations."""
         if isinstance(event, Ping):
             if not self._closing and self._outbox is None:
                 self.outlet.send(self.writer, pong_frame(event.data))
@@ -289,9 +289,9 @@ class Lane(asyncio.Protocol):
             self.outlet.afterwards(self._hang_up)
 
     def eof_received(self) -> bool:
-        """Close when all that is logged has been written: a client that has nothing more to say has gone.
+        """Close after everything logged has been written: the end of the client's data means that it is gone.
 
-        The last of it may be a close frame that says why. With TLS the transport closes by itself.
+        The last data may be a close frame with the reason. With TLS the transport closes by itself.
         """
         if not self._transport.can_write_eof():
             return False
@@ -299,27 +299,27 @@ class Lane(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
-        """Keep frames back: the client has to catch up."""
+        """Queue frames in the outbox: the client is behind with reading."""
         self._outbox = SendQueue(self._limits.outbox_bytes, self._error_log.counts)
         self._connection.hold()
         self._regulate()
 
     def resume_writing(self) -> None:
-        """Go on: the client has caught up."""
+        """Send the outbox: the client has caught up."""
         self._release()
-        if not self._closing and self._outbox is None:  # what was kept back may have been too much at once, again
+        if not self._closing and self._outbox is None:  # the outbox may have filled the buffer again
             self._connection.flow()
         self._regulate()
 
     def _release(self) -> None:
-        """Send what has been kept back, behind what is still on its way."""
+        """Send the outbox, behind the frames that are still being sent."""
         self._suspicion = None
         outbox, self._outbox = self._outbox, None
         if outbox is not None and len(outbox):
             self.outlet.send(self.writer, b"".join(outbox.pop() for _ in range(len(outbox))))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End: the client is gone."""
+        """End the connection: the client is gone."""
         if self._gone:
             return
         self._gone = self._closing = True
@@ -329,7 +329,7 @@ class Lane(asyncio.Protocol):
         self._pulse.remove(self)
         self.tasks.begin(self._end())  # held by the server's tasks
 
-    # What uvicorn calls.
+    # Called by uvicorn.
 
     def shutdown(self) -> None:
         """Close because the server stops."""
@@ -341,17 +341,17 @@ class Lane(asyncio.Protocol):
         self.outlet.afterwards(self._transport.close)
 
     def _hang_up(self) -> None:
-        """Tell the client that nothing more comes: who broke the protocol is not listened to, so its answer neither.
+        """Send EOF after a protocol violation; the client's answer is not awaited (RFC 6455, §7.1.7).
 
-        RFC 6455, §7.1.7. Closing outright would reset the connection while bytes of the client are unread, and then the
-        client might never see the close frame.
+        Closing outright would reset the connection while bytes of the client are unread, and then the client might
+        never see the close frame.
         """
         if self._transport.is_closing():
             return
         if self._transport.can_write_eof():
-            with suppress(OSError):  # the client was faster
+            with suppress(OSError):  # the client has closed already
                 self._transport.write_eof()
-        else:  # TLS, which says so itself
+        else:  # TLS: closing includes its own end of data
             self._transport.close()
 
     def _say_goodbye(self, code: int, reason: str) -> None:
@@ -363,7 +363,7 @@ class Lane(asyncio.Protocol):
             self._intake = None
         else:
             self._queue_up()
-        self._regulate()  # to hear the answer
+        self._regulate()  # to read the client's close frame
 
     def _write_last(self, data: bytes) -> None:
         self._release()
@@ -375,7 +375,7 @@ class Lane(asyncio.Protocol):
 
     def _suspect_slow_client(self) -> None:
         if self._suspicion is None:
-            # How much waits is known when the burst is over.
+            # The number of queued bytes is final only after the burst.
             self._suspicion = SlowClientCheck(sys.maxsize)
             self._loop.call_later(STEP_SECONDS, self._look_again, self._suspicion)
 
@@ -398,35 +398,35 @@ class Lane(asyncio.Protocol):
         self._say_goodbye(1008, "slow_client")
 
     def _regulate(self) -> None:
-        """Read only while handlers keep up, and the client with reading what it asked for."""
+        """Pause or resume reading: read only while the handlers keep up, and the client keeps up with reading."""
         if self._gone:
             return
         if self._intake is not None or ((self._held or self._outbox is not None) and not self._closing):
             self._is_reading = False
             self._transport.pause_reading()
-        elif not self._is_reading:  # as good as always it is, and that is asked for each message
+        elif not self._is_reading:  # the usual state is checked first: this runs for each message
             self._is_reading = True
             self.heard = self._loop.time()
             self._transport.resume_reading()
 
     async def _end_all(self) -> None:
-        """Let the channels end, and what they have started; nothing of it may be left when the event loop ends."""
+        """End the channels and their tasks; none of them may be left when the event loop ends."""
         await self._connection.end()
         await self.tasks.finish(self._limits.shutdown_seconds)
 
     async def _end(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        # The server waits for those in either of these before it ends the lifespan, so it must find this one.
+        # The server waits for both sets before it ends the lifespan, so this task must be in one of them.
         self._server_tasks.add(task)
         self._register.discard(self)
         ending = cast("asyncio.Task[None]", self.tasks.begin(self._end_all()))
         try:
             await asyncio.shield(ending)
         except asyncio.CancelledError:
-            self._connection.abort()  # a server that cancels us has no more patience
+            self._connection.abort()  # the server cancels its tasks: its shutdown timeout is over
             raise
         finally:
             self._server_tasks.discard(task)
             self.outlet.forget(self.writer)
-            del self._connection  # the two would keep each other until the garbage collector comes
+            del self._connection  # breaks the reference cycle of the two

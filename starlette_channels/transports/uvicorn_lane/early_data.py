@@ -1,15 +1,15 @@
-"""Data that a client sends before its handshake is answered: a little is kept, and a hang-up is noticed."""
+"""Data received before the handshake is answered: a bounded part is kept, and a disconnect is detected."""
 
 import asyncio
 import select
 from contextlib import suppress
 
 EARLY_BYTES = 8_192
-"""Bound of the bytes that are kept of a client until its handshake is answered; meanwhile nothing is read."""
+"""Maximum bytes kept for a client until its handshake is answered; reading is paused meanwhile."""
 
 
 class EarlyBytes:
-    """The bytes that a client has sent behind its request."""
+    """The bytes that a client has sent after its upgrade request."""
 
     __slots__ = ("_data", "is_too_much")
 
@@ -18,7 +18,7 @@ class EarlyBytes:
         self.is_too_much: bool = False
 
     def add(self, data: bytes) -> None:
-        """Add bytes if there is room for all of them; from then on that there is not, nothing is kept."""
+        """Add bytes if all of them fit; once they do not, all bytes are dropped, and no more are kept."""
         if self.is_too_much or len(self._data) + len(data) > EARLY_BYTES:
             self._data, self.is_too_much = b"", True
         else:
@@ -30,11 +30,11 @@ class EarlyBytes:
         return data
 
 
-_HUNG_UP: int = getattr(select, "POLLRDHUP", 0)  # Linux has it
+_HUNG_UP: int = getattr(select, "POLLRDHUP", 0)  # only on Linux
 
 
 def has_hung_up(transport: asyncio.Transport) -> bool:
-    """Return whether the client has closed the connection, although nothing is read; always False without Linux."""
+    """Return whether the client has disconnected while reading is paused; always False except on Linux."""
     connection = transport.get_extra_info("socket")
     if not _HUNG_UP or connection is None:
         return False

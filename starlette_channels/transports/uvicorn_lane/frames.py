@@ -1,6 +1,6 @@
-"""WebSocket frames (RFC 6455, no extensions) as a server needs them: reads what a client sends, builds what goes to it.
+"""WebSocket frames (RFC 6455, no extensions) for a server: parses frames of clients, builds frames for them.
 
-No I/O. Home-made because it is the hot path of the fast lane; in the tests the parser of `websockets` is its judge.
+No I/O. Own code because it is the hot path of the fast lane; the tests compare it with the parser of `websockets`.
 """
 
 from codecs import utf_8_decode
@@ -15,7 +15,7 @@ except ImportError:  # websockets was installed without its C helper
     from websockets.utils import apply_mask
 
 FAILURES = frozenset({1002, 1007, 1008, 1009, 1011})
-"""The codes after which a client is listened to no longer, but for its answer: RFC 6455, §7.1.7."""
+"""Close codes after which input of the client is ignored, except for its close frame: RFC 6455, §7.1.7."""
 
 _NO_CODE, _CODES = 1005, frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))  # §7.4, and IANA
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x88, 0x89, 0x8A  # first bytes; 0x80 is "final", 0x08 is "control"
@@ -24,33 +24,33 @@ _WITHIN = frozenset((0x00, 0x80, _CLOSE, _PING, _PONG))  # and within one
 _SMALL = 125  # bytes: longest payload whose length fits into the second byte, and longest of any control frame
 
 SLICE_BYTES = 1 << 16
-"""So much of what one client sent is taken apart at once."""
+"""Maximum bytes of one client parsed at once."""
 
 FRAMES_AT_ONCE = 64
-"""So many frames, whatever is in them: empty ones cost as much as others."""
+"""Maximum frames of one client parsed at once: empty frames cost as much as others."""
 
 
 class Ping(Struct, frozen=True):
-    """Wants a pong with the same data."""
+    """A ping; its answer is a pong with the same data."""
 
     data: bytes
 
 
 class Pong(Struct, frozen=True):
-    """The answer to a ping, or a sign of life without one."""
+    """A pong: the answer to a ping, or an unsolicited heartbeat."""
 
     data: bytes
 
 
 class Close(Struct, frozen=True):
-    """The client closes the connection; 1005 when it gave no code."""
+    """The client's close frame; the code is 1005 if it has none."""
 
     code: int
     reason: str
 
 
 class Failure(Struct, frozen=True):
-    """The client broke a rule: close with 1002 (protocol error), 1007 (text that is not UTF-8) or 1009 (too big)."""
+    """A violation by the client; the code is 1002 (protocol error), 1007 (text that is not UTF-8) or 1009 (too big)."""
 
     code: int
     reason: str
@@ -60,9 +60,9 @@ Event = str | bytes | Ping | Pong | Close | Failure
 
 
 class FrameReader:
-    """Turns what a client sends into messages (text is `str`, binary is `bytes`), pings, pongs and its close.
+    """Parser of a client's bytes: returns messages (text is `str`, binary is `bytes`), pings, pongs and the close.
 
-    A message may have `max_bytes` bytes, in however many frames; control frames do not count.
+    `max_bytes` is the maximum size of a message, in any number of frames; control frames do not count.
     """
 
     __slots__ = (
@@ -72,42 +72,42 @@ class FrameReader:
 
     def __init__(self, max_bytes: int) -> None:
         self.uncounted: int = 0
-        """Frames that have come and are no messages: control frames, and fragments other than the last of a message."""
+        """Number of frames received without a message: control frames, and all but the last fragment of messages."""
         self._most_at_once: int = min(max_bytes, _SMALL) + 6  # the longest frame of a small message
-        self._max_bytes = self._room = max_bytes  # what a message, and what the rest of this one, may have
-        self._idle, self._ended = True, False  # idle: nothing is half read, and nothing has ended
-        self._rest = b""  # the beginning of a frame: too little of a header, or of a control frame
-        self._message: bytearray | None = None  # what has come of a message, unmasked, until it is complete
-        self._text, self._valid = False, 0  # whether it is text, and how many bytes of it are whole characters
-        # Of its current frame: whether it is the last one, how much has yet to come, the mask as it applies to that.
+        self._max_bytes = self._room = max_bytes  # bytes allowed for a message, and for the rest of this one
+        self._idle, self._ended = True, False  # idle: no incomplete frame or message, and not stopped
+        self._rest = b""  # incomplete frame: a part of a header, or of a control frame
+        self._message: bytearray | None = None  # the unmasked bytes of an incomplete message
+        self._text, self._valid = False, 0  # whether it is text; size of its complete characters in bytes
+        # The current frame: whether it is the final one, the mask rotated for the missing bytes, and their number.
         self._final, self._mask = False, b""
         self._missing: int = 0
 
     def read_one(self, data: bytes) -> str | None:
-        """Read one small text message that has come whole and alone, as nearly always; `None` for anything else.
+        """Read data that is exactly one small text message, the usual case; return `None` for anything else.
 
-        Nothing is taken then, and `read` has to read it.
+        `None` means that no data was consumed: pass it to `read`.
         """
         size = len(data)
         if self._idle and 6 <= size <= self._most_at_once and data[0] == _TEXT and data[1] == size + 122:
             try:
                 return apply_mask(data[6:], data[2:6]).decode()
             except UnicodeDecodeError:
-                pass  # found once more, and reported, by `read`
+                pass  # reported by `read`
         return None
 
     def feed(self, data: bytes) -> list[Event]:
-        """Take bytes in pieces of any size; return what they complete, in order. A `Close` or `Failure` is the last."""
+        """Parse bytes in pieces of any size; return complete events in order. A `Close` or `Failure` is the last."""
         events, at = deque[Event](), 0
         while at < len(data):
             at = self.read(data, at, events)
         return list(events)
 
     def read(self, data: bytes, at: int, events: deque[Event]) -> int:
-        """Take some of the bytes from a position on, and return the position of the first that was not taken.
+        """Parse some of the bytes from position `at` on; return the position of the first byte that was not consumed.
 
-        That is at most `SLICE_BYTES` and `FRAMES_AT_ONCE` further, so the time that it takes is bounded, whatever comes
-        out of it: half a millisecond at the most, and a few microseconds for each small message.
+        At most `SLICE_BYTES` and `FRAMES_AT_ONCE` are parsed, so the time is bounded: half a millisecond at most, and
+        a few microseconds for each small message.
         """
         if self._ended:
             return len(data)
@@ -131,7 +131,7 @@ class FrameReader:
         return len(data) if self._ended else at
 
     def stop(self) -> None:
-        """Take nothing more: nothing that comes can be read, or something that came was dropped."""
+        """Stop parsing: further bytes cannot be parsed, or earlier ones were dropped."""
         self._idle, self._ended, self._rest, self._message, self._missing = False, True, b"", None, 0
 
     def _fail(self, code: int, reason: str, events: deque[Event]) -> int:
@@ -140,7 +140,7 @@ class FrameReader:
         return 0
 
     def _skim(self, data: bytes, at: int, end: int, events: deque[Event]) -> int:
-        """Read small text messages, each whole, in a tight loop; return where the first of another kind begins."""
+        """Parse complete small text messages in a tight loop; return the position of the first other frame."""
         body, room = at + 6, len(events) + FRAMES_AT_ONCE
         most = _SMALL if self._room > _SMALL else self._room
         while body <= end and data[at] == _TEXT and len(events) < room:
@@ -194,7 +194,7 @@ class FrameReader:
             elif control:
                 self.uncounted += 1
                 events.append(Ping(payload) if first == _PING else Pong(payload))
-            else:  # one frame of several, or one that has not come in full
+            else:  # a fragment, or an incomplete frame
                 if self._message is None:
                     self._message, self._text, self._valid = bytearray(), first & 0x0F == 1, 0
                 if first < 0x80:
@@ -212,7 +212,7 @@ class FrameReader:
         message, turn = self._message, len(payload) % 4
         assert message is not None
         message += payload
-        if self._text:  # wrong text ends a connection at once, not when the rest of a long message has come
+        if self._text:  # invalid UTF-8 ends the connection at once, not at the end of a long message
             self._valid += utf_8_decode(message[self._valid :], "strict", False)[1]
         self._mask = self._mask[turn:] + self._mask[:turn]
         self._missing -= len(payload)
@@ -237,7 +237,7 @@ def _close(payload: bytes) -> Close | Failure:
 
 
 COMMON = 1024
-"""Bytes: shorter text has its header made already."""
+"""Bytes: the headers of shorter text frames are precomputed."""
 
 TEXT_HEADERS: list[bytes] = [
     bytes((_TEXT, size)) if size <= _SMALL else pack("!BBH", _TEXT, 126, size) for size in range(COMMON)
@@ -266,8 +266,8 @@ def pong_frame(data: bytes) -> bytes:
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """A close frame with as many characters of the reason as fit; an empty one for 1005, which answers an empty one."""
-    # What is no Unicode becomes a question mark; a character that the cut goes through is left out.
+    """A close frame with the reason, cut to fit; an empty frame for 1005, the answer to a close without a code."""
+    # Characters without an encoding become question marks; a character cut in two is left out.
     text = reason.encode(errors="replace")[: _SMALL - 2].decode(errors="ignore")
     return _frame(_CLOSE, b"" if code == _NO_CODE else pack("!H", code) + text.encode())
 

@@ -1,7 +1,7 @@
 """The handshake of the fast lane: from the upgrade request to the connection of a client.
 
-For channels, which say so through the ASGI extension, the protocol of this module answers the request, and passes the
-accepted connection on to a lane. Every other WebSocket application gets uvicorn's own protocol object.
+Channels claim the handshake through the ASGI extension. Then the protocol of this module answers the request, and
+passes the accepted connection on to a lane. Every other WebSocket application gets uvicorn's own protocol object.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ FAILURES = ErrorLog(Counter())
 
 UNSENT_BYTES = 1 << 18
 
-_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS have it
+_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # only on Linux and macOS
 
 _default_headers = DefaultHeaders()
 
@@ -66,10 +66,10 @@ def freeze_gc() -> None:
 
 
 def limit_unsent_buffer(transport: asyncio.Transport) -> None:
-    """Limit the bytes that the system takes for a client before it has sent the earlier ones: `UNSENT_BYTES`.
+    """Limit the unsent bytes that the system buffers for a client to `UNSENT_BYTES`.
 
-    Otherwise it takes megabytes for each client that does not read: they are old when they arrive, and a thousand of
-    such clients take the memory of all sockets of the machine.
+    Otherwise it buffers megabytes for each client that does not read: they are old when they arrive, and a thousand
+    such clients use up the memory for all sockets of the machine.
     """
     connection = transport.get_extra_info("socket")
     if _LOWAT is not None and connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
@@ -81,15 +81,15 @@ class HandshakeState(Enum):
     """The state of a handshake."""
 
     RECEIVING = auto()
-    """The request is to come."""
+    """The request has not arrived yet."""
     QUEUED = auto()
-    """It waits for its turn."""
+    """The request waits in the handshake queue."""
     CALLED = auto()
-    """The application is called, and may be any."""
+    """The application has been called, and may be any."""
     CLAIMED = auto()
     """The application is channels."""
     REFUSING = auto()
-    """The status of a refusal is known, the body is to come."""
+    """The status of a refusal is known, its body is not."""
     ACCEPTED = auto()
     """The 101 is sent."""
     PASSED_ON = auto()
@@ -146,13 +146,13 @@ class FastLane(asyncio.Protocol):
         self._gone: asyncio.Future[None] | None = None
         self._uvicorn: UvicornWebSocket | None = None
 
-    # The event loop and uvicorn call these.
+    # Called by the event loop and uvicorn.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection over from an HTTP protocol.
+        """Take over the connection from an HTTP protocol.
 
         Data that h11 has read beyond the request is taken over as well; httptools drops it. Its parser refers back to
-        the protocol, and would wait for the garbage collector.
+        the protocol, so it is removed: no reference cycle.
         """
         self._transport = cast("asyncio.Transport", transport)
         predecessor: Any = self._transport.get_protocol()
@@ -163,14 +163,14 @@ class FastLane(asyncio.Protocol):
         self._server_state.connections.add(cast("Any", self))
 
     def data_received(self, data: bytes) -> None:
-        """Read the request as uvicorn writes it, or keep a little of what TLS had decrypted before the pause."""
+        """Read the request passed on by uvicorn, or keep a bounded part of the data that TLS had decrypted already."""
         if self._state is HandshakeState.RECEIVING:
             self.begin(None if server_logger.isEnabledFor(logging.DEBUG) else read_upgrade(data), data)
         else:
             self._early.add(data)
 
     def begin(self, request: UpgradeRequest | None, data: bytes) -> None:
-        """Queue a request; nothing is read from the client until it is answered."""
+        """Queue a request; reading is paused until it is answered."""
         self._request, self._raw = request, data
         if request is not None and request.size < len(data):
             self._raw = data[: request.size]
@@ -180,7 +180,7 @@ class FastLane(asyncio.Protocol):
         handshake_queue_of(self._loop).enter(self._start)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End: the client has gone."""
+        """Clean up: the client has disconnected."""
         self._server_state.connections.discard(cast("Any", self))
         self._state = HandshakeState.CLOSED
         self._scope = None
@@ -193,7 +193,7 @@ class FastLane(asyncio.Protocol):
             self._transport.write(refusal(500, [], b"Internal Server Error"))
         self._close()
 
-    # The queue of handshakes calls this.
+    # Called by the queue of handshakes.
 
     def _start(self) -> None:
         if self._state is not HandshakeState.QUEUED or self._transport.is_closing():
@@ -256,7 +256,7 @@ class FastLane(asyncio.Protocol):
             self._finish(result, None)
 
     def _finish(self, result: object, error: BaseException | None) -> None:
-        """Handle the end of the call as uvicorn does: log what is wrong, and answer if nobody has."""
+        """Handle the end of the call as uvicorn does: log errors, and answer if there is no answer yet."""
         if self._state in (HandshakeState.CALLED, HandshakeState.CLAIMED):
             self._pass_to_uvicorn()
         if self._uvicorn is not None:
@@ -270,10 +270,10 @@ class FastLane(asyncio.Protocol):
         if self._state is not HandshakeState.PASSED_ON:
             self._close()
 
-    # The application calls these.
+    # Called by the application.
 
     def claim(self) -> None:
-        """Answer the handshake here: the application is channels, which attach once they have accepted it."""
+        """Answer the handshake here: the application is channels, and attaches after the accept."""
         if self._state is HandshakeState.CALLED:
             self._state = HandshakeState.CLAIMED
 
@@ -303,7 +303,7 @@ class FastLane(asyncio.Protocol):
             self._answer(message)
 
     def _answer(self, message: Any) -> None:
-        """Answer the handshake as channels say."""
+        """Answer the handshake with a message of channels."""
         match self._state, message["type"]:
             case HandshakeState.CLAIMED, "websocket.accept":
                 self._accept(message)
@@ -384,14 +384,14 @@ class FastLane(asyncio.Protocol):
         return True
 
     def _pass_on(self) -> asyncio.Transport:
-        """Let go of the connection."""
+        """Release the connection for another protocol object."""
         self._server_state.connections.discard(cast("Any", self))
         self._state = HandshakeState.PASSED_ON
         self._scope = None
         return self._transport
 
     def _pass_to_uvicorn(self) -> UvicornWebSocket:
-        """Let uvicorn's protocol object have the connection, and all messages of the call from now on."""
+        """Pass the connection, and all further messages of the call, to uvicorn's protocol object."""
         scope, transport = self._scope, self._pass_on()
         self._uvicorn = UvicornWebSocket(self._config, self._server_state, self._app_state, self._loop, self._early)
         self._uvicorn.connection_made(transport)

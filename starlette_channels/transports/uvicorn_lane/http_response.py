@@ -13,7 +13,7 @@ _SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection
 
 
 class DefaultHeaders:
-    """The default headers of the server, which uvicorn makes anew once a second, as bytes."""
+    """The server's default headers as bytes; uvicorn makes a new list once a second."""
 
     __slots__ = ("_bytes", "_headers")
 
@@ -22,7 +22,7 @@ class DefaultHeaders:
         self._bytes = b""
 
     def encode(self, headers: Sequence[Header]) -> bytes:
-        """Return the lines of the headers; the same list again costs nothing."""
+        """Return the lines of the headers; cached until the list is another one."""
         if headers is not self._headers:
             self._headers, self._bytes = headers, encode_headers(headers)
         return self._bytes

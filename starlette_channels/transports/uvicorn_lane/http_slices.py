@@ -1,4 +1,4 @@
-"""HTTP of uvicorn, parsed in slices, so that no request holds up other clients; upgrade requests are not parsed twice.
+"""HTTP of uvicorn, parsed in slices, so that no request delays other clients; upgrade requests are not parsed twice.
 
 uvicorn parses all data of a client at once. A body in chunks of one byte, or a thousand requests in a row, take a
 fraction of a second for each client. Here one slice is parsed at a time, within the budget of the turn, and none while
@@ -22,7 +22,7 @@ from starlette_channels.transports.uvicorn_lane.upgrade_request import read_upgr
 if TYPE_CHECKING:
 
     class Base(asyncio.Protocol):
-        """What both of uvicorn's protocols have, of which a part has no types."""
+        """The common attributes of uvicorn's two HTTP protocols, with types that uvicorn lacks in part."""
 
         flow: FlowControl
         transport: asyncio.Transport
@@ -85,7 +85,7 @@ class SlicedHTTP(asyncio.Protocol):
         http.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End: the client has gone without a request."""
+        """Clean up: the client has disconnected without a request."""
         self._server_state.connections.discard(cast("Any", self))
 
     def shutdown(self) -> None:
@@ -94,14 +94,14 @@ class SlicedHTTP(asyncio.Protocol):
 
 
 class SliceFlowControl(FlowControl):
-    """uvicorn's flow control, with slices that are not parsed yet."""
+    """uvicorn's flow control, extended to slices that are not parsed yet."""
 
     def __init__(self, transport: asyncio.Transport, protocol: "HTTPSlices") -> None:
         super().__init__(transport)
-        self._protocol = ref(protocol)  # which refers to this object: no cycle is left to the garbage collector
+        self._protocol = ref(protocol)  # weak, since it refers to this object: no reference cycle
 
     def resume_reading(self) -> None:
-        """Parse the next slice, or read if there is none; not while requests wait for the answer to an earlier one.
+        """Parse the next slice, or resume reading if there is none; do neither while pipelined requests are queued.
 
         uvicorn with httptools would parse more after each answer, and keep all requests in memory.
         """
@@ -125,23 +125,23 @@ class HTTPSlices(Base):
     _queued: bool = False
 
     def connection_made(self, transport: Any) -> None:
-        """Begin; pauses hold for slices as well."""
+        """Set up the connection; a pause of reading also pauses the slices."""
         super().connection_made(transport)
         self.flow = SliceFlowControl(transport, self)
         self._turns = turns_of_this_loop()
 
     @property
     def has_unread(self) -> bool:
-        """Whether data is not parsed yet."""
+        """Whether unparsed data is left."""
         return bool(self._unread)
 
     @property
     def has_requests(self) -> bool:
-        """Whether requests are parsed that wait for the answer to an earlier one."""
+        """Whether pipelined requests wait for the answer to an earlier one."""
         return bool(getattr(self, "pipeline", None))
 
     def data_received(self, data: bytes) -> None:
-        """Parse small data at once, and large data in the next turns; meanwhile nothing is read."""
+        """Parse small data at once, and large data in the next turns; reading is paused meanwhile."""
         if not self._unread and len(data) <= SLICE_BYTES:
             self._turns.left -= 1
             super().data_received(data)
@@ -152,7 +152,7 @@ class HTTPSlices(Base):
         self.go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End: the client has gone."""
+        """Clean up: the client has disconnected."""
         self._unread = b""
         super().connection_lost(exc)
 

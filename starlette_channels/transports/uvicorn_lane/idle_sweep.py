@@ -1,4 +1,4 @@
-"""What the fast lane's connections of one event loop share: one outlet, the turns, and one sweep for timeouts."""
+"""The idle sweep of the fast lane, and the outlet and turns that all connections of an event loop share."""
 
 import asyncio
 from typing import Protocol
@@ -14,11 +14,11 @@ class Pulsed(Protocol):
 
     @property
     def idle_seconds(self) -> float:
-        """How long the client may be silent."""
+        """Idle timeout of the client in seconds."""
         ...
 
     def is_silent(self, now: float) -> bool:
-        """Whether the client has been silent for too long, of its own accord."""
+        """Whether the client has been silent for too long while its messages were read."""
         ...
 
     def give_up(self) -> None:
@@ -27,7 +27,7 @@ class Pulsed(Protocol):
 
 
 class IdleSweep:
-    """Sweeps. An idle connection costs it an entry in a set."""
+    """Periodic check for silent clients. Each connection costs one set entry."""
 
     __slots__ = ("_lanes", "_loop", "_sweeping", "outlet", "turns")
 
@@ -45,7 +45,7 @@ class IdleSweep:
             self._schedule(lane.idle_seconds)
 
     def remove(self, lane: Pulsed) -> None:
-        """Watch it no longer."""
+        """Stop watching a connection."""
         self._lanes.discard(lane)
 
     def _schedule(self, idle_seconds: float) -> None:
@@ -54,9 +54,9 @@ class IdleSweep:
         self._sweeping = self._loop.call_later(pause(idle_seconds), self._sweep)
 
     def _sweep(self) -> None:
-        """Look for the silent, and read once more before they are judged.
+        """Find silent clients; read from their sockets once more before they are closed.
 
-        What they have sent may lie unread in their sockets: the process may have been blocked, or suspended.
+        Their messages may be unread in the sockets: the process may have been blocked, or suspended.
         """
         self._sweeping = None
         now = self._loop.time()
@@ -67,7 +67,7 @@ class IdleSweep:
             self._schedule(min(lane.idle_seconds for lane in self._lanes))
 
     def _read_first(self, silent: list[Pulsed], now: float) -> None:
-        """Wait for one turn more: between the two, the event loop has read whatever there was when they were found."""
+        """Wait one more turn: by then the event loop has read all data that was pending in the sweep."""
         self._loop.call_soon(self._judge, silent, now)
 
     def _judge(self, silent: list[Pulsed], now: float) -> None:

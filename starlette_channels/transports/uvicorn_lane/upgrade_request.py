@@ -44,7 +44,7 @@ class UpgradeRequest(NamedTuple):
     accept: bytes
     """The value of `Sec-WebSocket-Accept`."""
     size: int
-    """The number of bytes; what follows them are frames."""
+    """Size of the request in bytes; frames may follow it."""
 
 
 def read_upgrade(data: bytes) -> UpgradeRequest | None:
@@ -79,7 +79,7 @@ def read_upgrade(data: bytes) -> UpgradeRequest | None:
 
 
 def _repeats_a_header(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Return whether a header that must not be repeated is."""
+    """Return whether a header that must be unique is repeated."""
     once = [name for name, _ in headers if name in _ONCE]
     return len(once) > len(set(once))
 

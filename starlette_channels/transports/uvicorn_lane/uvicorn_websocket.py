@@ -1,7 +1,7 @@
 """uvicorn's own WebSocket protocol, for the applications beside channels that are served by the same process.
 
-It gets a connection when the application has been called already, and shows that it is another one: from then on
-`receive` and `send` of the call are those of uvicorn's object.
+It takes over the connection of a running call, if the application turns out not to be channels: from then on `receive`
+and `send` of the call are those of uvicorn's object.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from starlette_channels.transports.uvicorn_lane.early_data import EarlyBytes
 
 
 class UvicornWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's protocol object, for a request that has been read and a call of the application that runs.
+    """uvicorn's protocol object, for a request already read and a running call of the application.
 
-    Handshakes are logged without their query, in which there may be a token, and not at all with `--no-access-log`.
+    Handshakes are logged without their query, as it may contain a token, and not at all with `--no-access-log`.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class UvicornWebSocket(WebSocketsSansIOProtocol):
         self.app: Any = self._wait_for_the_call
 
     def begin(self, request: bytes, scope: Any, *, is_announced: bool) -> None:
-        """Read the request as if it came now, for a call that runs, and may have received `websocket.connect`.
+        """Process the request for a running call; `is_announced` if that has received `websocket.connect` already.
 
-        The scope is that of the call, which middleware may have changed.
+        `scope` is that of the call, since middleware may have changed it.
         """
         super().data_received(request)
         self.scope = scope
@@ -46,7 +46,7 @@ class UvicornWebSocket(WebSocketsSansIOProtocol):
             self.queue.get_nowait()
 
     def finish(self, result: object, error: BaseException | None) -> None:
-        """End the call: what it returned or raised is handled as uvicorn does."""
+        """End the call; uvicorn handles its result or error."""
         if self._outcome is None or self._outcome.done():  # the server has cancelled the task that waits for it
             return
         if error is None:
@@ -70,7 +70,7 @@ class UvicornWebSocket(WebSocketsSansIOProtocol):
         self.__dict__.pop("scope", None)
 
     def data_received(self, data: bytes) -> None:
-        """Handle data; before the handshake is complete, keep a little of what TLS had decrypted before the pause."""
+        """Handle data; before the handshake is complete, keep a bounded part of early TLS data."""
         if self.handshake_complete:
             super().data_received(data)
         else:
@@ -79,7 +79,7 @@ class UvicornWebSocket(WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         """Send a message of the application, and read from the client when the handshake is accepted.
 
-        A refused handshake is complete, which uvicorn 0.54 forgets.
+        uvicorn 0.54 does not mark a refused handshake as complete.
         """
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):

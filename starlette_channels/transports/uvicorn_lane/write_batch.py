@@ -1,7 +1,7 @@
-"""What the fast lane's connections of one event loop send: logged in order, written once for each client and turn.
+"""Write batches of the fast lane: frames are logged in order, and written once per client and turn of the event loop.
 
-A write is a system call, and by far the most expensive part of a delivery. What one turn of the event loop has for a
-client leaves in one write, and a broadcast alone is one loop over the writes of its recipients.
+A write is a system call, and by far the most expensive part of a delivery. All frames of one turn for a client are one
+write, and a broadcast alone is one loop over the writes of its recipients.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ WriteBytes: TypeAlias = Callable[[bytes], object]
 """The `write` of a client's transport, always the same object for the same client."""
 
 WRITES_AT_ONCE = 256
-"""How many clients are written to before the loop may do something else: an echo waits for so many, not for all."""
+"""Maximum clients written to in one turn of the event loop, so that an echo does not wait for all of them."""
 
 BYTES_AT_ONCE = 1 << 17
-"""The same in bytes: the system takes half a millisecond or so for as many."""
+"""Maximum bytes written in one turn of the event loop; the system takes about half a millisecond for them."""
 
 FEW = 64
-"""A broadcast to no more clients does not wait for the end of one to many, nor do replies then wait behind it."""
+"""Maximum clients of a small broadcast: it does not wait for the end of a large one, and replies do not wait for it."""
 
 
 class WriteBatch:
-    """The log of what is to be written, and its flush at the end of the turn."""
+    """Log of the frames to write, flushed at the end of the turn."""
 
     __slots__ = (
         "_afterwards",
@@ -51,9 +51,9 @@ class WriteBatch:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._log: list[tuple[Sequence[WriteBytes], bytes]] = []
-        self._pending: dict[WriteBytes, list[bytes]] = {}  # what is left of a long flush
+        self._pending: dict[WriteBytes, list[bytes]] = {}  # the rest of a long flush
         self._scheduled = False
-        self._is_wide = False  # whether what is left is of broadcasts to many, not of many to few, which go together
+        self._is_wide = False  # whether that rest has a broadcast to more than `FEW` clients
         self._spreads = False
         self._afterwards: list[Callable[[], object]] = []
         self._upcoming: list[Callable[[], object]] = []
@@ -64,7 +64,7 @@ class WriteBatch:
         self.shelf: Shelf = Shelf(self)
 
     def spread(self, writers: Sequence[WriteBytes], frame: OutgoingFrame) -> None:
-        """Log one frame for many clients. What `writers` holds must not change afterwards."""
+        """Log one frame for many clients. `writers` must not be changed afterwards."""
         if self._gone:
             writers = self._without_gone(writers)
             if not writers:
@@ -80,17 +80,17 @@ class WriteBatch:
             self._schedule()
 
     def leave_out(self, write: WriteBytes) -> None:
-        """Let a client have no broadcasts any more: it has gone, or is told to, and its channels have yet to end."""
+        """Exclude a client from broadcasts: it is gone or being closed, and its channels have not ended yet."""
         self._gone.add(write)
         self._present = ((), ())
 
     def forget(self, write: WriteBytes) -> None:
-        """Keep nothing of a client whose channels have ended."""
+        """Drop the references to a client whose channels have ended."""
         self._gone.discard(write)
         self._present = ((), ())
 
     def _without_gone(self, writers: Sequence[WriteBytes]) -> Sequence[WriteBytes]:
-        """Return those who are still there; the same object for the same writers, which are then written to at once."""
+        """Return the writers not left out; the same object for the same input, so that `_begin` can join frames."""
         former, present = self._present
         if former is not writers:
             present = tuple(write for write in writers if write not in self._gone)
@@ -107,11 +107,11 @@ class WriteBatch:
             self._schedule()
 
     def _bring_forward(self, write: WriteBytes, data: bytes) -> None:
-        """Write at once, though others of a long flush wait: behind this client's part of it, so order is kept."""
+        """Write to a client at once, ahead of a long flush; its own part of the flush goes first, so order is kept."""
         _write_all((write,), b"".join((*self._pending.pop(write, ()), data)))
 
     def shared_wire(self, frame: OutgoingFrame) -> bytes:
-        """Return a frame as it goes over the network, for clients that keep it: all of a turn hold the same bytes."""
+        """Return a frame encoded for the network, to be queued for clients: within a turn they share the same bytes."""
         if frame is not self._frame:
             if self._frame is None:
                 self._loop.call_soon(self._forget_frame)
@@ -122,7 +122,7 @@ class WriteBatch:
         self._frame, self._wire = None, b""
 
     def afterwards(self, function: Callable[[], object]) -> None:
-        """Call a function when all that is logged by now has been written."""
+        """Call a function after everything logged so far has been written."""
         self._afterwards.append(function)
         if not self._scheduled:
             self._schedule()
@@ -138,7 +138,7 @@ class WriteBatch:
         pending, joined_last, joined, room = self._pending, None, b"", BYTES_AT_ONCE
         for _ in range(min(len(pending), WRITES_AT_ONCE)):
             write, data = pending.popitem()
-            if data is not joined_last:  # many clients share one list
+            if data is not joined_last:  # many clients share a list
                 joined_last, joined = data, data[0] if len(data) == 1 else b"".join(data)
             try:
                 write(joined)
@@ -155,9 +155,9 @@ class WriteBatch:
             self._schedule()
 
     def _begin(self) -> None:
-        """Take over what is logged; what can be written at once is."""
+        """Take over the log; write it at once if it is small enough."""
         log, self._log = self._log, []
-        self._upcoming += self._afterwards  # some may be left of a flush whose last client was brought forward
+        self._upcoming += self._afterwards  # some may be left if the last client of a flush was brought forward
         self._afterwards = []
         if not log:
             return
@@ -182,7 +182,7 @@ class WriteBatch:
         _write_all(writers, joined)
 
     def _written_alone(self, log: list[tuple[Sequence[WriteBytes], bytes]]) -> bool:
-        """Write a log in which everybody has one entry of his own, as replies are; return whether it is one."""
+        """Write a log of replies, with one entry per client; return False, with nothing written, for any other log."""
         if self._spreads or len(log) > WRITES_AT_ONCE:
             self._spreads = False
             return False
@@ -198,7 +198,7 @@ class WriteBatch:
 
 
 class Shelf:
-    """The outlet for clients that are behind with reading: each keeps the bytes of a frame, which are there once."""
+    """The outlet for clients that are behind with reading: each queues a frame, and all share its bytes."""
 
     __slots__ = ("_outlet",)
 
@@ -206,15 +206,15 @@ class Shelf:
         self._outlet = outlet
 
     def spread(self, writers: Sequence[WriteBytes], frame: OutgoingFrame) -> None:
-        """Let every client keep a frame."""
+        """Queue a frame for every client."""
         data = self._outlet.shared_wire(frame)
         for keep in writers:
             keep(data)
 
 
 def wire(frame: OutgoingFrame) -> bytes:
-    """Return a frame as it goes over the network."""
-    if type(frame) is Raw:  # encoded already, as nearly always
+    """Encode a frame for the network."""
+    if type(frame) is Raw:  # encoded already: the usual case
         size = len(frame)
         return TEXT_HEADERS[size] + frame if size < COMMON else text_frame(frame)
     return text_frame(frame.encode()) if isinstance(frame, str) else binary_frame(frame)
@@ -229,19 +229,19 @@ def _write_all(writers: Sequence[WriteBytes], data: bytes) -> None:
 
 
 def _report(error: RuntimeError) -> None:
-    """Take note that a client has gone since this was logged; `RuntimeError` is uvloop's word for it."""
+    """Log that a client was gone before the write; uvloop raises `RuntimeError` then."""
     logger.debug("The client is gone: %r", error)
 
 
 def _by_writer(log: list[tuple[Sequence[WriteBytes], bytes]]) -> dict[WriteBytes, list[bytes]]:
-    """Sort a log by client, in order.
+    """Group a log by client, in order.
 
-    Nearly always it has broadcasts to the same groups of clients, and replies to some of those. So the clients of a
-    group share one list, and only those who get more than the group have a list of their own.
+    Usually it has broadcasts to the same groups of clients, and replies to some of those. So the clients of a group
+    share one list, and only clients with more frames than their group have a separate list.
     """
     pending: dict[WriteBytes, list[bytes]] = {}
     shared: dict[int, list[bytes]] = {}  # the list of a group, by the id of its writers
-    own: dict[int, list[list[bytes]]] = {}  # by the id of a shared list: the lists of those of the group who have one
+    own: dict[int, list[list[bytes]]] = {}  # by the id of a shared list: the separate lists in its group
     for writers, data in log:
         waiting = shared.get(id(writers))
         if waiting is None and len(writers) > 1 and pending.keys().isdisjoint(writers):
