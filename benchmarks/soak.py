@@ -121,7 +121,7 @@ def only_the_pair_is_left(found: Figures) -> bool:
     """Whether only the two honest clients are connected, and nothing of the others is left."""
     objects = found["objects"]
     transports = objects["WebSocketTransport"] + objects["Lane"]
-    left = (found["connections"], found["channels"], objects["Connection"], objects["Member"], transports)
+    left = (found["connections"], found["channels"], objects["Connection"], objects["JoinedChannel"], transports)
     return set(left) == {2} and found["topics"] == 1
 
 

@@ -109,7 +109,9 @@ IF_THERE = {
 
 MAX_LINES = 600
 
-PLAIN = {"top", "base", "wire", "runtime", "observability", "handshake", "server"}
+PLAIN = {"top", "base", "wire", "runtime", "observability", "pubsub", "channels", "connection"} | {
+    *("presence", "handshake", "transports", "server"),
+}
 """The folders whose docstrings are checked for riddles; "top" and "base" are the modules beside the folders."""
 
 RIDDLE = re.compile(

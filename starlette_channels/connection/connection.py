@@ -153,8 +153,8 @@ class Connection:
             return
         try:
             if size > self._plainly_small:
+                message = self.read(frame)  # the payload stays undecoded, and what is malformed is found
                 size = self.weigh(frame)
-                message = self.read(frame)
             else:
                 message = self.serializer.decode(frame)
         except TooManyNodes as error:

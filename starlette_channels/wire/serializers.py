@@ -6,7 +6,7 @@ Source: Phoenix's `socket/serializers/v1_json_serializer.ex` and `v2_json_serial
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -161,7 +161,7 @@ class V2:
     """Wire format version 2.0: JSON arrays, and binary frames for payloads of bytes."""
 
     version: str = "2.0"
-    decode_text = msgspec.json.Decoder(Message).decode
+    decode_text: Callable[[str], Message] = msgspec.json.Decoder(Message).decode
     """Decode a text frame; raises what msgspec raises, where `decode` raises `ProtocolError`."""
     _take_apart = msgspec.json.Decoder(FrameParts).decode
 

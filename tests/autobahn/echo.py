@@ -38,8 +38,9 @@ class Echo:
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Accept, and leave the rest to the lane."""
+    lane: Any = scope["extensions"]["starlette_channels"]
+    lane["claim"]()
     await receive()
     await send({"type": "websocket.accept"})
-    attach: Any = scope["extensions"]["starlette_channels"]["attach"]
-    if not attach(Echo, LIMITS, ErrorLog(Counter())):
+    if not lane["attach"](Echo, LIMITS, ErrorLog(Counter())):
         raise RuntimeError("a client sent messages before the handshake was over")

@@ -302,8 +302,8 @@ class LongPollTransport:
             if self.is_closed:
                 return 410
             room -= len(frame)
-            weight = self._connection.weigh(frame) - len(frame)
-            self._connection.take(self._decode(frame), weight)
+            message = self._decode(frame)
+            self._connection.take(message, self._connection.weigh(frame) - len(frame))
             turns.left -= 1
             if turns.left < 0 and not turns.goes_on():  # WebSockets share the budget of the turn
                 return None
