@@ -49,12 +49,16 @@ def channels(serializer: V2, limits: Limits) -> Channels[Any]:
     return Channels([room], serializers=[serializer], limits=limits)
 
 
-REFS = st.sampled_from(["1", "1", "1", "2", "", None, 1, True, 1.0, ["1"], {"a": 1}])
-TOPICS = st.sampled_from(["room:a", "room:a", "room:a", "room:b", "phoenix", "", None, 7, ["room:a"], {}])
-EVENTS = st.sampled_from(
+REFS: st.SearchStrategy[Any] = st.sampled_from(["1", "1", "1", "2", "", None, 1, True, 1.0, ["1"], {"a": 1}])
+TOPICS: st.SearchStrategy[Any] = st.sampled_from(
+    ["room:a", "room:a", "room:a", "room:b", "phoenix", "", None, 7, ["room:a"], {}]
+)
+EVENTS: st.SearchStrategy[Any] = st.sampled_from(
     ["echo", "echo", "act", "act", "act", "none", "phx_join", "phx_leave", "phx_close", "heartbeat", None, 1, ["echo"]]
 )
-PAYLOADS = st.sampled_from([{}, {"a": "é"}, {"a": {"b": [1]}}, None, 1, [], [1], [2], [3], [4], [5], [6], "text", [[]]])
+PAYLOADS: st.SearchStrategy[Any] = st.sampled_from(
+    [{}, {"a": "é"}, {"a": {"b": [1]}}, None, 1, [], [1], [2], [3], [4], [5], [6], "text", [[]]]
+)
 MESSAGES = st.tuples(REFS, REFS, TOPICS, EVENTS, PAYLOADS)
 BROKEN = st.sampled_from(["", "[", "{}", "[1,2,3]", '["1","2","room:a","echo"]', '["1","2","room:a","echo",{}'])
 FRAMES = st.lists(st.one_of(MESSAGES.map(json.dumps), MESSAGES.map(json.dumps), BROKEN), min_size=1, max_size=12)
