@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starlette_channels.transports.uvicorn_lane.frames import text_frame
-from starlette_channels.transports.uvicorn_lane.write_batch import BYTES_AT_ONCE, WRITES_AT_ONCE, WriteBatch
+from starlette_channels.transports.uvicorn_lane.write_batch import (
+    BYTES_AT_ONCE,
+    COALESCING_SECONDS,
+    WRITES_AT_ONCE,
+    WriteBatch,
+)
 from tests.support.effort import some
 
 
@@ -19,6 +24,10 @@ class Turns:
 
     def __init__(self) -> None:
         self.soon: list[Callable[[], None]] = []
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
 
     def call_soon(self, function: Callable[[], None]) -> None:
         self.soon.append(function)
@@ -49,9 +58,9 @@ class Client:
         return b"".join(self.writes)
 
 
-def make(clients: int) -> tuple[Turns, WriteBatch, list[Client]]:
+def make(clients: int, is_crowded: Callable[[], bool] = lambda: False) -> tuple[Turns, WriteBatch, list[Client]]:
     loop: Any = Turns()
-    return loop, WriteBatch(loop), [Client() for _ in range(clients)]
+    return loop, WriteBatch(loop, is_crowded), [Client() for _ in range(clients)]
 
 
 def writers(clients: list[Client]) -> tuple[Callable[[bytes], None], ...]:
@@ -75,6 +84,34 @@ def test_broadcasts_to_the_same_clients_become_one_write_for_each() -> None:
     assert loop.run() == 1
     assert [len(client.writes) for client in clients] == [1, 1, 1]
     assert clients[0].data == b"".join(text_frame(str(number).encode()) for number in range(5))
+
+
+def test_while_messages_wait_broadcasts_of_several_turns_become_one_write_but_not_for_long() -> None:
+    crowded = True
+    loop, outlet, clients = make(2, lambda: crowded)
+    outlet.spread(writers(clients), "1")
+    loop.turn()
+    outlet.send(clients[0].write, b"own")
+    outlet.spread(writers(clients), "2")
+    loop.turn()
+    assert [client.writes for client in clients] == [[], []]
+    crowded = False
+    loop.run()
+    one, two = text_frame(b"1"), text_frame(b"2")
+    assert [client.writes for client in clients] == [[one + b"own" + two], [one + two]]
+    crowded = True
+    outlet.spread(writers(clients), "3")
+    loop.turn()
+    loop.now += COALESCING_SECONDS
+    loop.turn()
+    assert [len(client.writes) for client in clients] == [2, 2]
+
+
+def test_replies_alone_do_not_wait_for_others() -> None:
+    loop, outlet, clients = make(1, lambda: True)
+    outlet.send(clients[0].write, b"reply")
+    loop.turn()
+    assert clients[0].writes == [b"reply"]
 
 
 def test_a_binary_frame_keeps_its_kind() -> None:

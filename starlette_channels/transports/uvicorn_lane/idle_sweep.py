@@ -32,8 +32,8 @@ class IdleSweep:
     __slots__ = ("_lanes", "_loop", "_sweeping", "outlet", "turns")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns | None = None) -> None:
-        self.outlet: WriteBatch = WriteBatch(loop)
         self.turns: Turns = turns or Turns(loop.call_soon)
+        self.outlet: WriteBatch = WriteBatch(loop, lambda: self.turns.is_crowded)
         self._loop = loop
         self._lanes: set[Pulsed] = set()
         self._sweeping: asyncio.TimerHandle | None = None

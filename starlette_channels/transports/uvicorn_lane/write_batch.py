@@ -25,6 +25,9 @@ WRITES_AT_ONCE = 256
 BYTES_AT_ONCE = 1 << 17
 """Maximum bytes written in one turn of the event loop; the system takes about half a millisecond for them."""
 
+COALESCING_SECONDS = 0.01
+"""The longest time that broadcasts wait for further ones, while messages of clients wait for their turn."""
+
 FEW = 64
 """Maximum clients of a small broadcast: it does not wait for the end of a large one, and replies do not wait for it."""
 
@@ -36,20 +39,24 @@ class WriteBatch:
         "_afterwards",
         "_frame",
         "_gone",
+        "_is_crowded",
         "_is_wide",
         "_log",
         "_loop",
         "_pending",
         "_present",
         "_scheduled",
+        "_since",
         "_spreads",
         "_upcoming",
         "_wire",
         "shelf",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, is_crowded: Callable[[], bool] = lambda: False) -> None:
         self._loop = loop
+        self._is_crowded = is_crowded
+        self._since: float | None = None  # the time from which broadcasts wait for more
         self._log: list[tuple[Sequence[WriteBytes], bytes]] = []
         self._pending: dict[WriteBytes, list[bytes]] = {}  # the rest of a long flush
         self._scheduled = False
@@ -131,7 +138,20 @@ class WriteBatch:
         self._scheduled = True
         self._loop.call_soon(self._flush)
 
+    def _waits_for_more(self) -> bool:
+        """Whether broadcasts wait for those of the next turns, as messages of clients wait, and a write costs most."""
+        if not self._spreads or self._pending or not self._is_crowded():
+            self._since = None
+            return False
+        now = self._loop.time()
+        self._since = now if self._since is None else self._since
+        return now - self._since < COALESCING_SECONDS
+
     def _flush(self) -> None:
+        if self._waits_for_more():
+            self._loop.call_soon(self._flush)
+            return
+        self._since = None
         self._scheduled = False
         if not self._pending:
             self._begin()
