@@ -95,7 +95,7 @@ class JoinedChannel(Actor, InternalSocket[Any]):
         self.topic_params: Mapping[str, str] = match.params
         self.assigns: Any = client.assigns
         self.join_ref: Ref = message.join_ref
-        self.text_ref: object = message.join_ref if type(message.join_ref) is str else self
+        self.text_ref: object = message.join_ref if type(message.join_ref) is str else math.nan
         """The join_ref if it is text, as nearly always; otherwise a value that equals no join_ref of a message."""
         self.events: Mapping[str, object] = channel.events
         """The events that have a handler of their own."""

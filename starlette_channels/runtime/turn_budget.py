@@ -58,7 +58,7 @@ class Turns:
 
     __slots__ = (
         *("_began", "_clock", "_cost", "_ended", "_fresh", "_least", "_longest", "_marked", "_measured", "_own"),
-        *("_rest", "_room", "_scheduled", "_seconds", "_soon", "left"),
+        *("_rest", "_room", "_scheduled", "_seconds", "_soon", "left", "queues"),
     )
 
     def __init__(
@@ -77,6 +77,8 @@ class Turns:
         self._cost = max(least_cost, TURN_SECONDS / 32)
         self._fresh: deque[Waiting] = deque()
         self._rest: deque[Waiting] = deque()
+        self.queues: tuple[deque[Waiting], ...] = (self._fresh, self._rest)
+        """The clients that wait for their turn."""
         self._scheduled = False
         self._room = 0
         self._seconds = TURN_SECONDS

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 import pytest
@@ -58,9 +58,9 @@ class Client:
         return b"".join(self.writes)
 
 
-def make(clients: int, is_crowded: Callable[[], bool] = lambda: False) -> tuple[Turns, WriteBatch, list[Client]]:
+def make(clients: int, queues: Sequence[Sized] = ()) -> tuple[Turns, WriteBatch, list[Client]]:
     loop: Any = Turns()
-    return loop, WriteBatch(loop, is_crowded), [Client() for _ in range(clients)]
+    return loop, WriteBatch(loop, queues), [Client() for _ in range(clients)]
 
 
 def writers(clients: list[Client]) -> tuple[Callable[[bytes], None], ...]:
@@ -87,19 +87,19 @@ def test_broadcasts_to_the_same_clients_become_one_write_for_each() -> None:
 
 
 def test_while_messages_wait_broadcasts_of_several_turns_become_one_write_but_not_for_long() -> None:
-    crowded = True
-    loop, outlet, clients = make(2, lambda: crowded)
+    waiting = ["a message"]
+    loop, outlet, clients = make(2, [waiting])
     outlet.spread(writers(clients), "1")
     loop.turn()
     outlet.send(clients[0].write, b"own")
     outlet.spread(writers(clients), "2")
     loop.turn()
     assert [client.writes for client in clients] == [[], []]
-    crowded = False
+    waiting.clear()
     loop.run()
     one, two = text_frame(b"1"), text_frame(b"2")
     assert [client.writes for client in clients] == [[one + b"own" + two], [one + two]]
-    crowded = True
+    waiting.append("another")
     outlet.spread(writers(clients), "3")
     loop.turn()
     loop.now += COALESCING_SECONDS
@@ -108,7 +108,7 @@ def test_while_messages_wait_broadcasts_of_several_turns_become_one_write_but_no
 
 
 def test_replies_alone_do_not_wait_for_others() -> None:
-    loop, outlet, clients = make(1, lambda: True)
+    loop, outlet, clients = make(1, ["a message"])
     outlet.send(clients[0].write, b"reply")
     loop.turn()
     assert clients[0].writes == [b"reply"]

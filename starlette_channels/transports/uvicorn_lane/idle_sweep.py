@@ -33,7 +33,7 @@ class IdleSweep:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns | None = None) -> None:
         self.turns: Turns = turns or Turns(loop.call_soon)
-        self.outlet: WriteBatch = WriteBatch(loop, lambda: self.turns.is_crowded)
+        self.outlet: WriteBatch = WriteBatch(loop, self.turns.queues)
         self._loop = loop
         self._lanes: set[Pulsed] = set()
         self._sweeping: asyncio.TimerHandle | None = None

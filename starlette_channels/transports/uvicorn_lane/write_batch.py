@@ -6,7 +6,7 @@ write, and a broadcast alone is one loop over the writes of its recipients.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import TypeAlias
 
 from msgspec import Raw
@@ -39,12 +39,12 @@ class WriteBatch:
         "_afterwards",
         "_frame",
         "_gone",
-        "_is_crowded",
         "_is_wide",
         "_log",
         "_loop",
         "_pending",
         "_present",
+        "_queues",
         "_scheduled",
         "_since",
         "_spreads",
@@ -53,9 +53,9 @@ class WriteBatch:
         "shelf",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, is_crowded: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, queues: Sequence[Sized] = ()) -> None:
         self._loop = loop
-        self._is_crowded = is_crowded
+        self._queues = queues  # those of the messages that wait for their turn
         self._since: float | None = None  # the time from which broadcasts wait for more
         self._log: list[tuple[Sequence[WriteBytes], bytes]] = []
         self._pending: dict[WriteBytes, list[bytes]] = {}  # the rest of a long flush
@@ -140,7 +140,7 @@ class WriteBatch:
 
     def _waits_for_more(self) -> bool:
         """Whether broadcasts wait for those of the next turns, as messages of clients wait, and a write costs most."""
-        if not self._spreads or self._pending or not self._is_crowded():
+        if not self._spreads or self._pending or not any(self._queues):
             self._since = None
             return False
         now = self._loop.time()
